@@ -1,0 +1,47 @@
+# Every target sets up .venv by itself. `make run` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per process: small networks and two shared cores are slower with more.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: run test test-all check format docs bench references clean
+.DEFAULT_GOAL := run
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.ready  ## train RL2 on GridSwitch, measure it beside the yardsticks, write runs/quickstart
+	$(BIN)/metabench quickstart
+
+test: $(VENV)/.ready  ## the tests, under 15 minutes on two cores
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.ready  ## the slow ones too
+	$(BIN)/python -m pytest -q -m "not benchmark"
+
+check: $(VENV)/.ready  ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_public_api.py
+
+format: $(VENV)/.ready  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready  ## HTML pages in docs/_build/html, warnings are errors
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine
+	$(BIN)/python -m pytest -q -m benchmark tests/benchmarks
+
+references: $(VENV)/.ready  ## measure random and oracle again and rewrite references.json
+	$(BIN)/python scripts/measure_references.py
+
+clean:
+	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .ruff_cache

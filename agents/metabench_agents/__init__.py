@@ -1,0 +1,1 @@
+"""Reference agents for metabench: one file per algorithm over a few shared mechanisms."""

@@ -1,0 +1,59 @@
+"""What the benchmark asks of an agent: a stream goes in, actions come out, all memory is in the belief."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from metabench.rng import Array
+
+Belief = TypeVar("Belief")
+
+
+class Timestep(NamedTuple):
+    """One tick of B trials that advance together; the only thing an agent ever sees."""
+
+    observation: Array  # [B, O] what the agent sees now
+    action: Array  # [B] or [B, A] the action that led here; zeros where `first`
+    reward: Array  # [B] the reward that came with it; zeros where `first`
+    first: Array  # [B] bool: an episode starts here; the task has not changed since the trial began
+
+
+class Agent(Protocol[Belief]):
+    """An adapted or adapting policy.
+
+    An optional attribute ``privileged = True`` declares that the agent must see the hidden task:
+    the evaluator then appends the context to its observation and files the result under the oracle track.
+    """
+
+    def begin(self, num_trials: int) -> Belief:
+        """The belief before anything has been seen, for `num_trials` independent trials."""
+        ...
+
+    def act(self, step: Timestep, belief: Belief) -> tuple[Array, Belief]:
+        """Actions `[B]` or `[B, A]` for this tick, and the belief after it. Must not modify `belief`."""
+        ...
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """What a learning plug-in offers; a module satisfies it, so the plug-in is the file you read."""
+
+    Config: type
+
+    def train(self, benchmark: str, config: Any, *, seed: int, run: Any) -> Agent[Any]:
+        """Trains on the benchmark's `train` split and returns the agent to evaluate."""
+        ...
+
+    def load(self, path: Path) -> Agent[Any]:
+        """The agent saved in the checkpoint folder `path`."""
+        ...
+
+
+@runtime_checkable
+class Yardstick(Protocol):
+    """What a plug-in without training offers: an agent made from the benchmark's own definition."""
+
+    def build(self, benchmark: str, split: str, seed: int) -> Agent[Any]:
+        """The agent for one benchmark and split; ValueError in one sentence where it is not defined."""
+        ...

@@ -1,0 +1,197 @@
+"""What happens to a context inside an episode: sessions, at whose ends the latent task changes (a DLCMDP).
+
+Source: Liang et al. 2024, "DynaMITE-RL: A Dynamic Model for Improved Temporal Meta-Reinforcement Learning"
+(arXiv 2402.15957): an i.i.d. Bernoulli variable ends the session at every step, the next latent task follows
+T_m(m'|m), and neither is observed. The Bernoulli run is drawn here as what it is, one geometric number per session.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from metabench.rng import Array, SlotRng
+from metabench.tasks import TaskTable, latent_ranges, stack, suggest
+
+NEVER = 2**62  # steps until the end of a session that does not end
+
+KINDS = ("constant", "geometric", "fixed")
+_KEYS = {"constant": {"kind"}, "geometric": {"kind", "p", "chain"}, "fixed": {"kind", "length", "chain"}}
+
+
+class Drift(abc.ABC):
+    """How long sessions last and what follows them. A law without a state of its own."""
+
+    @abc.abstractmethod
+    def lengths(self, rng: SlotRng) -> Array:
+        """`[B]` int64 >= 1: steps of the session that begins now."""
+
+    @abc.abstractmethod
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """The context of an episode's first session, given the task's own."""
+
+    @abc.abstractmethod
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """The context of the session after one with `context`."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether there is one session only."""
+        return False
+
+
+@dataclass(frozen=True)
+class Constant(Drift):
+    """The task does not change inside an episode."""
+
+    def lengths(self, rng: SlotRng) -> Array:
+        """Endless."""
+        return np.full(len(rng), NEVER)
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """The task's own context."""
+        return context
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """Never called."""
+        return context
+
+    @property
+    def constant(self) -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(frozen=True)
+class Resample:
+    """Every session is another task of the split; the first is the episode's own."""
+
+    table: TaskTable
+    split: str
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """The episode's own task."""
+        return context
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """A task drawn from the split."""
+        return stack(type(context), self.table.draw(rng, self.split).values)
+
+
+@dataclass(frozen=True)
+class MarkovChain:
+    """Latent fields follow a transition matrix T_m each; their first values are uniform."""
+
+    matrices: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]  # (field, rows that sum to 1)
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """Uniform first values."""
+        return dataclasses.replace(context, **{name: rng.integers(len(rows)) for name, rows in self.matrices})
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """Each field's next value, by inverting the cumulative sums of its row."""
+        fields = {}
+        for name, rows in self.matrices:
+            below = np.cumsum(rows, axis=1)[getattr(context, name), :-1]
+            fields[name] = (rng.random()[:, None] >= below).sum(axis=1)
+        return dataclasses.replace(context, **fields)
+
+
+@dataclass(frozen=True)
+class GeometricSessions(Drift):
+    """A session ends after every step with probability p, whatever came before."""
+
+    p: float
+    law: Resample | MarkovChain
+
+    def lengths(self, rng: SlotRng) -> Array:
+        """Geometric on 1, 2, ..., by inverting its distribution function."""
+        u = rng.random()
+        if self.p == 0.0:
+            return np.full(len(rng), NEVER)
+        if self.p == 1.0:
+            return np.ones(len(rng), dtype=np.int64)
+        return 1 + np.floor(np.log1p(-u) / np.log1p(-self.p)).astype(np.int64)
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.begin(context, rng)
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.change(context, rng)
+
+
+@dataclass(frozen=True)
+class FixedSessions(Drift):
+    """Every session has the same number of steps."""
+
+    length: int
+    law: Resample | MarkovChain
+
+    def lengths(self, rng: SlotRng) -> Array:
+        """The same for all."""
+        return np.full(len(rng), self.length)
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.begin(context, rng)
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.change(context, rng)
+
+
+def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: str) -> Drift:
+    """The drift that a JSON description asks for.
+
+    Args:
+        sessions: None, or a mapping with `kind`: "constant"; "geometric" with `p`, the probability that a session ends
+            after a step; "fixed" with `length` in steps. Optional `chain`: a transition matrix per latent field of the
+            context. Families without latent fields draw every session's task from the split.
+        table: The benchmark's tasks.
+        split: The split in use.
+
+    Raises:
+        ValueError: One sentence naming what is wrong and what is possible.
+    """
+    if sessions is None:
+        sessions = {"kind": "constant"}
+    kind = sessions.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of sessions {kind!r}; {suggest(str(kind), KINDS)}")
+    for key in sessions:
+        if key not in _KEYS[kind]:
+            raise ValueError(f"{kind} sessions take no {key!r}; they take {', '.join(sorted(_KEYS[kind] - {'kind'})) or 'nothing'}")
+    latents = latent_ranges(table.context_type)
+    if kind == "constant":
+        if latents:
+            raise ValueError(f"{table.family} has session-driven fields ({', '.join(latents)}), so its sessions cannot be constant")
+        return Constant()
+    law = _parse_chain(sessions.get("chain", {}), table) if latents or "chain" in sessions else Resample(table, split)
+    if kind == "geometric":
+        p = sessions.get("p")
+        if not isinstance(p, int | float) or not 0.0 <= p <= 1.0:
+            raise ValueError(f"geometric sessions need p, the probability of an end after each step, in [0, 1]; got {p!r}")
+        return GeometricSessions(float(p), law)
+    length = sessions.get("length")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"fixed sessions need length, a whole number of steps of at least 1; got {length!r}")
+    return FixedSessions(length, law)
+
+
+def _parse_chain(chain: Mapping[str, Sequence[Sequence[float]]], table: TaskTable) -> MarkovChain:
+    latents = latent_ranges(table.context_type)
+    if set(chain) != set(latents):
+        raise ValueError(f"sessions of {table.family} need a chain for exactly its latent fields ({', '.join(latents) or 'none'})")
+    for name, rows in chain.items():
+        matrix, count = np.asarray(rows, dtype=np.float64), int(latents[name].high) + 1
+        if matrix.shape != (count, count) or (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1.0):
+            raise ValueError(f"the chain of {name} must be a {count} x {count} matrix whose rows are probabilities that sum to 1")
+    frozen = {name: tuple(tuple(float(x) for x in row) for row in rows) for name, rows in chain.items()}
+    return MarkovChain(tuple(cast(dict[str, tuple[tuple[float, ...], ...]], frozen).items()))

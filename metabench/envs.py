@@ -1,0 +1,286 @@
+"""The two Gymnasium faces of a simulator: one slot, and B slots. No dynamics, rewards or trial logic live here."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from metabench.family import ActionSpace
+from metabench.rng import Array, SlotRng
+from metabench.simulator import Trials
+from metabench.tasks import OFF_TABLE, Task, TaskBatch, latent_ranges, param_ranges, stack
+
+RENDER_MODES = ("rgb_array", "ansi")
+_OPTIONS = ("task",)
+
+
+def check_actions(actions: Any, space: ActionSpace, num_envs: int) -> Array:
+    """Actions `[B]` or `[B, A]` of B slots as an array; ValueError in one sentence if they do not fit `space`."""
+    array = np.asarray(actions)
+    shape = (num_envs, *space.shape) if space.shape else (num_envs,)
+    if array.shape != shape:
+        raise ValueError(f"actions must have the shape {shape}, got {array.shape}")
+    if isinstance(space, spaces.Discrete):
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"actions must be integers 0 to {int(space.n) - 1}, got {array.dtype}")
+        if array.min() < 0 or array.max() >= space.n:
+            wrong = array[(array < 0) | (array >= space.n)][0]
+            raise ValueError(f"action {wrong} does not exist: there are the actions 0 to {int(space.n) - 1}")
+        return array
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"actions must be real numbers, got {array.dtype}")
+    flat = array.ravel()
+    if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():  # the product is one cheap pass
+        slot = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise ValueError(f"the action of slot {slot} is not finite: {array[slot]}")
+    return array
+
+
+class _Face:
+    """What both faces share: spaces, options and the trials behind them."""
+
+    def __init__(self, trials: Trials, expose_task: bool, render_mode: str | None):
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(f"unknown render_mode {render_mode!r}; available: {', '.join(RENDER_MODES)}")
+        self.trials, self.expose_task = trials, expose_task
+        self.family = trials.family
+
+    def observation_space(self) -> spaces.Box:
+        base = self.family.observation_space
+        if not self.expose_task:
+            return base
+        context = self.family.context_type
+        ranges = {**param_ranges(context), **latent_ranges(context)}
+        low, high = (np.array([getattr(r, side) for r in ranges.values()], base.dtype) for side in ("low", "high"))
+        return spaces.Box(np.append(base.low, low), np.append(base.high, high), dtype=self.family.observation_dtype)
+
+    def expose(self, observation: Array) -> Array:
+        if not self.expose_task:
+            return observation
+        return np.concatenate((observation, self.trials.simulator.exposed.astype(observation.dtype)), axis=1)
+
+    def observe(self) -> Array:
+        return self.expose(self.trials.simulator.observation)
+
+    def pick(self, options: Mapping[str, Any] | None, count: int) -> TaskBatch | None:
+        """The tasks that reset's `options` ask for; None if they leave it to the trial."""
+        for key in options or {}:
+            if key not in _OPTIONS:
+                raise ValueError(f"unknown reset option {key!r}; available: {', '.join(_OPTIONS)}")
+        wanted = (options or {}).get("task")
+        if wanted is None:
+            return None
+        if isinstance(wanted, str) or not isinstance(wanted, Sequence | np.ndarray):
+            wanted = [wanted] * count
+        if len(wanted) != count:
+            raise ValueError(f"options['task'] names {len(wanted)} tasks for {count} slots; give one for all or one per slot")
+        picked = [self._pick_one(one) for one in wanted]
+        return TaskBatch(*(np.concatenate(column) for column in zip(*picked, strict=True)))
+
+    def _pick_one(self, wanted: Any) -> TaskBatch:
+        table = self.trials.table
+        if isinstance(wanted, Mapping):
+            batch = table.off_table(wanted)
+        elif isinstance(wanted, Task):
+            values = np.array([wanted.context])
+            if values.shape[1] != len(table.ranges):
+                raise ValueError(f"the task {wanted} does not fit {table.family}, whose parameters are {', '.join(table.ranges)}")
+            table.check_values(values)
+            batch = TaskBatch(np.array([wanted.index if wanted.split == self.trials.split else OFF_TABLE]), values)
+        elif isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
+            return table.batch(self.trials.split, [int(wanted)])
+        else:
+            raise ValueError(f"options['task'] must be a row number, a mapping of parameters or a Task, got {wanted!r}")
+        if reason := self.family.reject(stack(self.family.context_type, batch.values)):
+            raise ValueError(f"no task of {table.family}: {reason}")
+        return batch
+
+    def restart(self, rng: SlotRng | None, tasks: TaskBatch | None) -> None:
+        """New streams, or new tasks, or the next episode of each slot's trial."""
+        trials = self.trials
+        if rng is not None:
+            trials.start(rng, tasks)
+        elif tasks is not None:
+            trials.restart(np.arange(len(trials.rng)), tasks)
+        else:
+            trials.advance(None)
+
+    def require_reset(self) -> None:
+        if self.trials.simulator is None:
+            raise ResetNeeded("the environment has no state yet: call reset() before step() or render()")
+
+    def task(self, slot: int) -> Task:
+        self.require_reset()
+        tasks = self.trials.tasks
+        return Task(self.trials.table.family, tuple(tasks.values[slot].tolist()), self.trials.split, int(tasks.index[slot]))
+
+    def render(self, slot: int, mode: str | None) -> Any:
+        self.require_reset()
+        simulator = self.trials.simulator
+        return simulator.picture(slot) if mode == "rgb_array" else simulator.text(slot)
+
+
+class MetaEnv(gym.Env[Array, Any]):
+    """One slot of a benchmark as a Gymnasium environment with a hidden task.
+
+    `reset(seed=s)` fixes everything that follows and draws a task; plain `reset()` begins the next episode of the same
+    task until its `episodes_per_task` are used up, then draws another; `reset(options={"task": 17})` picks row 17 of
+    the split, and a mapping of parameters picks a task off the table.
+
+    `info` holds `task_id` (row in the split, -1 off the table), `episode` (of the trial), `session` (of the episode)
+    and `session_ended` (training labels; no part of the observation).
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012  Gymnasium's own annotation
+
+    def __init__(self, trials: Trials, *, expose_task: bool = False, render_mode: str | None = None):
+        self._face = _Face(trials, expose_task, render_mode)
+        self._trials = trials
+        self.metadata = {**type(self).metadata, "render_fps": trials.family.render_fps}
+        self.observation_space = self._face.observation_space()
+        self.action_space = copy.deepcopy(trials.family.action_space)
+        self.render_mode = render_mode
+        self._discrete = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else 0
+
+    @property
+    def family(self) -> Any:
+        """The task family behind this environment."""
+        return self._face.family
+
+    @property
+    def task(self) -> Task:
+        """The task being played: for analysis, never for an agent."""
+        return self._face.task(0)
+
+    def _info(self) -> dict[str, Any]:
+        trials = self._trials
+        return {
+            "task_id": int(trials.tasks.index[0]),
+            "episode": int(trials.episode[0]),
+            "session": int(trials.session[0]),
+            "session_ended": False,
+        }
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begins an episode; see the class for which task it plays."""
+        tasks = self._face.pick(options, 1)
+        super().reset(seed=seed)
+        rng = None
+        if seed is not None:
+            rng = SlotRng.from_seeds([seed])
+        elif self._trials.simulator is None:
+            rng = SlotRng.from_seeds([int(self.np_random.integers(2**63))])
+        self._face.restart(rng, tasks)
+        return self._face.observe()[0], self._info()
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step; ValueError in one sentence for an action that does not fit the action space."""
+        self._face.require_reset()
+        if self._discrete and type(action) is int and 0 <= action < self._discrete:
+            actions = np.array((action,))
+        else:
+            actions = check_actions(np.asarray(action)[None], self.action_space, 1)  # pyright: ignore[reportArgumentType]
+        outcome = self._trials.step(actions)
+        info = self._info()
+        info["session_ended"] = bool(outcome.session_ended[0])
+        observation = self._face.expose(outcome.observation)[0] if self._face.expose_task else outcome.observation[0]
+        return observation, float(outcome.reward[0]), bool(outcome.terminated[0]), bool(outcome.truncated[0]), info
+
+    def render(self) -> Any:
+        """`[H, W, 3]` uint8 or a string, as `render_mode` says; None without one."""
+        return None if self.render_mode is None else self._face.render(0, self.render_mode)
+
+
+class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
+    """B slots of a benchmark, stepped as arrays, each with a hidden task of its own.
+
+    Autoreset is SAME_STEP: the observation at an episode's end is the next episode's first, the last one is in
+    `info["final_obs"]` where `info["_final_obs"]`. Slot i equals the single environment reset with `seed + i`.
+    Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, trials: Trials, num_envs: int, *, expose_task: bool = False, render_mode: str | None = None):
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self._face = _Face(trials, expose_task, render_mode)
+        self._trials = trials
+        self.metadata = {**type(self).metadata, "render_fps": trials.family.render_fps}
+        self.num_envs = num_envs
+        self.single_observation_space = self._face.observation_space()
+        self.single_action_space = copy.deepcopy(trials.family.action_space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.render_mode = render_mode
+        self._all = np.ones(num_envs, dtype=bool)
+
+    @property
+    def family(self) -> Any:
+        """The task family behind this environment."""
+        return self._face.family
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The task of every slot: for analysis, never for an agent."""
+        return tuple(self._face.task(slot) for slot in range(self.num_envs))
+
+    def _info(self, session_ended: Array) -> dict[str, Any]:
+        trials, everywhere = self._trials, self._all
+        return {
+            "task_id": trials.tasks.index.copy(),
+            "_task_id": everywhere.copy(),
+            "episode": trials.episode.copy(),
+            "_episode": everywhere.copy(),
+            "session": trials.session.copy(),
+            "_session": everywhere.copy(),
+            "session_ended": session_ended,
+            "_session_ended": everywhere.copy(),
+        }
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Begins an episode in every slot; an int seed gives slot i the stream of seed + i."""
+        tasks = self._face.pick(options, self.num_envs)
+        rng = None
+        if seed is not None:
+            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+            if len(seeds) != self.num_envs or any(s is None or s < 0 for s in seeds):
+                raise ValueError(f"seed must be one non-negative integer or {self.num_envs} of them, got {seed!r}")
+            super().reset(seed=int(seeds[0]))  # pyright: ignore[reportArgumentType]
+            rng = SlotRng.from_seeds([int(s) for s in seeds if s is not None])
+        elif self._trials.simulator is None:
+            rng = SlotRng.from_seeds([int(s) for s in self.np_random.integers(2**63, size=self.num_envs)])
+        self._face.restart(rng, tasks)
+        return self._face.observe(), self._info(np.zeros(self.num_envs, dtype=bool))
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One step in every slot; ValueError in one sentence for actions that do not fit the action space."""
+        self._face.require_reset()
+        outcome = self._trials.step(check_actions(actions, self.single_action_space, self.num_envs))  # pyright: ignore[reportArgumentType]
+        observation = self._face.expose(outcome.observation)
+        done = outcome.terminated | outcome.truncated
+        finished = np.count_nonzero(done)
+        if not finished:
+            return observation, outcome.reward, outcome.terminated, outcome.truncated, self._info(outcome.session_ended)
+        final = self._info(outcome.session_ended)
+        self._trials.advance(None if finished == self.num_envs else np.flatnonzero(done))
+        info = self._info(outcome.session_ended.copy())
+        info |= {"final_obs": observation, "_final_obs": done, "final_info": final, "_final_info": done.copy()}
+        return self._face.observe(), outcome.reward, outcome.terminated, outcome.truncated, info
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One picture or text per slot, as `render_mode` says; None without one."""
+        if self.render_mode is None:
+            return None
+        return tuple(self._face.render(slot, self.render_mode) for slot in range(self.num_envs))

@@ -1,0 +1,1 @@
+"""The task families, one file each. None imports another; importing one registers its benchmarks."""

@@ -1,0 +1,87 @@
+"""A family of MDPs, written once over arrays whose first axis is the slot `[B]`."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from gymnasium import spaces
+
+from metabench.rng import Array, SlotRng
+from metabench.tasks import param_ranges
+
+S = TypeVar("S", bound="tuple[Array, ...]")  # a NamedTuple of arrays [B, ...]
+C = TypeVar("C")  # a frozen dataclass of arrays [B], its fields made by param() and latent()
+ActionSpace: TypeAlias = "spaces.Box | spaces.Discrete"
+
+
+class Field(NamedTuple):
+    """One column of the observation."""
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+    doc: str = ""
+
+
+class Family(abc.ABC, Generic[S, C]):
+    """Dynamics, observation and reward of one task family.
+
+    The five functions are pure: arrays in, fresh arrays out, all randomness from the streams handed in. The context is
+    an argument of the dynamics and the reward; `observation` is not given it, so that what the agent must infer cannot
+    leak. A family knows nothing of sessions, trials, splits or Gymnasium.
+    """
+
+    context_type: type[C]  # frozen dataclass; what varies between tasks
+    observation_fields: ClassVar[tuple[Field, ...]]  # names, bounds and units of the observation's columns
+    observation_dtype: ClassVar[type[np.floating]] = np.float32
+    action_space: ActionSpace  # of one slot
+    action_meanings: ClassVar[tuple[str, ...]]  # what each action, or each column of it, does
+    horizon: int  # steps of an episode
+    dt: float = 1.0  # seconds a step lasts; 1 where time has no unit
+    render_fps: int = 10
+
+    @abc.abstractmethod
+    def initial(self, context: C, rng: SlotRng) -> S:
+        """The state at the start of an episode."""
+
+    @abc.abstractmethod
+    def transition(self, state: S, action: Array, context: C, rng: SlotRng) -> S:
+        """The state after one step; actions are `[B]` int64 or `[B, A]`, inside the space for Discrete."""
+
+    @abc.abstractmethod
+    def observation(self, state: S) -> Array:
+        """`[B, O]` of `observation_dtype`: the columns of `observation_fields`, in a fresh array."""
+
+    @abc.abstractmethod
+    def reward(self, state: S, action: Array, next_state: S, context: C) -> Array:
+        """`[B]` float64."""
+
+    def terminal(self, state: S) -> Array:
+        """`[B]` bool: the episode ends here by the task's own rule; never, by default."""
+        return np.zeros(len(state[0]), dtype=bool)
+
+    def reject(self, context: C) -> str:
+        """Why these parameters, each legal alone, are no task together; empty if they are one."""
+        return ""
+
+    def picture(self, state: S, context: C, slot: int) -> Array:
+        """An RGB image `[H, W, 3]` uint8 of one slot, hidden task included: it is for people, not for agents."""
+        raise ValueError(f"{type(self).__name__} draws no pictures")
+
+    def text(self, state: S, context: C, slot: int) -> str:
+        """The same in characters."""
+        raise ValueError(f"{type(self).__name__} draws no text pictures")
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The Box of one slot's observation, from `observation_fields`."""
+        low, high = (np.array([f[side] for f in self.observation_fields], self.observation_dtype) for side in (1, 2))
+        return spaces.Box(low, high, dtype=self.observation_dtype)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the task parameters."""
+        return tuple(param_ranges(self.context_type))

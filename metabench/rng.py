@@ -1,0 +1,112 @@
+"""Counter-based random streams, one per slot, drawn as arrays.
+
+The n-th number of a slot is a hash of (key of the slot, n). Nothing else enters, so row i of a batch equals the single
+run with seed + i, and results depend neither on the number of slots nor on threads. The hash is the output
+function of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd integer nearest 2^64 / golden ratio: the step of the Weyl sequence
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
+_TO_UNIT = 2.0**-53  # a double in [0, 1) has 53 random bits
+
+
+def _mix(z: Array) -> Array:
+    """SplitMix64's bijective output function on uint64 arrays; `z` is overwritten."""
+    z ^= z >> _S30
+    z *= _MIX_1
+    z ^= z >> _S27
+    z *= _MIX_2
+    z ^= z >> _S31
+    return z
+
+
+def _fold(seed: int) -> int:
+    """A seed of any size as 64 bits; seeds below 2^64 are kept, so that they stay distinct."""
+    word = seed & 0xFFFFFFFFFFFFFFFF
+    while seed := seed >> 64:
+        word = int(_mix(np.array([word ^ (seed & 0xFFFFFFFFFFFFFFFF)], dtype=np.uint64))[0])
+    return word
+
+
+class SlotRng:
+    """B independent streams. Every draw returns an array that leads with `[B]` and advances the streams it drew from."""
+
+    __slots__ = ("_counter", "_key", "_slots")
+
+    def __init__(self, key: Array, counter: Array, slots: Array | None = None):
+        self._key = key  # [B] uint64, never changes
+        self._counter = counter  # [all slots] uint64, shared between a stream and its selections
+        self._slots = slots  # [B] rows of `counter` that this object draws from; None means all
+
+    @classmethod
+    def from_seeds(cls, seeds: Sequence[int] | Array) -> SlotRng:
+        """One stream per seed; seeds are non-negative integers of any size."""
+        if isinstance(seeds, np.ndarray):
+            words = seeds.astype(np.uint64)
+        else:
+            words = np.array([_fold(int(s)) for s in seeds], dtype=np.uint64)
+        key = _mix(_mix(words + _GOLDEN) ^ _MIX_1)  # twice: neighbouring seeds must not give neighbouring streams
+        return cls(key, np.zeros(len(words), dtype=np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def at(self, slots: Array) -> SlotRng:
+        """The streams of the slots with these indices; drawing from them advances this object's streams too."""
+        rows = slots if self._slots is None else self._slots[slots]
+        return SlotRng(self._key[slots], self._counter, rows)
+
+    def bits(self, count: int) -> Array:
+        """`[B, count]` uniform 64-bit words."""
+        start = self._counter if self._slots is None else self._counter[self._slots]
+        if count == 1:
+            start = start + np.uint64(1)
+            words = _mix(start * _GOLDEN + self._key)[:, None]
+        else:
+            index = start[:, None] + np.arange(1, count + 1, dtype=np.uint64)
+            words = _mix(index * _GOLDEN + self._key[:, None])
+            start = index[:, -1]
+        if self._slots is None:
+            self._counter[:] = start
+        else:
+            self._counter[self._slots] = start
+        return words
+
+    def random(self, size: int | tuple[int, ...] = ()) -> Array:
+        """`[B, *size]` float64 uniform on [0, 1)."""
+        shape = (size,) if isinstance(size, int) else size
+        count = 1
+        for n in shape:
+            count *= n
+        return ((self.bits(count) >> _S11) * _TO_UNIT).reshape(len(self._key), *shape)
+
+    def uniform(self, low: Array | float, high: Array | float, size: int | tuple[int, ...] = ()) -> Array:
+        """`[B, *size]` float64 uniform on [low, high)."""
+        return low + (high - low) * self.random(size)
+
+    def normal(self, scale: Array | float = 1.0, size: int | tuple[int, ...] = ()) -> Array:
+        """`[B, *size]` float64 Gaussian with mean 0 (Box-Muller, two words a number)."""
+        shape = (size,) if isinstance(size, int) else size
+        u = self.random((*shape, 2))
+        radius = np.sqrt(-2.0 * np.log1p(-u[..., 0]))
+        return scale * radius * np.cos(2.0 * np.pi * u[..., 1])
+
+    def integers(self, high: Array | int, size: int | tuple[int, ...] = ()) -> Array:
+        """`[B, *size]` int64 uniform on 0 .. high-1; `high` far below 2^53, so the bias is below 1e-15 times `high`."""
+        return (self.random(size) * high).astype(np.int64)
+
+    def state(self) -> tuple[Array, Array]:
+        """Key and counter `[B]` uint64, copied: enough to continue the streams elsewhere."""
+        counter = self._counter if self._slots is None else self._counter[self._slots]
+        return self._key.copy(), counter.copy()
