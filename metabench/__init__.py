@@ -1,8 +1,45 @@
-"""metabench: environments, datasets, agents and one evaluation protocol for meta-reinforcement learning."""
+"""metabench: environments, datasets, agents and one evaluation protocol for meta-reinforcement learning.
 
-from metabench.registry import declare as _declare
+`import metabench` registers every benchmark with Gymnasium, by strings: no simulator and no torch is imported.
+"""
 
-_declare("GridNavigation-v0", "metabench.families.grid_navigation", 15)
-_declare("GridSwitch-v0", "metabench.families.grid_navigation", 60)
-_declare("PointRobot-v0", "metabench.families.point_robot", 20)
-_declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)
+from metabench.agent import Agent, Algorithm, Timestep, Yardstick
+from metabench.checks import check_family
+from metabench.evaluate import evaluate, standard_protocol
+from metabench.family import Family, Field
+from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
+from metabench.results import Protocol, Result
+from metabench.rng import SlotRng
+from metabench.tasks import Range, Task, TaskTable, latent, param
+
+__all__ = [
+    "Agent",
+    "Algorithm",
+    "Family",
+    "Field",
+    "Protocol",
+    "Range",
+    "Result",
+    "SlotRng",
+    "Spec",
+    "Task",
+    "TaskTable",
+    "Timestep",
+    "Yardstick",
+    "check_family",
+    "declare",
+    "evaluate",
+    "latent",
+    "make",
+    "make_vec",
+    "param",
+    "register",
+    "spec",
+    "specs",
+    "standard_protocol",
+]
+
+declare("GridNavigation-v0", "metabench.families.grid_navigation", 15)
+declare("GridSwitch-v0", "metabench.families.grid_navigation", 60)
+declare("PointRobot-v0", "metabench.families.point_robot", 20)
+declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)

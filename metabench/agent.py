@@ -39,7 +39,8 @@ class Agent(Protocol[Belief]):
 class Algorithm(Protocol):
     """What a learning plug-in offers; a module satisfies it, so the plug-in is the file you read."""
 
-    Config: type
+    Config: type  # a frozen dataclass, a comment per field
+    Run: Any  # Run(folder, show=True) opens the folder of a training run; an unfinished one is continued
 
     def train(self, benchmark: str, config: Any, *, seed: int, run: Any) -> Agent[Any]:
         """Trains on the benchmark's `train` split and returns the agent to evaluate."""

@@ -25,18 +25,28 @@ class Canvas:
     def __init__(self, low: float, high: float, pixels: int = 320):
         self._low, self._high, self._pixels = low, high, pixels
         self._scale = pixels * _OVERSAMPLE / (high - low)
-        self._image = Image.new("RGB", (pixels * _OVERSAMPLE,) * 2, PAPER)
+        self._image = Image.new("RGB", (pixels * _OVERSAMPLE, pixels * _OVERSAMPLE), PAPER)
         self._draw = ImageDraw.Draw(self._image)
 
     def _at(self, point: Point) -> Point:
         return (point[0] - self._low) * self._scale, (self._high - point[1]) * self._scale
 
-    def disc(self, center: Point, radius: float, fill: Color | None, edge: Color | None = None, width: float = 0.0) -> None:
+    def disc(
+        self, center: Point, radius: float, fill: Color | None, edge: Color | None = None, width: float = 0.0
+    ) -> None:
         """A disc, or a ring where `fill` is None; lengths in world units."""
         (x, y), r = self._at(center), radius * self._scale
         self._draw.ellipse((x - r, y - r, x + r, y + r), fill, edge, round(width * self._scale))
 
-    def box(self, low: Point, high: Point, fill: Color | None, edge: Color | None = None, width: float = 0.0, corner: float = 0.0) -> None:
+    def box(
+        self,
+        low: Point,
+        high: Point,
+        fill: Color | None,
+        edge: Color | None = None,
+        width: float = 0.0,
+        corner: float = 0.0,
+    ) -> None:
         """An upright box with rounded corners; lengths in world units."""
         (x0, y1), (x1, y0) = self._at(low), self._at(high)
         self._draw.rounded_rectangle((x0, y0, x1, y1), corner * self._scale, fill, edge, round(width * self._scale))

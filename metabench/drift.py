@@ -167,17 +167,23 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
         raise ValueError(f"unknown kind of sessions {kind!r}; {suggest(str(kind), KINDS)}")
     for key in sessions:
         if key not in _KEYS[kind]:
-            raise ValueError(f"{kind} sessions take no {key!r}; they take {', '.join(sorted(_KEYS[kind] - {'kind'})) or 'nothing'}")
+            raise ValueError(
+                f"{kind} sessions take no {key!r}; they take {', '.join(sorted(_KEYS[kind] - {'kind'})) or 'nothing'}"
+            )
     latents = latent_ranges(table.context_type)
     if kind == "constant":
         if latents:
-            raise ValueError(f"{table.family} has session-driven fields ({', '.join(latents)}), so its sessions cannot be constant")
+            raise ValueError(
+                f"{table.family} has session-driven fields ({', '.join(latents)}), so its sessions cannot be constant"
+            )
         return Constant()
     law = _parse_chain(sessions.get("chain", {}), table) if latents or "chain" in sessions else Resample(table, split)
     if kind == "geometric":
         p = sessions.get("p")
         if not isinstance(p, int | float) or not 0.0 <= p <= 1.0:
-            raise ValueError(f"geometric sessions need p, the probability of an end after each step, in [0, 1]; got {p!r}")
+            raise ValueError(
+                f"geometric sessions need p, the probability of an end after each step, in [0, 1]; got {p!r}"
+            )
         return GeometricSessions(float(p), law)
     length = sessions.get("length")
     if not isinstance(length, int) or length < 1:
@@ -188,10 +194,14 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
 def _parse_chain(chain: Mapping[str, Sequence[Sequence[float]]], table: TaskTable) -> MarkovChain:
     latents = latent_ranges(table.context_type)
     if set(chain) != set(latents):
-        raise ValueError(f"sessions of {table.family} need a chain for exactly its latent fields ({', '.join(latents) or 'none'})")
+        raise ValueError(
+            f"sessions of {table.family} need a chain for exactly its latent fields ({', '.join(latents) or 'none'})"
+        )
     for name, rows in chain.items():
         matrix, count = np.asarray(rows, dtype=np.float64), int(latents[name].high) + 1
         if matrix.shape != (count, count) or (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1.0):
-            raise ValueError(f"the chain of {name} must be a {count} x {count} matrix whose rows are probabilities that sum to 1")
+            raise ValueError(
+                f"the chain of {name} must be a {count} x {count} matrix whose rows are probabilities that sum to 1"
+            )
     frozen = {name: tuple(tuple(float(x) for x in row) for row in rows) for name, rows in chain.items()}
     return MarkovChain(tuple(cast(dict[str, tuple[tuple[float, ...], ...]], frozen).items()))

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 from metabench.family import ActionSpace
 from metabench.rng import Array, SlotRng
-from metabench.simulator import Trials
+from metabench.simulator import Outcome, Trials
 from metabench.tasks import OFF_TABLE, Task, TaskBatch, latent_ranges, param_ranges, stack
 
 RENDER_MODES = ("rgb_array", "ansi")
@@ -82,7 +82,9 @@ class _Face:
         if isinstance(wanted, str) or not isinstance(wanted, Sequence | np.ndarray):
             wanted = [wanted] * count
         if len(wanted) != count:
-            raise ValueError(f"options['task'] names {len(wanted)} tasks for {count} slots; give one for all or one per slot")
+            raise ValueError(
+                f"options['task'] names {len(wanted)} tasks for {count} slots; give one for all or one per slot"
+            )
         picked = [self._pick_one(one) for one in wanted]
         return TaskBatch(*(np.concatenate(column) for column in zip(*picked, strict=True)))
 
@@ -93,7 +95,9 @@ class _Face:
         elif isinstance(wanted, Task):
             values = np.array([wanted.context])
             if values.shape[1] != len(table.ranges):
-                raise ValueError(f"the task {wanted} does not fit {table.family}, whose parameters are {', '.join(table.ranges)}")
+                raise ValueError(
+                    f"the task {wanted} does not fit {table.family}, whose parameters are {', '.join(table.ranges)}"
+                )
             table.check_values(values)
             batch = TaskBatch(np.array([wanted.index if wanted.split == self.trials.split else OFF_TABLE]), values)
         elif isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
@@ -121,7 +125,9 @@ class _Face:
     def task(self, slot: int) -> Task:
         self.require_reset()
         tasks = self.trials.tasks
-        return Task(self.trials.table.family, tuple(tasks.values[slot].tolist()), self.trials.split, int(tasks.index[slot]))
+        return Task(
+            self.trials.table.family, tuple(tasks.values[slot].tolist()), self.trials.split, int(tasks.row[slot])
+        )
 
     def render(self, slot: int, mode: str | None) -> Any:
         self.require_reset()
@@ -137,7 +143,7 @@ class MetaEnv(gym.Env[Array, Any]):
     the split, and a mapping of parameters picks a task off the table.
 
     `info` holds `task_id` (row in the split, -1 off the table), `episode` (of the trial), `session` (of the episode)
-    and `session_ended` (training labels; no part of the observation).
+    and `session_ended` (training labels; no part of the observation); `success` where the family knows it.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012  Gymnasium's own annotation
@@ -161,14 +167,17 @@ class MetaEnv(gym.Env[Array, Any]):
         """The task being played: for analysis, never for an agent."""
         return self._face.task(0)
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, outcome: Outcome | None = None) -> dict[str, Any]:
         trials = self._trials
-        return {
-            "task_id": int(trials.tasks.index[0]),
+        info = {
+            "task_id": int(trials.tasks.row[0]),
             "episode": int(trials.episode[0]),
             "session": int(trials.session[0]),
-            "session_ended": False,
+            "session_ended": outcome is not None and bool(outcome.session_ended[0]),
         }
+        if outcome is not None and outcome.success is not None:
+            info["success"] = bool(outcome.success[0])
+        return info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begins an episode; see the class for which task it plays."""
@@ -190,10 +199,13 @@ class MetaEnv(gym.Env[Array, Any]):
         else:
             actions = check_actions(np.asarray(action)[None], self.action_space, 1)  # pyright: ignore[reportArgumentType]
         outcome = self._trials.step(actions)
-        info = self._info()
-        info["session_ended"] = bool(outcome.session_ended[0])
-        observation = self._face.expose(outcome.observation)[0] if self._face.expose_task else outcome.observation[0]
-        return observation, float(outcome.reward[0]), bool(outcome.terminated[0]), bool(outcome.truncated[0]), info
+        observation = self._face.expose(outcome.observation)[0]
+        reward, terminated, truncated = (
+            float(outcome.reward[0]),
+            bool(outcome.terminated[0]),
+            bool(outcome.truncated[0]),
+        )
+        return observation, reward, terminated, truncated, self._info(outcome)
 
     def render(self) -> Any:
         """`[H, W, 3]` uint8 or a string, as `render_mode` says; None without one."""
@@ -204,8 +216,9 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
     """B slots of a benchmark, stepped as arrays, each with a hidden task of its own.
 
     Autoreset is SAME_STEP: the observation at an episode's end is the next episode's first, the last one is in
-    `info["final_obs"]` where `info["_final_obs"]`. Slot i equals the single environment reset with `seed + i`.
-    Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
+    `info["final_obs"]` where `info["_final_obs"]`. In `info`, `session_ended` and `success` are of the step just taken;
+    `task_id`, `episode` and `session` are of the episode that goes on. Slot i equals the single environment reset with
+    `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -222,7 +235,6 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.render_mode = render_mode
-        self._all = np.ones(num_envs, dtype=bool)
 
     @property
     def family(self) -> Any:
@@ -234,18 +246,17 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         """The task of every slot: for analysis, never for an agent."""
         return tuple(self._face.task(slot) for slot in range(self.num_envs))
 
-    def _info(self, session_ended: Array) -> dict[str, Any]:
-        trials, everywhere = self._trials, self._all
-        return {
-            "task_id": trials.tasks.index.copy(),
-            "_task_id": everywhere.copy(),
+    def _info(self, outcome: Outcome | None = None) -> dict[str, Any]:
+        trials = self._trials
+        info: dict[str, Any] = {
+            "task_id": trials.tasks.row.copy(),
             "episode": trials.episode.copy(),
-            "_episode": everywhere.copy(),
             "session": trials.session.copy(),
-            "_session": everywhere.copy(),
-            "session_ended": session_ended,
-            "_session_ended": everywhere.copy(),
+            "session_ended": np.zeros(self.num_envs, dtype=bool) if outcome is None else outcome.session_ended.copy(),
         }
+        if outcome is not None and outcome.success is not None:
+            info["success"] = outcome.success.copy()
+        return info | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in info}  # Gymnasium's masks
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -262,7 +273,7 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         elif self._trials.simulator is None:
             rng = SlotRng.from_seeds([int(s) for s in self.np_random.integers(2**63, size=self.num_envs)])
         self._face.restart(rng, tasks)
-        return self._face.observe(), self._info(np.zeros(self.num_envs, dtype=bool))
+        return self._face.observe(), self._info()
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step in every slot; ValueError in one sentence for actions that do not fit the action space."""
@@ -272,10 +283,10 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         done = outcome.terminated | outcome.truncated
         finished = np.count_nonzero(done)
         if not finished:
-            return observation, outcome.reward, outcome.terminated, outcome.truncated, self._info(outcome.session_ended)
-        final = self._info(outcome.session_ended)
+            return observation, outcome.reward, outcome.terminated, outcome.truncated, self._info(outcome)
+        final = self._info(outcome)
         self._trials.advance(None if finished == self.num_envs else np.flatnonzero(done))
-        info = self._info(outcome.session_ended.copy())
+        info = self._info(outcome)
         info |= {"final_obs": observation, "_final_obs": done, "final_info": final, "_final_info": done.copy()}
         return self._face.observe(), outcome.reward, outcome.terminated, outcome.truncated, info
 

@@ -63,6 +63,10 @@ class Family(abc.ABC, Generic[S, C]):
         """`[B]` bool: the episode ends here by the task's own rule; never, by default."""
         return np.zeros(len(state[0]), dtype=bool)
 
+    def success(self, state: S) -> Array | None:
+        """`[B]` bool: the task is achieved in this state; None, by default, for families that know no success."""
+        return None
+
     def reject(self, context: C) -> str:
         """Why these parameters, each legal alone, are no task together; empty if they are one."""
         return ""

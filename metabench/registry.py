@@ -62,7 +62,9 @@ class Spec:
 
     def table(self) -> TaskTable:
         """The frozen task tables; ValueError if they are not the ones this spec was written for."""
-        return _table(self.id, self.entry_point, tuple(sorted(self.digests.items())), self.folder, self.family().context_type)
+        return _table(
+            self.id, self.entry_point, tuple(sorted(self.digests.items())), self.folder, self.family().context_type
+        )
 
     def sessions_of(self, split: str) -> Mapping[str, Any] | None:
         """The sessions of a split."""
@@ -88,12 +90,16 @@ def _family(entry_point: str, kwargs: str, id: str, extra: str) -> Family[Any, A
 
 
 @functools.lru_cache(maxsize=256)
-def _table(id: str, entry_point: str, digests: tuple[tuple[str, str], ...], folder: Path, context_type: type) -> TaskTable:
+def _table(
+    id: str, entry_point: str, digests: tuple[tuple[str, str], ...], folder: Path, context_type: type
+) -> TaskTable:
     table = TaskTable.load(id, context_type, folder / "tables" / f"{id}.json")
     found = {split: table.digest(split) for split in table.splits}
     if found != dict(digests):
         changed = sorted(split for split in {*found, *dict(digests)} if found.get(split) != dict(digests).get(split))
-        raise ValueError(f"the task table of {id} differs from the one its spec names, in the splits {', '.join(changed)}")
+        raise ValueError(
+            f"the task table of {id} differs from the one its spec names, in the splits {', '.join(changed)}"
+        )
     return table
 
 
@@ -116,7 +122,9 @@ def declare(id: str, module: str, horizon: int) -> None:
 def register(spec: Spec) -> Spec:
     """Adds a benchmark; ValueError if the id is taken by another one."""
     if _SPECS.get(spec.id, spec) != spec:
-        raise ValueError(f"{spec.id} is already registered by {_SPECS[spec.id].entry_point}; choose another id or version")
+        raise ValueError(
+            f"{spec.id} is already registered by {_SPECS[spec.id].entry_point}; choose another id or version"
+        )
     _SPECS[spec.id] = spec
     _register_with_gymnasium(spec.id, spec.horizon)
     return spec
@@ -130,7 +138,7 @@ def _register_with_gymnasium(id: str, horizon: int) -> None:
             entry_point="metabench.registry:make",
             vector_entry_point="metabench.registry:make_vec",
             max_episode_steps=horizon,
-            kwargs={"id": id},
+            kwargs={"benchmark": id},  # not `id`: that is an argument of gym.make itself
         )
 
 
@@ -162,13 +170,13 @@ def specs() -> tuple[Spec, ...]:
 
 
 def _trials(
-    id: str,
+    benchmark: str,
     split: str,
     episodes_per_task: int | None,
     sessions: Mapping[str, Any] | None,
     max_episode_steps: int | None,
 ) -> Trials:
-    chosen = spec(id)
+    chosen = spec(benchmark)
     family, table = chosen.family(), chosen.table()
     table.check_split(split)
     episodes = chosen.episodes if episodes_per_task is None else episodes_per_task
@@ -180,7 +188,7 @@ def _trials(
 
 
 def make(
-    id: str,
+    benchmark: str,
     *,
     split: str = "train",
     episodes_per_task: int | None = None,
@@ -191,7 +199,7 @@ def make(
     """One slot of a benchmark; the same as `gym.make("metabench/<id>", ...)` without its wrappers.
 
     Args:
-        id: For example "GridSwitch-v0".
+        benchmark: An id, for example "GridSwitch-v0".
         split: A frozen split ("train", "test", "ood", ...) or "fresh".
         episodes_per_task: Length of a trial; the benchmark's own by default.
         sessions: Makes the task change inside the episode, for example {"kind": "geometric", "p": 0.05}.
@@ -201,11 +209,13 @@ def make(
     Raises:
         ValueError: One sentence for an unknown id, split, or an argument out of range.
     """
-    return MetaEnv(_trials(id, split, episodes_per_task, sessions, None), expose_task=expose_task, render_mode=render_mode)
+    return MetaEnv(
+        _trials(benchmark, split, episodes_per_task, sessions, None), expose_task=expose_task, render_mode=render_mode
+    )
 
 
 def make_vec(
-    id: str,
+    benchmark: str,
     num_envs: int = 1,
     *,
     split: str = "train",
@@ -219,5 +229,5 @@ def make_vec(
 
     Arguments and errors are those of `make`; `max_episode_steps` shortens the episodes.
     """
-    trials = _trials(id, split, episodes_per_task, sessions, max_episode_steps)
+    trials = _trials(benchmark, split, episodes_per_task, sessions, max_episode_steps)
     return MetaVectorEnv(trials, num_envs, expose_task=expose_task, render_mode=render_mode)

@@ -18,6 +18,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd integer nearest 2^64 / golden ratio: the step of the Weyl sequence
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
+_WORD = 0xFFFFFFFFFFFFFFFF
 _TO_UNIT = 2.0**-53  # a double in [0, 1) has 53 random bits
 
 
@@ -33,14 +34,15 @@ def _mix(z: Array) -> Array:
 
 def _fold(seed: int) -> int:
     """A seed of any size as 64 bits; seeds below 2^64 are kept, so that they stay distinct."""
-    word = seed & 0xFFFFFFFFFFFFFFFF
+    word = seed & _WORD
     while seed := seed >> 64:
-        word = int(_mix(np.array([word ^ (seed & 0xFFFFFFFFFFFFFFFF)], dtype=np.uint64))[0])
+        hashed = _mix(np.array([word], dtype=np.uint64) + _GOLDEN)
+        word = (int(hashed[0]) + seed) & _WORD
     return word
 
 
 class SlotRng:
-    """B independent streams. Every draw returns an array that leads with `[B]` and advances the streams it drew from."""
+    """B independent streams. A draw returns an array that leads with `[B]` and advances the streams it drew from."""
 
     __slots__ = ("_counter", "_key", "_slots")
 

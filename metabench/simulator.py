@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
     terminated: Array  # [B] bool: the family's own rule ended the episode
     truncated: Array  # [B] bool: the horizon ended the episode
     session_ended: Array  # [B] bool: the latent task has changed after this step's reward; no agent may see this
+    success: Array | None  # [B] bool: the task is achieved; None where the family knows no success
 
 
 class Simulator(Protocol):
@@ -99,7 +100,12 @@ class FunctionalSimulator(Generic[S, C]):
         reward = family.reward(before, action, after, self.context)
         self._elapsed += 1
         return Outcome(
-            family.observation(after), reward, family.terminal(after), self._elapsed >= self.horizon, self._end_sessions()
+            observation=family.observation(after),
+            reward=reward,
+            terminated=family.terminal(after),
+            truncated=self._elapsed >= self.horizon,
+            session_ended=self._end_sessions(),
+            success=family.success(after),
         )
 
     def _end_sessions(self) -> Array:
@@ -144,7 +150,7 @@ def _put_fields(record: C, slots: Array, part: C) -> C:
 class Trials:
     """Episodes grouped into trials: which task each slot plays, and when it gets the next one.
 
-    A trial is `episodes_per_task` episodes of one task; afterwards the slot's own stream draws another task of the split.
+    A trial is `episodes_per_task` episodes of one task; then the slot's own stream draws another task of the split.
     """
 
     def __init__(
@@ -185,9 +191,9 @@ class Trials:
         over = rows[self.episode[rows] >= self.episodes_per_task]
         if len(over):
             drawn = self.table.draw(self.rng.at(over), self.split)
-            self.tasks.index[over], self.tasks.values[over] = drawn.index, drawn.values
+            self.tasks.row[over], self.tasks.values[over] = drawn.row, drawn.values
             self.episode[over] = 0
-        tasks = self.tasks if slots is None else TaskBatch(self.tasks.index[slots], self.tasks.values[slots])
+        tasks = self.tasks if slots is None else TaskBatch(self.tasks.row[slots], self.tasks.values[slots])
         self.simulator.begin(slots, tasks)
 
     def step(self, action: Array) -> Outcome:

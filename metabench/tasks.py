@@ -93,7 +93,7 @@ class Task:
 class TaskBatch(NamedTuple):
     """The tasks of B slots as columns, because a batch of thousands of `Task` objects would cost milliseconds."""
 
-    index: Array  # [B] int64 row in the split, -1 for tasks off the table
+    row: Array  # [B] int64 row in the split, -1 for tasks off the table
     values: Array  # [B, K] float64 task parameters in the order of the context's fields
 
 
@@ -130,7 +130,9 @@ class TaskTable:
         record = json.loads(path.read_text())
         names = list(param_ranges(context_type))
         if record["fields"] != names:
-            raise ValueError(f"task table {path.name} has the fields {record['fields']}, the family {family} has {names}")
+            raise ValueError(
+                f"task table {path.name} has the fields {record['fields']}, the family {family} has {names}"
+            )
         rows = {split: np.array(part["rows"], dtype=np.float64) for split, part in record["splits"].items()}
         for table in rows.values():
             table.setflags(write=False)
@@ -185,7 +187,9 @@ class TaskTable:
             raise ValueError(f"task indices must be integers, got {rows.dtype}")
         if rows.size and (rows.min() < 0 or rows.max() >= count):
             wrong = int(rows[(rows < 0) | (rows >= count)][0])
-            raise ValueError(f"task {wrong} does not exist: the split {split!r} of {self.family} has the tasks 0 to {count - 1}")
+            raise ValueError(
+                f"task {wrong} does not exist: the split {split!r} of {self.family} has the tasks 0 to {count - 1}"
+            )
         return TaskBatch(rows.astype(np.int64), self.rows[split][rows])
 
     def off_table(self, context: Mapping[str, float]) -> TaskBatch:
@@ -209,6 +213,5 @@ class TaskTable:
             if bad.any():
                 kind = "whole numbers " if legal.integer else ""
                 unit = f" {legal.unit}" if legal.unit else ""
-                raise ValueError(
-                    f"{name}={column[bad][0]:g} is outside what {self.family} allows: {kind}{legal.low:g} to {legal.high:g}{unit}"
-                )
+                allowed = f"{kind}{legal.low:g} to {legal.high:g}{unit}"
+                raise ValueError(f"{name}={column[bad][0]:g} is outside what {self.family} allows: {allowed}")

@@ -24,8 +24,8 @@ FOLDER = Path(__file__).parent.parent / "metabench" / "families" / "tables"
 
 def point_robot() -> dict[str, Any]:
     """Goals in the square; out of distribution: beyond it, at 1.2 to 1.5 m."""
-    goals = np.random.RandomState(SEED).uniform(-1, 1, (50, 2))  # noqa: NPY002  the published stream
-    rng = np.random.RandomState(SEED + 1)  # noqa: NPY002
+    goals = np.random.RandomState(SEED).uniform(-1, 1, (50, 2))
+    rng = np.random.RandomState(SEED + 1)
     radius, angle = rng.uniform(1.2, 1.5, 20), rng.uniform(0, 2 * np.pi, 20)
     far = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     source = f"RandomState({SEED}).uniform(-1, 1, (50, 2)), rows"
@@ -38,8 +38,8 @@ def point_robot() -> dict[str, Any]:
 
 def sparse_point_robot() -> dict[str, Any]:
     """Goals on the upper half circle; out of distribution: the lower half."""
-    angles = np.random.RandomState(SEED).uniform(0, np.pi, 50)[:, None]  # noqa: NPY002
-    lower = np.random.RandomState(SEED + 1).uniform(np.pi, 2 * np.pi, 20)[:, None]  # noqa: NPY002
+    angles = np.random.RandomState(SEED).uniform(0, np.pi, 50)[:, None]
+    lower = np.random.RandomState(SEED + 1).uniform(np.pi, 2 * np.pi, 20)[:, None]
     source = f"RandomState({SEED}).uniform(0, pi, 50), rows"
     return {
         "train": (angles[:45], f"{source} 0-44"),
@@ -52,7 +52,7 @@ def grid_navigation() -> dict[str, Any]:
     """VariBAD's 21 goal cells, parted; out of distribution: the three cells it leaves out beside the start."""
     near = {0, 1, 5, 6}
     cells = np.array([cell for cell in range(25) if cell not in near])
-    order = np.random.RandomState(SEED).permutation(cells)[:, None]  # noqa: NPY002
+    order = np.random.RandomState(SEED).permutation(cells)[:, None]
     return {
         "train": (order[:16], f"RandomState({SEED}).permutation of VariBAD's 21 goal cells, first 16"),
         "test": (order[16:], "the other 5"),
@@ -63,7 +63,7 @@ def grid_navigation() -> dict[str, Any]:
 
 def grid_switch() -> dict[str, Any]:
     """All 300 pairs of cells, parted; the order inside a pair is random too."""
-    rng = np.random.RandomState(SEED)  # noqa: NPY002
+    rng = np.random.RandomState(SEED)
     pairs = rng.permutation(np.array(list(combinations(range(25), 2))))
     flip = rng.rand(len(pairs)) < 0.5
     pairs[flip] = pairs[flip][:, ::-1]

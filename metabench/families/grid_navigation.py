@@ -64,7 +64,7 @@ class _Grid(Family[S, C], Generic[S, C]):
         return canvas.pixels()
 
     def text(self, state: S, context: C, slot: int) -> str:
-        """The grid, row 4 on top: `A` the agent, `G` a goal that pays, `g` a candidate that does not; `*` agent on `G`."""
+        """The grid, row 4 on top: `A` agent, `G` goal that pays, `g` candidate that does not, `*` agent on `G`."""
         paying, idle = self.goals(context, slot)
         marks = {**dict.fromkeys(idle, "g"), **dict.fromkeys(paying, "G")}
         agent = int(state[0][slot])
@@ -166,7 +166,9 @@ class GridSwitch(_Grid[CellAndCandidates, Candidates]):
         cell += cell >= high
         return CellAndCandidates(cell, np.concatenate((PLACE[context.goal_a], PLACE[context.goal_b]), axis=1))
 
-    def transition(self, state: CellAndCandidates, action: Array, context: Candidates, rng: SlotRng) -> CellAndCandidates:
+    def transition(
+        self, state: CellAndCandidates, action: Array, context: Candidates, rng: SlotRng
+    ) -> CellAndCandidates:
         """One cell further, or nowhere."""
         return CellAndCandidates(NEXT[state.cell, action], state.candidates)
 
@@ -174,7 +176,9 @@ class GridSwitch(_Grid[CellAndCandidates, Candidates]):
         """Columns and rows of the agent and of both candidates."""
         return np.concatenate((PLACE[state.cell], state.candidates), axis=1)
 
-    def reward(self, state: CellAndCandidates, action: Array, next_state: CellAndCandidates, context: Candidates) -> Array:
+    def reward(
+        self, state: CellAndCandidates, action: Array, next_state: CellAndCandidates, context: Candidates
+    ) -> Array:
         """+1 on the candidate that pays, -0.1 elsewhere."""
         goal = np.where(context.paying == 0, context.goal_a, context.goal_b)
         return np.where(next_state.cell == goal, GOAL_REWARD, STEP_REWARD)

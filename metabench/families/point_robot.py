@@ -105,13 +105,20 @@ class PointRobot(Family[State, Goal]):
     def text(self, state: State, context: Goal, slot: int) -> str:
         """A 15 x 15 map: `o` the start, `G` the goal, `P` the point; then the numbers."""
         size, (goal_x, goal_y) = 15, self.goal(context)
-        marks = {"o": (0.0, 0.0), "G": (float(goal_x[slot]), float(goal_y[slot])), "P": tuple(state.position[slot].tolist())}
+        marks = {
+            "o": (0.0, 0.0),
+            "G": (float(goal_x[slot]), float(goal_y[slot])),
+            "P": tuple(state.position[slot].tolist()),
+        }
         rows = [["."] * size for _ in range(size)]
         for mark, (x, y) in marks.items():
             column, row = (min(size - 1, max(0, round((c / _VIEW + 1) / 2 * (size - 1)))) for c in (x, -y))
             rows[row][column] = mark
         (px, py), (gx, gy) = marks["P"], marks["G"]
-        return "\n".join(" ".join(row) for row in rows) + f"\npoint ({px:+.2f}, {py:+.2f}) m, goal ({gx:+.2f}, {gy:+.2f}) m\n"
+        return (
+            "\n".join(" ".join(row) for row in rows)
+            + f"\npoint ({px:+.2f}, {py:+.2f}) m, goal ({gx:+.2f}, {gy:+.2f}) m\n"
+        )
 
 
 class SparsePointRobot(PointRobot):
@@ -138,7 +145,10 @@ register(
         id="PointRobot-v0",
         entry_point=f"{__name__}:PointRobot",
         summary="A point walks to a hidden goal on the plane; dense reward.",
-        sources=("Rakelly et al. 2019, arXiv 1903.08254", "Meta-DT, arXiv 2410.11448, src/envs.py: start, reward, tables"),
+        sources=(
+            "Rakelly et al. 2019, arXiv 1903.08254",
+            "Meta-DT, arXiv 2410.11448, src/envs.py: start, reward, tables",
+        ),
         horizon=PointRobot.horizon,
         episodes=2,
         repeats=1,

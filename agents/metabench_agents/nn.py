@@ -1,0 +1,130 @@
+"""Networks shared by the agents: layers, action heads, observation scaling, a GRU for steps and for sequences."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Space: TypeAlias = "spaces.Box | spaces.Discrete"
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps a Gaussian policy between a rounding error and noise beyond any space
+
+
+def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0)) -> nn.Linear:
+    """A linear layer with orthogonal weights and zero bias, as PPO implementations start it."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Scaler(nn.Module):
+    """Maps columns with finite bounds to [-1, 1]; leaves the others as they are."""
+
+    center: Tensor
+    inverse: Tensor
+
+    def __init__(self, space: spaces.Box):
+        super().__init__()
+        low, high = (torch.as_tensor(np.asarray(x, np.float64)) for x in (space.low, space.high))
+        bounded = torch.isfinite(low) & torch.isfinite(high) & (high > low)
+        half = torch.where(bounded, (high - low) / 2, 1.0)
+        self.register_buffer("center", torch.where(bounded, low + half, 0.0).float())
+        self.register_buffer("inverse", (1.0 / half).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., O]` to `[..., O]`."""
+        return (x - self.center) * self.inverse
+
+
+def action_size(space: Space) -> int:
+    """Columns of an encoded action: one-hot for Discrete, itself for Box."""
+    return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))
+
+
+def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
+    """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `first`: no action led there."""
+    if isinstance(space, spaces.Discrete):
+        code = F.one_hot(action.long(), int(space.n)).float()
+    else:
+        high = torch.as_tensor(np.where(np.isfinite(space.high), space.high, 1.0), dtype=torch.float32)
+        code = action.float() / high
+    return torch.where(first[..., None], 0.0, code)
+
+
+class GRU(nn.Module):
+    """A gated recurrent unit, one tick at a time or over a whole sequence, with the same weights."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.core = nn.GRU(inputs, hidden)
+        for name, weight in self.core.named_parameters():
+            nn.init.zeros_(weight) if name.startswith("bias") else nn.init.orthogonal_(weight)
+        self.hidden = hidden
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """`[B, I]`, `[B, H]` to the next hidden state `[B, H]`."""
+        return torch.gru_cell(x, h, *self.core.all_weights[0])
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """`[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick."""
+        return self.core(x, h[None])[0]
+
+
+class Head(nn.Module):
+    """A distribution over actions: categorical for Discrete, a Gaussian with its own spread for Box.
+
+    Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.
+    """
+
+    def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
+        super().__init__()
+        self.discrete = isinstance(space, spaces.Discrete)
+        self.out = linear(inputs, action_size(space), gain=0.01)  # near-uniform at the start
+        if isinstance(space, spaces.Box):
+            self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
+            self.low, self.high = np.asarray(space.low), np.asarray(space.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits or means, `[..., A]`."""
+        return self.out(x)
+
+    def sample(self, params: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Actions `[...]` int64 or `[..., A]`; the most probable ones without a generator."""
+        if generator is None:
+            return params.argmax(-1) if self.discrete else params
+        if self.discrete:  # the smallest of independent exponentials with these rates is a sample (Gumbel-max)
+            noise = torch.empty_like(params).exponential_(generator=generator)
+            return (params - noise.log()).argmax(-1)
+        return params + self._std() * torch.empty_like(params).normal_(generator=generator)
+
+    def _std(self) -> Tensor:
+        return self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log probability (density) `[...]` of the actions."""
+        if self.discrete:
+            return params.log_softmax(-1).gather(-1, action[..., None])[..., 0]
+        std = self._std()
+        return (-0.5 * ((action - params) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy `[...]` in nats."""
+        if self.discrete:
+            log_p = params.log_softmax(-1)
+            return -(log_p.exp() * log_p).sum(-1)
+        return (self._std().log() + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(params.shape[:-1])
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Actions as the environment takes them: int64, or clipped into the box."""
+        raw = action.numpy()
+        if self.discrete:
+            return raw
+        center, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        return np.clip(center + half * raw, self.low, self.high).astype(self.low.dtype)

@@ -1,0 +1,277 @@
+"""RL²: a recurrent policy trained over whole trials learns to adapt in its hidden state.
+
+Sources: Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning" (arXiv 1611.02779); Wang
+et al. 2016, "Learning to reinforcement learn" (arXiv 1611.05763). At every tick the core sees (o_t, a_{t-1}, r_{t-1},
+whether an episode begins); its hidden state is kept across the episodes of a trial and starts at zero with each trial.
+The objective is the discounted return of the trial, maximised with PPO (arXiv 1707.06347) and GAE (arXiv 1506.02438).
+
+Deviations, with reasons:
+- PPO instead of TRPO (Duan et al.) or A2C (Wang et al.): what later work compares with (VariBAD's code runs RL² so).
+- The heads see the embedded tick beside the hidden state: the core need not carry what is visible now. Helps early
+  learning; RL² as run by VariBAD's code sees the hidden state alone (`skip=False`).
+- Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
+- Every update sees whole trials: back-propagation through time is never truncated.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench import Timestep
+from metabench_agents.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.memory import Rollout
+from metabench_agents.nn import GRU, Head, Scaler, action_size, encode_action, linear
+from metabench_agents.run import Run, load_checkpoint, load_config, stream
+
+NAME = "rl2"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    frames: int = 6_000_000  # environment steps in all
+    trials: int = 256  # trials played together, one per slot
+    hidden: int = 64  # width of the recurrent core
+    embed: int = 64  # width of the tick's embedding
+    head: int = 64  # width of the hidden layer before policy and value
+    skip: bool = True  # whether the heads see the embedded tick beside the hidden state
+    learning_rate: float = 2e-3  # Adam's, falling linearly to zero
+    discount: float = 0.95  # gamma
+    trace: float = 0.95  # lambda of GAE
+    epochs: int = 2  # passes over each iteration's trials
+    minibatches: int = 4  # parts of a pass, each of whole trials
+    clip: float = 0.2  # of the policy ratio
+    value_weight: float = 0.5  # of the value loss
+    entropy: float = 0.02  # weight of the entropy bonus at the start, falling linearly to zero
+    max_grad_norm: float = 0.5  # gradient clipping
+    split: str = "train"  # tasks to learn from; "fresh" for endless ones
+
+
+class Network(nn.Module):
+    """Tick -> embedding -> GRU -> policy and value."""
+
+    def __init__(self, config: Config, env: Any):
+        super().__init__()
+        self.space = env.single_action_space
+        self.scaler = Scaler(env.single_observation_space)
+        ticks = env.single_observation_space.shape[0] + action_size(self.space) + 2
+        self.embed = linear(ticks, config.embed)
+        self.core = GRU(config.embed, config.hidden)
+        self.skip = config.skip
+        self.trunk = linear(config.hidden + (config.embed if config.skip else 0), config.head)
+        self.policy = Head(config.head, self.space)
+        self.value = linear(config.head, 1, gain=1.0)
+
+    def tick(self, observation: Tensor, action: Tensor, reward: Tensor, first: Tensor) -> Tensor:
+        """The embedding `[..., E]` of what is seen at a tick; leading axes are any."""
+        code = encode_action(action, first, self.space)
+        last = torch.stack((reward, first.to(reward.dtype)), dim=-1)
+        return torch.relu(self.embed(torch.cat((self.scaler(observation), code, last), dim=-1)))
+
+    def heads(self, embedded: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the policy `[..., A]` and values `[...]`."""
+        x = torch.cat((hidden, embedded), dim=-1) if self.skip else hidden
+        x = torch.relu(self.trunk(x))
+        return self.policy(x), self.value(x)[..., 0]
+
+    def forward(self, batch: Rollout) -> tuple[Tensor, Tensor]:
+        """The same for every tick of whole trials: `[T, B, A]`, `[T, B]`."""
+        embedded = self.tick(batch.observation, batch.previous_action, batch.previous_reward, batch.first)
+        start = embedded.new_zeros(embedded.shape[1], self.core.hidden)
+        return self.heads(embedded, self.core(embedded, start))
+
+
+def loss(
+    network: Network, batch: Rollout, advantage: Tensor, target: Tensor, config: Config, entropy_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's loss over whole trials: policy + value_weight * value - entropy_weight * entropy."""
+    params, value = network(batch)
+    log_prob = network.policy.log_prob(params, batch.action)
+    policy, metrics = ppo_policy_loss(log_prob, batch.log_prob, advantage, config.clip)
+    critic, more = value_loss(value, target, batch.value, clip=None)
+    entropy = network.policy.entropy(params).mean()
+    total = policy + config.value_weight * critic - entropy_weight * entropy
+    parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
+    return total, metrics | more | parts
+
+
+class Agent:
+    """The trained policy. Belief: the hidden state `[B, H]`. Takes the most probable action."""
+
+    name = NAME
+
+    def __init__(self, network: Network):
+        self.network = network.eval()
+
+    def begin(self, num_trials: int) -> Tensor:
+        """Zeros: nothing has been seen."""
+        return torch.zeros(num_trials, self.network.core.hidden)
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Actions for this tick, and the hidden state after it."""
+        observation, action, reward, first = (torch.as_tensor(column) for column in step)
+        embedded = self.network.tick(observation.float(), action, reward.float(), first)
+        hidden = self.network.core.step(embedded, belief)
+        params, _ = self.network.heads(embedded, hidden)
+        return self.network.policy.to_env(self.network.policy.sample(params, None)), hidden
+
+
+@torch.inference_mode()
+def collect(network: Network, env: Any, out: Rollout, seed: int, generator: torch.Generator) -> float:
+    """Plays one trial per slot into `out`; returns the mean return per episode."""
+    observation, _ = env.reset(seed=seed)
+    trials = env.num_envs
+    hidden = torch.zeros(trials, network.core.hidden)
+    action = torch.zeros_like(out.action[0])
+    reward, first = torch.zeros(trials), torch.ones(trials, dtype=torch.bool)
+    episodes = 0
+    for t in range(len(out.reward)):
+        out.observation[t] = torch.from_numpy(observation)
+        out.previous_action[t], out.previous_reward[t], out.first[t] = action, reward, first
+        embedded = network.tick(out.observation[t], action, reward, first)
+        hidden = network.core.step(embedded, hidden)
+        params, out.value[t] = network.heads(embedded, hidden)
+        action = network.policy.sample(params, generator)
+        out.action[t], out.log_prob[t] = action, network.policy.log_prob(params, action)
+        observation, raw, terminated, truncated, _ = env.step(network.policy.to_env(action))
+        out.reward[t] = torch.from_numpy(raw)
+        first = torch.from_numpy(terminated | truncated)
+        episodes += int(first.sum())
+        reward = torch.where(first, 0.0, out.reward[t])
+    return float(out.reward.sum()) / episodes
+
+
+def update(
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    batch: Rollout,
+    config: Config,
+    scale: float,
+    left: float,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """PPO's passes over one iteration.
+
+    Args:
+        network: Changed in place.
+        optimiser: Likewise.
+        batch: Whole trials.
+        config: The run's settings.
+        scale: What rewards are divided by.
+        left: The share of the training that is left: learning rate and entropy bonus fall with it.
+        generator: For the order of the minibatches.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * left
+    advantage = gae(batch.reward / scale, batch.value, torch.zeros_like(batch.value[0]), config.discount, config.trace)
+    target = advantage + batch.value
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    sums: dict[str, float] = {}
+    count = 0
+    for _ in range(config.epochs):
+        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(config.minibatches):
+            part = Rollout(**{name: column[:, rows] for name, column in vars(batch).items()})
+            total, metrics = loss(network, part, advantage[:, rows], target[:, rows], config, config.entropy * left)
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            optimiser.step()
+            count += 1
+            for name, value in (metrics | {"grad_norm": norm}).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / count for name, value in sums.items()}
+
+
+def _trial_length(benchmark: str) -> int:
+    spec = metabench.spec(benchmark)
+    return spec.horizon * spec.episodes
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+    """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
+
+    An iteration depends on nothing but parameters, optimiser, reward scale, seed and its own number.
+    """
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    ticks = _trial_length(benchmark)
+    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    network = Network(config, env)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+    done, scale = 0, 1.0
+    if checkpoint:
+        done, scale = checkpoint.iteration, checkpoint.state["scale"]
+        _restore(network, optimiser, checkpoint.tensors)
+    shape = tuple(env.single_action_space.shape or ())
+    batch = Rollout.empty(ticks, config.trials, network.scaler.center.shape[0], shape, network.policy.discrete)
+    iterations = -(-config.frames // (ticks * config.trials))
+    with run.progress(iterations, done, "iterations") as advance:
+        for iteration in range(done, iterations):
+            start = time.perf_counter()
+            env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
+            network.eval()
+            mean_return = collect(network, env, batch, env_seed, stream(seed, iteration, 0))
+            network.train()
+            scale = _next_scale(scale, batch.reward, config.discount, iteration)
+            left = 1.0 - iteration / iterations
+            metrics = update(network, optimiser, batch, config, scale, left, stream(seed, iteration, 1))
+            rate = ticks * config.trials / (time.perf_counter() - start)
+            frames = (iteration + 1) * ticks * config.trials
+            run.log(
+                {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
+                | metrics
+                | {"time/frames_per_s": rate}
+            )
+            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
+                run.save(iteration + 1, _flatten(network, optimiser), {"scale": scale})
+    return Agent(network)
+
+
+def _next_scale(scale: float, reward: Tensor, discount: float, iteration: int) -> float:
+    """The root mean square of the discounted return to go, averaged over the iterations so far (about the last 100)."""
+    togo, square = torch.zeros_like(reward[0]), 0.0
+    for t in range(len(reward) - 1, -1, -1):
+        togo = reward[t] + discount * togo
+        square += float((togo**2).mean())
+    fresh = square / len(reward)
+    weight = 1.0 / min(iteration + 1, 100)
+    return max(1e-4, ((1.0 - weight) * scale**2 + weight * fresh) ** 0.5)
+
+
+def _flatten(network: Network, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
+    return tensors
+
+
+def _restore(network: Network, optimiser: torch.optim.Optimizer | None, tensors: dict[str, Tensor]) -> None:
+    network.load_state_dict({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
+    if optimiser is None:
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("adam/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def load(path: Path) -> Agent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, checkpoint = load_config(path), load_checkpoint(path)
+    env = metabench.make_vec(settings["benchmark"], 1)
+    network = Network(Config(**settings["config"]), env)
+    _restore(network, None, checkpoint.tensors)
+    return Agent(network)

@@ -1,0 +1,135 @@
+"""Plays an agent under one protocol and records the raw returns. Knows nothing of how the agent was trained."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metabench.agent import Agent, Timestep
+from metabench.envs import MetaVectorEnv
+from metabench.registry import make_vec, spec
+from metabench.results import Protocol, Result
+from metabench.rng import Array
+
+MAX_SLOTS = 1024  # trials played together
+SEED_STRIDE = 2**32  # trial i of seed s has the stream of s * stride + i, so two seeds never share a stream
+
+
+class Played(NamedTuple):
+    """What B trials of k episodes gave."""
+
+    returns: Array  # [B, k] undiscounted
+    successes: Array | None  # [B, k] bool: success at any step; None where the benchmark knows none
+
+
+def standard_protocol(benchmark: str, split: str = "test", seed: int = 0) -> Protocol:
+    """The benchmark's own protocol on a frozen split; ValueError for an unknown id or a split without a table."""
+    chosen = spec(benchmark)
+    chosen.table().size(split)
+    return Protocol(benchmark=chosen.id, split=split, episodes=chosen.episodes, repeats=chosen.repeats, seed=seed)
+
+
+def evaluate(
+    agent: Agent[Any],
+    benchmark: str | Protocol,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    train_seed: int | None = None,
+    name: str | None = None,
+    slots: int = MAX_SLOTS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Plays every task of a split the same number of times and records every episode's return.
+
+    Args:
+        agent: Anything with `begin` and `act` (`metabench.Agent`). One with `privileged = True` sees the hidden task.
+        benchmark: An id, played under its standard protocol on `split` with `seed`; or a protocol of one's own.
+        split: A frozen split, "test" or "ood" for instance.
+        seed: Fixes starts, dynamics and session changes of every trial.
+        train_seed: Which training run this is; kept in the record.
+        name: The agent's name in the record; `agent.name` or its class by default.
+        slots: How many trials are played at a time.
+        progress: Called with (trials done, trials in all).
+
+    Returns:
+        The returns `[task][repeat][episode]` with what it takes to read and repeat them.
+
+    Raises:
+        ValueError: One sentence, for an unknown id or split, or actions that do not fit the action space.
+    """
+    protocol = benchmark if isinstance(benchmark, Protocol) else standard_protocol(benchmark, split, seed)
+    chosen = spec(protocol.benchmark)
+    table, privileged = chosen.table(), bool(getattr(agent, "privileged", False))
+    trials = np.repeat(np.arange(table.size(protocol.split)), protocol.repeats)  # the repeats of a task are neighbours
+    parts: list[Played] = []
+    for start in range(0, len(trials), slots):
+        rows = trials[start : start + slots]
+        env = make_vec(
+            chosen.id, len(rows), split=protocol.split, episodes_per_task=protocol.episodes, expose_task=privileged
+        )
+        parts.append(play(agent, env, rows, protocol.episodes, protocol.seed * SEED_STRIDE + start))
+        if progress:
+            progress(start + len(rows), len(trials))
+    won = [part.successes for part in parts if part.successes is not None]
+    return Result(
+        protocol=protocol,
+        agent=name or getattr(agent, "name", type(agent).__name__),
+        track="oracle" if privileged else "online",
+        task_digest=table.digest(protocol.split),
+        train_seed=train_seed,
+        versions=_versions(),
+        returns=_nested(np.concatenate([part.returns for part in parts]), protocol),
+        successes=_nested(np.concatenate(won), protocol) if won else None,
+    )
+
+
+def play(agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, seed: int) -> Played:
+    """Plays one trial per slot: `episodes` episodes of row `tasks[i]` in slot i.
+
+    A slot that has played its episodes idles until the others have: what it does then is not counted. Counting the
+    first episodes to finish instead would favour short ones, which on many benchmarks are the successful ones.
+    """
+    count = env.num_envs
+    observation, _ = env.reset(seed=seed, options={"task": tasks})
+    space = env.single_action_space
+    action: Array = np.zeros((count, *(space.shape or ())), space.dtype)
+    reward, first = np.zeros(count), np.ones(count, dtype=bool)
+    returns, successes = np.zeros((count, episodes)), None
+    episode = np.zeros(count, dtype=np.int64)
+    belief = agent.begin(count)
+    while (episode < episodes).any():
+        action, belief = agent.act(Timestep(observation, action, reward, first), belief)
+        observation, reward, terminated, truncated, info = env.step(action)
+        live = np.flatnonzero(episode < episodes)
+        returns[live, episode[live]] += reward[live]
+        if "success" in info:
+            successes = np.zeros((count, episodes), dtype=bool) if successes is None else successes
+            successes[live, episode[live]] |= info["success"][live]
+        first = terminated | truncated
+        if first.any():  # an episode begins there: no action led to it and no reward came with it
+            episode[first] += 1
+            action, reward = np.array(action), np.where(first, 0.0, reward)
+            action[first] = 0
+    return Played(returns, successes)
+
+
+def _nested(values: Array, protocol: Protocol) -> Any:
+    """`[trial, episode]` as `[task][repeat][episode]` tuples."""
+    table = values.reshape(-1, protocol.repeats, protocol.episodes).tolist()
+    return tuple(tuple(tuple(repeat) for repeat in task) for task in table)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("metabench", "numpy", "gymnasium", "mujoco", "torch")
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,116 @@
+"""Records of evaluations: frozen, versioned, checked on reading, with errors in words."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from metabench.rng import Array
+
+SCHEMA = 1  # the version of the record; one file of every version is kept among the tests
+PROTOCOL_VERSION = "slots-1"  # fixed slots: every trial is one slot and plays exactly its episodes
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Protocol(_Record):
+    """How a benchmark is played: every task `repeats` times, `episodes` episodes each, none dropped."""
+
+    benchmark: str
+    split: str
+    episodes: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    version: str = PROTOCOL_VERSION
+
+
+class Result(_Record):
+    """One agent's evaluation: the raw returns, and what it takes to read and repeat them."""
+
+    schema_version: Literal[1] = SCHEMA
+    protocol: Protocol
+    agent: str
+    track: Literal["online", "oracle"]  # oracle: the agent saw the hidden task
+    task_digest: str  # sha256 of the split's table
+    train_seed: int | None = None
+    versions: Mapping[str, str]
+    returns: tuple[tuple[tuple[float, ...], ...], ...]  # [task][repeat][episode], undiscounted
+    successes: tuple[tuple[tuple[bool, ...], ...], ...] | None = None  # the same, where the benchmark has success
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in ("returns", "successes"):
+            table = getattr(self, name)
+            if table is None:
+                continue
+            for task, repeats in enumerate(table):
+                if len(repeats) != self.protocol.repeats or any(len(r) != self.protocol.episodes for r in repeats):
+                    shape = f"{self.protocol.repeats} repeats of {self.protocol.episodes} episodes"
+                    raise ValueError(f"{name} of task {task} are not {shape}")
+        if not self.returns:
+            raise ValueError("returns are empty: a result needs at least one task")
+        return self
+
+    def array(self) -> Array:
+        """Returns as an array `[task, repeat, episode]`."""
+        return np.array(self.returns, dtype=np.float64)
+
+    def trials(self) -> Array:
+        """Returns as an array `[task * repeat, episode]`."""
+        returns = self.array()
+        return returns.reshape(-1, returns.shape[-1])
+
+    def to_json(self) -> str:
+        """The record as JSON; floats keep every bit."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Reads a record; ValueError in one sentence naming the first field that is wrong."""
+        return parse(cls, text, "result")
+
+    def save(self, path: Path) -> None:
+        """Writes the record so that `path` is either the old file or the whole new one."""
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Reads `path`; ValueError in one sentence if it is no result."""
+        if not path.is_file():
+            raise ValueError(f"there is no result file {path}")
+        return cls.from_json(path.read_text())
+
+
+def parse(model: type[Any], text: str, what: str) -> Any:
+    """A record from JSON; ValueError in one sentence naming the first fault."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise ValueError(f"this is no valid {what}: {where}: {first['msg']}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a crash leaves the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp's own mode hides the file from others
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

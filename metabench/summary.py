@@ -1,0 +1,91 @@
+"""What a result means: the adaptation curve, and scores between random (0) and oracle (1) with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metabench.registry import spec
+from metabench.results import Protocol, Result
+from metabench.rng import Array
+from metabench.stats import Interval, adaptation_curve, iqm, normalise, regret, stratified_bootstrap
+
+BOOTSTRAP_SEED = 0  # the same records always give the same interval
+
+
+class Summary(NamedTuple):
+    """One agent on one split, over one or more training runs."""
+
+    agent: str
+    track: str
+    protocol: Protocol
+    runs: int
+    curve: Array  # [episodes] mean return of the j-th episode of a trial
+    stderr: float  # of the mean return per episode, over trials
+    zero_shot: float  # return of the first episode
+    few_shot: float  # of the last
+    area: float  # mean over the episodes
+    score: Interval | None  # IQM of the normalised mean return over runs x tasks; None without references
+    regret: float | None  # what a trial loses against the oracle, in units of oracle - random
+    share: float | None  # mean return between random (0) and the best that is possible without seeing the task (1)
+
+
+def summarise(results: Sequence[Result]) -> Summary:
+    """Summarises the results of one agent's training runs.
+
+    With two or more results the runs are the training runs, and the interval says how far other training runs may
+    fall. With one, the repeats of each task stand for the runs: the interval then tells evaluation noise only.
+
+    Raises:
+        ValueError: If there is no result, or they are not of one agent under one protocol.
+    """
+    if not results:
+        raise ValueError("there is no result to summarise")
+    first = results[0]
+    for other in results[1:]:
+        if (other.agent, other.protocol, other.task_digest) != (first.agent, first.protocol, first.task_digest):
+            raise ValueError(
+                f"results of one agent under one protocol are needed; {other.agent} on {other.protocol.split} "
+                f"does not go with {first.agent} on {first.protocol.split}"
+            )
+    returns = np.stack([result.array() for result in results])  # [run, task, repeat, episode]
+    trials = returns.reshape(-1, returns.shape[-1])
+    curve = adaptation_curve(trials)
+    stderr = float(trials.mean(axis=1).std(ddof=1) / np.sqrt(len(trials))) if len(trials) > 1 else 0.0
+    levels = reference_levels(first.protocol.benchmark, first.protocol.split)
+    score = lost = share = None
+    if {"random", "oracle"} <= levels.keys():
+        low, high = levels["random"], levels["oracle"]
+        score = _score(normalise(returns.mean(axis=-1), low, high))
+        lost = regret(trials, low, high)
+        if "bayes" in levels:
+            share = float(normalise(trials.mean(), low, levels["bayes"]))
+    return Summary(
+        agent=first.agent,
+        track=first.track,
+        protocol=first.protocol,
+        runs=len(results),
+        curve=curve.curve,
+        stderr=stderr,
+        zero_shot=curve.zero_shot,
+        few_shot=curve.few_shot,
+        area=curve.area,
+        score=score,
+        regret=lost,
+        share=share,
+    )
+
+
+def _score(trials: Array) -> Interval:
+    """IQM over runs x tasks, a task's score being the mean of its repeats; `trials` are `[run, task, repeat]`."""
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    if len(trials) > 1:
+        return stratified_bootstrap(trials.mean(axis=2), rng, iqm)
+    return stratified_bootstrap(trials[0].T, rng, lambda m: iqm(m.mean(axis=-2, keepdims=True)))
+
+
+def reference_levels(benchmark: str, split: str) -> dict[str, float]:
+    """Mean return per episode of the yardsticks stored for a split, by name."""
+    return {name: record["mean"] for name, record in spec(benchmark).references(split).items()}
