@@ -144,7 +144,7 @@ def _check_memory(chosen: Spec) -> None:
         given = action.copy()
         observation, reward, *_, info = env.step(action)
         assert np.array_equal(action, given), f"{chosen.id}: step changed the actions it was given"
-        held += [observation, reward, info["task_id"], info["episode"]]
+        held += [observation, reward, info["task_id"], info["episode_in_trial"]]
         copies += [x.copy() for x in held[-4:]]
     assert _equal(held, copies), f"{chosen.id}: a later step changed an array that an earlier one returned"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +37,7 @@ def check_actions(actions: Any, space: ActionSpace, num_envs: int) -> Array:
         return array
     if array.dtype.kind not in "fiu":
         raise ValueError(f"actions must be real numbers, got {array.dtype}")
-    flat = array.ravel()
-    if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():  # the product is one cheap pass
+    if not np.isfinite(array).all():
         slot = int(np.argwhere(~np.isfinite(array))[0][0])
         raise ValueError(f"the action of slot {slot} is not finite: {array[slot]}")
     return array
@@ -142,7 +140,7 @@ class MetaEnv(gym.Env[Array, Any]):
     task until its `episodes_per_task` are used up, then draws another; `reset(options={"task": 17})` picks row 17 of
     the split, and a mapping of parameters picks a task off the table.
 
-    `info` holds `task_id` (row in the split, -1 off the table), `episode` (of the trial), `session` (of the episode)
+    `info` holds `task_id` (row in the split, -1 off the table), `episode_in_trial`, `session` (of the episode)
     and `session_ended` (training labels; no part of the observation); `success` where the family knows it.
     """
 
@@ -171,7 +169,7 @@ class MetaEnv(gym.Env[Array, Any]):
         trials = self._trials
         info = {
             "task_id": int(trials.tasks.row[0]),
-            "episode": int(trials.episode[0]),
+            "episode_in_trial": int(trials.episode[0]),
             "session": int(trials.session[0]),
             "session_ended": outcome is not None and bool(outcome.session_ended[0]),
         }
@@ -217,8 +215,8 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
 
     Autoreset is SAME_STEP: the observation at an episode's end is the next episode's first, the last one is in
     `info["final_obs"]` where `info["_final_obs"]`. In `info`, `session_ended` and `success` are of the step just taken;
-    `task_id`, `episode` and `session` are of the episode that goes on. Slot i equals the single environment reset with
-    `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
+    `task_id`, `episode_in_trial` and `session` are of the episode that goes on. Slot i equals the single environment
+    reset with `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -250,7 +248,7 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         trials = self._trials
         info: dict[str, Any] = {
             "task_id": trials.tasks.row.copy(),
-            "episode": trials.episode.copy(),
+            "episode_in_trial": trials.episode.copy(),
             "session": trials.session.copy(),
             "session_ended": np.zeros(self.num_envs, dtype=bool) if outcome is None else outcome.session_ended.copy(),
         }

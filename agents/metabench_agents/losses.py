@@ -63,5 +63,5 @@ def value_loss(
         error = torch.maximum(error, (bounded - target) ** 2)
     loss = 0.5 * error.mean()
     with torch.no_grad():
-        explained = 1.0 - (target - value).var() / target.var().clamp_min(1e-8)
+        explained = 1.0 - (target - value).var(correction=0) / target.var(correction=0).clamp_min(1e-8)
     return loss, {"explained_variance": explained}

@@ -13,10 +13,10 @@ class Rollout:
     """One on-policy iteration: T ticks of B trials, as columns that are written in place and used again."""
 
     observation: Tensor  # [T, B, O]
-    previous_action: Tensor  # [T, B] or [T, B, A] the action that led to the tick
+    previous_action: Tensor  # [T, B] or [T, B, A] the action that led to the tick, in the environment's units
     previous_reward: Tensor  # [T, B]
     first: Tensor  # [T, B] bool: an episode starts at the tick
-    action: Tensor  # [T, B] or [T, B, A] the action taken
+    action: Tensor  # [T, B] or [T, B, A] the action taken, in the policy's units
     log_prob: Tensor  # [T, B]
     value: Tensor  # [T, B]
     reward: Tensor  # [T, B] the reward that came next

@@ -39,7 +39,7 @@ class Config:
     """Settings of one training run."""
 
     frames: int = 6_000_000  # environment steps in all
-    trials: int = 256  # trials played together, one per slot
+    trials: int = 128  # trials played together, one per slot
     hidden: int = 64  # width of the recurrent core
     embed: int = 64  # width of the tick's embedding
     head: int = 64  # width of the hidden layer before policy and value
@@ -132,18 +132,20 @@ def collect(network: Network, env: Any, out: Rollout, seed: int, generator: torc
     observation, _ = env.reset(seed=seed)
     trials = env.num_envs
     hidden = torch.zeros(trials, network.core.hidden)
-    action = torch.zeros_like(out.action[0])
+    played = torch.zeros_like(out.previous_action[0])  # in the environment's units, as an agent is shown it
     reward, first = torch.zeros(trials), torch.ones(trials, dtype=torch.bool)
     episodes = 0
     for t in range(len(out.reward)):
         out.observation[t] = torch.from_numpy(observation)
-        out.previous_action[t], out.previous_reward[t], out.first[t] = action, reward, first
-        embedded = network.tick(out.observation[t], action, reward, first)
+        out.previous_action[t], out.previous_reward[t], out.first[t] = played, reward, first
+        embedded = network.tick(out.observation[t], played, reward, first)
         hidden = network.core.step(embedded, hidden)
         params, out.value[t] = network.heads(embedded, hidden)
         action = network.policy.sample(params, generator)
         out.action[t], out.log_prob[t] = action, network.policy.log_prob(params, action)
-        observation, raw, terminated, truncated, _ = env.step(network.policy.to_env(action))
+        actions = network.policy.to_env(action)
+        played = torch.from_numpy(actions)
+        observation, raw, terminated, truncated, _ = env.step(actions)
         out.reward[t] = torch.from_numpy(raw)
         first = torch.from_numpy(terminated | truncated)
         episodes += int(first.sum())

@@ -1,0 +1,200 @@
+"""RL²: it sees what it should, keeps its memory, learns, and continues to the same bits after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from metabench_agents import rl2
+from metabench_agents.memory import Rollout
+from metabench_agents.run import Run, load_checkpoint, stream
+
+import metabench
+from metabench import Timestep
+
+SMALL = rl2.Config(frames=60 * 16 * 12, trials=16, hidden=16, embed=16, head=16)
+CODE = """
+import sys
+from pathlib import Path
+from metabench_agents import rl2
+from metabench_agents.run import Run
+from test_rl2_settings import SMALL
+run = Run(Path(sys.argv[1]), show=False, checkpoint_every=2)
+rl2.train("GridSwitch-v0", SMALL, seed=3, run=run)
+"""
+
+
+def small_run(folder, config=SMALL, benchmark="GridSwitch-v0", seed=3):
+    return rl2.train(benchmark, config, seed=seed, run=Run(folder, show=False, checkpoint_every=2))
+
+
+def comparable(folder):
+    """Everything of a run that must be equal between equal runs."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+    return rows, load_checkpoint(folder).tensors
+
+
+def assert_equal_runs(a, b):
+    (rows_a, tensors_a), (rows_b, tensors_b) = comparable(a), comparable(b)
+    assert rows_a == rows_b
+    assert tensors_a.keys() == tensors_b.keys()
+    assert all(torch.equal(tensors_a[name], tensors_b[name]) for name in tensors_a)
+
+
+def test_acting_equals_the_training_pass():
+    """The hidden state carried tick by tick gives the policy and value that the update computes over the sequence."""
+    env = metabench.make_vec("GridNavigation-v0", 6)
+    torch.manual_seed(0)
+    network = rl2.Network(rl2.Config(), env)
+    batch = Rollout.empty(60, 6, 2, (), True)
+    rl2.collect(network, env, batch, 0, stream(0))
+    params, value = network(batch)
+    assert torch.allclose(value, batch.value, atol=1e-5)
+    assert torch.allclose(network.policy.log_prob(params, batch.action), batch.log_prob, atol=1e-5)
+    assert batch.first.sum(0).tolist() == [4] * 6  # four episodes in a trial, and memory is kept across them
+    assert (batch.previous_reward[batch.first] == 0).all()
+
+
+def shown(batch, env, network, t, observation, reward, first):
+    """What the evaluator would show an agent at tick t of a collected trial."""
+    action = np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype)
+    if t:
+        action = np.where(first.reshape(-1, *[1] * (action.ndim - 1)), 0, network.policy.to_env(batch.action[t - 1]))
+    return Timestep(observation, action, np.where(first, 0.0, reward), first)
+
+
+@pytest.mark.parametrize("id", ["GridNavigation-v0", "PointRobot-v0"])
+def test_the_agent_remembers_what_the_collector_does(id):
+    """Shown the stream of a collected trial as the evaluator shows it, the agent has the collector's hidden states."""
+    env, chosen = metabench.make_vec(id, 3), metabench.spec(id)
+    torch.manual_seed(0)
+    network = rl2.Network(rl2.Config(), env)
+    ticks, shape = chosen.horizon * chosen.episodes, env.single_action_space.shape
+    batch = Rollout.empty(ticks, 3, 2, shape, network.policy.discrete)
+    rl2.collect(network, env, batch, 0, stream(0))
+    agent, values = rl2.Agent(network), []
+    belief = agent.begin(3)
+    observation, _ = env.reset(seed=0)
+    reward, first = np.zeros(3), np.ones(3, dtype=bool)
+    for t in range(ticks):
+        step, before = shown(batch, env, network, t, observation, reward, first), belief.clone()
+        _, after = agent.act(step, belief)
+        assert torch.equal(belief, before), "act changed the belief it was given"
+        belief = after
+        tensors = [torch.as_tensor(column) for column in step]
+        with torch.inference_mode():
+            embedded = network.tick(tensors[0], tensors[1], tensors[2].float(), tensors[3])
+            values.append(network.heads(embedded, belief)[1])
+        observation, reward, terminated, truncated, _ = env.step(network.policy.to_env(batch.action[t]))
+        first = terminated | truncated
+    assert torch.allclose(torch.stack(values), batch.value, atol=1e-5)
+
+
+def test_the_agent_takes_the_most_probable_action():
+    env = metabench.make_vec("GridSwitch-v0", 4)
+    torch.manual_seed(0)
+    agent = rl2.Agent(rl2.Network(rl2.Config(), env))
+    observation, _ = env.reset(seed=0)
+    step = Timestep(observation, np.zeros(4, dtype=np.int64), np.zeros(4), np.ones(4, dtype=bool))
+    action, _ = agent.act(step, agent.begin(4))
+    assert env.action_space.contains(action)
+    alone, _ = agent.act(Timestep(*(column[:1] for column in step)), agent.begin(1))
+    assert alone[0] == action[0]
+
+
+def test_the_loss_is_its_parts():
+    env = metabench.make_vec("GridNavigation-v0", 4)
+    network, config = rl2.Network(rl2.Config(), env), rl2.Config(value_weight=0.7)
+    batch = Rollout.empty(60, 4, 2, (), True)
+    rl2.collect(network, env, batch, 0, stream(1))
+    advantage, target = torch.randn(60, 4), torch.randn(60, 4)
+    total, metrics = rl2.loss(network, batch, advantage, target, config, entropy_weight=0.3)
+    parts = {name: float(metrics[name]) for name in ("policy_loss", "value_loss", "entropy")}
+    expected = parts["policy_loss"] + 0.7 * parts["value_loss"] - 0.3 * parts["entropy"]
+    assert total.item() == pytest.approx(expected, abs=1e-5)
+    total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_two_runs_are_equal_to_the_bit(tmp_path):
+    small_run(tmp_path / "a")
+    small_run(tmp_path / "b")
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+    small_run(tmp_path / "c", seed=4)
+    assert comparable(tmp_path / "c")[0] != comparable(tmp_path / "a")[0]
+
+
+def test_a_killed_run_continues_to_the_same_bits(tmp_path):
+    """kill -9 at three moments, each time continued by a new process; the last one runs to its end."""
+    (tmp_path / "test_rl2_settings.py").write_text(
+        "from metabench_agents import rl2\n"
+        f"SMALL = rl2.Config(frames={60 * 16 * 120}, trials=16, hidden=16, embed=16, head=16)\n"
+    )
+    paths = [str(tmp_path), str(Path(rl2.__file__).parent.parent), str(Path(metabench.__file__).parent.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+    def launch(folder):
+        return subprocess.Popen([sys.executable, "-c", CODE, str(folder)], env=environment)
+
+    whole = launch(tmp_path / "whole")
+    assert whole.wait(timeout=120) == 0
+    killed, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
+    for lines in (3, 31, 67):
+        process = launch(killed)
+        deadline = time.monotonic() + 120
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert launch(killed).wait(timeout=120) == 0
+    assert_equal_runs(tmp_path / "whole", killed)
+
+
+def test_loading_gives_the_same_agent(tmp_path):
+    trained, loaded = small_run(tmp_path), rl2.load(tmp_path)
+    results = [metabench.evaluate(agent, "GridSwitch-v0", seed=1).returns for agent in (trained, loaded)]
+    assert results[0] == results[1]
+
+
+def test_box_actions_and_longer_trials(tmp_path):
+    config = rl2.Config(frames=40 * 16 * 3, trials=16, hidden=16, embed=16, head=16)
+    agent = small_run(tmp_path, config, "PointRobot-v0")
+    result = metabench.evaluate(agent, "PointRobot-v0")
+    assert result.array().shape == (5, 1, 2)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and rows[-1]["frames"] == 40 * 16 * 3
+
+
+def test_it_learns_to_adapt(tmp_path):
+    """600,000 frames of GridNavigation: far from random, and better once the goal has been found."""
+    config = rl2.Config(frames=600_000)
+    result = metabench.evaluate(small_run(tmp_path, config, "GridNavigation-v0"), "GridNavigation-v0", split="train")
+    curve = result.trials().mean(axis=0)
+    random = metabench.spec("GridNavigation-v0").references("train")["random"]["mean"]
+    assert curve[0] > random + 2.0
+    assert curve[1:].mean() > curve[0] + 1.5, "later episodes do not use what the first one found"
+
+
+def test_it_learns_with_continuous_actions(tmp_path):
+    """Half a million frames of PointRobot: above staying in the middle, the best that can be done without memory."""
+    config = rl2.Config(frames=500_000, trials=64)
+    result = metabench.evaluate(small_run(tmp_path, config, "PointRobot-v0"), "PointRobot-v0", split="train")
+    goals = metabench.spec("PointRobot-v0").table().rows["train"]
+    staying = -20 * np.linalg.norm(goals, axis=1).mean()
+    assert result.array().mean() > staying + 1.5
+
+
+@pytest.mark.slow
+def test_it_solves_the_switching_grid(tmp_path):
+    """The published RL² reaches 33.4 on its gridworld; ours passes that in 3 million frames."""
+    config = rl2.Config(frames=3_000_000)
+    result = metabench.evaluate(small_run(tmp_path, config, seed=0), "GridSwitch-v0")
+    assert result.array().mean() > 33.4
