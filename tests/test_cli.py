@@ -1,0 +1,163 @@
+"""The command line: what it prints, how it fails, what it does not import."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from metabench.cli import main
+from metabench.results import Result
+
+
+def run(capsys, *arguments):
+    main(arguments)
+    return capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    from metabench import cli
+
+    monkeypatch.setattr(cli.out, "_width", 160)
+    monkeypatch.setattr(cli.err, "_width", 160)
+
+
+def test_list_names_every_benchmark(capsys):
+    import metabench
+
+    text = run(capsys, "list")
+    for spec in metabench.specs():
+        assert spec.id in text
+    assert "agents: bayes, oracle, random, rl2, win-stay-lose-shift" in text
+
+
+def test_show_tells_all(capsys):
+    text = run(capsys, "show", "GridSwitch-v0")
+    for word in (
+        'gym.make("metabench/GridSwitch-v0"',
+        '"p": 0.07',
+        "sessions, ood",
+        "first candidate goal",
+        "cell",
+        "paying",
+        "column_a",
+        "e2c75fadc7e1",
+        "45.14",
+        "arXiv 2402.15957",
+        "0 stay, 1 up",
+    ):
+        assert word in text
+    text = run(capsys, "show", "PointRobot-v0")
+    assert "displacement along x, m in [-0.1, 0.1]" in text and "-1.5 .. 1.5" in text
+
+
+def test_show_as_json(capsys):
+    assert json.loads(run(capsys, "show", "PointRobot-v0", "--json"))["horizon"] == 20
+
+
+def test_evaluate_a_yardstick(capsys, tmp_path):
+    text = run(capsys, "evaluate", "oracle", "PointRobot-v0", "--split", "ood", "--out", str(tmp_path / "r.json"))
+    assert "oracle" in text and "-7.13" in text
+    assert Result.load(tmp_path / "r.json").protocol.split == "ood"
+
+
+def test_train_then_evaluate(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--frames", "9600", "--trials", "16", "--hidden", "8", "--progress", "none", "--seed", "2")
+    text = run(capsys, "train", "rl2", "GridNavigation-v0", *options)
+    folder = tmp_path / "runs" / "GridNavigation-v0-rl2-s2"
+    assert "written: runs/GridNavigation-v0-rl2-s2" in text
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "result.json",
+        "result-ood.json",
+    }
+    assert Result.load(folder / "result.json").train_seed == 2
+    text = run(capsys, "evaluate", "runs/GridNavigation-v0-rl2-s2", "GridNavigation-v0", "--seed", "9")
+    assert "rl2" in text and Result.load(folder / "result.json").protocol.seed == 9
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train",), ("train", "--help")])
+def test_overviews(capsys, arguments):
+    text = run(capsys, *arguments)
+    assert "metabench train" in text or "usage: metabench train" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("show", "--help"), "An id; `metabench list` names them all."),
+        (("evaluate", "--help"), "The name of a yardstick, or the folder of a training run."),
+        (("train", "rl2", "--help"), "trials played together, one per slot"),
+        (("bench", "--help"), "SyncVectorEnv"),
+        (("quickstart", "--help"), "about three minutes"),
+    ],
+)
+def test_help_teaches(capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("shwo",), "unknown command 'shwo'; did you mean 'show'"),
+        (("show", "GridSwich"), "unknown id 'GridSwich'; did you mean 'GridSwitch-v0'"),
+        (("train", "rl3", "GridSwitch-v0"), "unknown agent 'rl3'; did you mean 'rl2'"),
+        (("train", "bayes", "GridSwitch-v0"), "bayes is a yardstick and needs no training"),
+        (("train", "--seed", "1"), "needs the name of an agent before its options; available: rl2"),
+        (("train", "rl2", "GridSwitch-v0", "--evaluate", "tset"), "unknown split 'tset'"),
+        (("evaluate", "rl2", "GridSwitch-v0"), "rl2 has to be trained first: metabench train rl2 GridSwitch-v0"),
+        (("evaluate", "bayes", "PointRobot-v0"), "defined on GridSwitch with geometric sessions only"),
+        (("evaluate", "random", "GridSwitch-v0", "--split", "fresh"), "has no table"),
+    ],
+)
+def test_errors_are_one_sentence_and_exit_2(capsys, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("metabench: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "something was left half-done"
+
+
+def test_folders_without_an_agent(capsys, tmp_path):
+    for folder, words in ((tmp_path, "no trained agent in"),):
+        with pytest.raises(SystemExit):
+            main(("evaluate", str(folder), "GridSwitch-v0"))
+        assert words in capsys.readouterr().err
+
+
+def test_starting_imports_no_torch():
+    code = (
+        "import sys; from metabench.cli import main\n"
+        "main(['list'])\n"
+        "assert not {'torch', 'matplotlib', 'mujoco', 'numba'} & set(sys.modules), 'heavy imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_bench_prints_rates(capsys, monkeypatch):
+    from metabench import commands
+
+    monkeypatch.setattr(commands.steps_per_second, "__defaults__", (0.005, 2))
+    text = run(capsys, "bench", "PointRobot-v0")
+    assert "8,192" in text and "x" in text
+
+
+def test_quickstart_leaves_everything(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = run(capsys, "quickstart", "--frames", "200000", "--name", "q")
+    folder = tmp_path / "runs" / "q"
+    for name in ("result.json", "result-ood.json", "metrics.jsonl", "report.png", "report.html", "config.json"):
+        assert (folder / name).stat().st_size > 0
+    assert "is clearly above random" in text and "training frames/s" in text
+    page = (folder / "report.html").read_text()
+    assert "data:image/png;base64," in page and page.count("<tr") == 12
+    assert "http" not in page.replace("http-equiv", ""), "the page must need no network"
