@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -96,10 +97,15 @@ class MarkovChain:
     def change(self, context: Any, rng: SlotRng) -> Any:
         """Each field's next value, by inverting the cumulative sums of its row."""
         fields = {}
-        for name, rows in self.matrices:
-            below = np.cumsum(rows, axis=1)[getattr(context, name), :-1]
-            fields[name] = (rng.random()[:, None] >= below).sum(axis=1)
+        for name, columns in self._cumulative:
+            now, u = getattr(context, name), rng.random()
+            fields[name] = sum((u >= column.take(now)).astype(np.int64) for column in columns)
         return dataclasses.replace(context, **fields)
+
+    @functools.cached_property
+    def _cumulative(self) -> list[tuple[str, list[Array]]]:
+        """Per field, the columns of the rows' cumulative sums but the last, which is 1."""
+        return [(name, list(np.cumsum(rows, axis=1).T[:-1].copy())) for name, rows in self.matrices]
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,11 @@ class GeometricSessions(Drift):
             return np.full(len(rng), NEVER)
         if self.p == 1.0:
             return np.ones(len(rng), dtype=np.int64)
-        return 1 + np.floor(np.log1p(-u) / np.log1p(-self.p)).astype(np.int64)
+        return (np.log1p(-u) * self._scale).astype(np.int64) + 1
+
+    @functools.cached_property
+    def _scale(self) -> float:
+        return 1.0 / float(np.log1p(-self.p))
 
     def begin(self, context: Any, rng: SlotRng) -> Any:
         """As the law of change has it."""

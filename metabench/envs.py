@@ -20,6 +20,8 @@ from metabench.tasks import OFF_TABLE, Task, TaskBatch, latent_ranges, param_ran
 
 RENDER_MODES = ("rgb_array", "ansi")
 _OPTIONS = ("task",)
+_INTEGERS = (int, np.int64)
+_RESET_FIRST = "the environment has no state yet: call reset() before step() or render()"
 
 
 def check_actions(actions: Any, space: ActionSpace, num_envs: int) -> Array:
@@ -118,7 +120,7 @@ class _Face:
 
     def require_reset(self) -> None:
         if self.trials.simulator is None:
-            raise ResetNeeded("the environment has no state yet: call reset() before step() or render()")
+            raise ResetNeeded(_RESET_FIRST)
 
     def task(self, slot: int) -> Task:
         self.require_reset()
@@ -153,7 +155,9 @@ class MetaEnv(gym.Env[Array, Any]):
         self.observation_space = self._face.observation_space()
         self.action_space = copy.deepcopy(trials.family.action_space)
         self.render_mode = render_mode
-        self._discrete = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else 0
+        self._episode: dict[str, int] = {}  # what info says of the episode
+        count = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else 0
+        self._actions = [np.array([action]) for action in range(count)]  # families do not write into actions
 
     @property
     def family(self) -> Any:
@@ -165,18 +169,6 @@ class MetaEnv(gym.Env[Array, Any]):
         """The task being played: for analysis, never for an agent."""
         return self._face.task(0)
 
-    def _info(self, outcome: Outcome | None = None) -> dict[str, Any]:
-        trials = self._trials
-        info = {
-            "task_id": int(trials.tasks.row[0]),
-            "episode_in_trial": int(trials.episode[0]),
-            "session": int(trials.session[0]),
-            "session_ended": outcome is not None and bool(outcome.session_ended[0]),
-        }
-        if outcome is not None and outcome.success is not None:
-            info["success"] = bool(outcome.success[0])
-        return info
-
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begins an episode; see the class for which task it plays."""
         tasks = self._face.pick(options, 1)
@@ -187,23 +179,26 @@ class MetaEnv(gym.Env[Array, Any]):
         elif self._trials.simulator is None:
             rng = SlotRng.from_seeds([int(self.np_random.integers(2**63))])
         self._face.restart(rng, tasks)
-        return self._face.observe()[0], self._info()
+        trials = self._trials
+        self._episode = {"task_id": int(trials.tasks.row[0]), "episode_in_trial": int(trials.episode[0])}
+        return self._face.observe()[0], {**self._episode, "session": 0, "session_ended": False}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step; ValueError in one sentence for an action that does not fit the action space."""
-        self._face.require_reset()
-        if self._discrete and type(action) is int and 0 <= action < self._discrete:
-            actions = np.array((action,))
+        simulator = self._trials.simulator
+        if simulator is None:
+            raise ResetNeeded(_RESET_FIRST)
+        if type(action) in _INTEGERS and 0 <= action < len(self._actions):
+            actions = self._actions[action]
         else:
             actions = check_actions(np.asarray(action)[None], self.action_space, 1)  # pyright: ignore[reportArgumentType]
-        outcome = self._trials.step(actions)
-        observation = self._face.expose(outcome.observation)[0]
-        reward, terminated, truncated = (
-            float(outcome.reward[0]),
-            bool(outcome.terminated[0]),
-            bool(outcome.truncated[0]),
-        )
-        return observation, reward, terminated, truncated, self._info(outcome)
+        observation, reward, terminated, truncated, session_ended, success = simulator.step(actions)
+        if self._face.expose_task:
+            observation = self._face.expose(observation)
+        info = {**self._episode, "session": simulator.session.item(), "session_ended": session_ended.item()}
+        if success is not None:
+            info["success"] = success.item()
+        return observation[0], reward.item(), terminated.item(), truncated.item(), info
 
     def render(self) -> Any:
         """`[H, W, 3]` uint8 or a string, as `render_mode` says; None without one."""
@@ -249,7 +244,7 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         info: dict[str, Any] = {
             "task_id": trials.tasks.row.copy(),
             "episode_in_trial": trials.episode.copy(),
-            "session": trials.session.copy(),
+            "session": trials.simulator.session.copy(),
             "session_ended": np.zeros(self.num_envs, dtype=bool) if outcome is None else outcome.session_ended.copy(),
         }
         if outcome is not None and outcome.success is not None:
@@ -276,17 +271,19 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step in every slot; ValueError in one sentence for actions that do not fit the action space."""
         self._face.require_reset()
-        outcome = self._trials.step(check_actions(actions, self.single_action_space, self.num_envs))  # pyright: ignore[reportArgumentType]
+        checked = check_actions(actions, self.single_action_space, self.num_envs)  # pyright: ignore[reportArgumentType]
+        outcome = self._trials.simulator.step(checked)
         observation = self._face.expose(outcome.observation)
-        done = outcome.terminated | outcome.truncated
+        terminated, truncated = outcome.terminated.copy(), outcome.truncated.copy()  # the simulator's may be read-only
+        done = terminated | truncated
         finished = np.count_nonzero(done)
         if not finished:
-            return observation, outcome.reward, outcome.terminated, outcome.truncated, self._info(outcome)
+            return observation, outcome.reward, terminated, truncated, self._info(outcome)
         final = self._info(outcome)
         self._trials.advance(None if finished == self.num_envs else np.flatnonzero(done))
         info = self._info(outcome)
         info |= {"final_obs": observation, "_final_obs": done, "final_info": final, "_final_info": done.copy()}
-        return self._face.observe(), outcome.reward, outcome.terminated, outcome.truncated, info
+        return self._face.observe(), outcome.reward, terminated, truncated, info
 
     def render(self) -> tuple[Any, ...] | None:
         """One picture or text per slot, as `render_mode` says; None without one."""

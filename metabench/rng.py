@@ -7,6 +7,7 @@ function of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd integer nearest 2^64 / golden ratio: the step of the Weyl sequence
+_STEP = 0x9E3779B97F4A7C15  # odd integer nearest 2^64 / golden ratio: the step of the Weyl sequence
+_GOLDEN = np.uint64(_STEP)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
 _WORD = 0xFFFFFFFFFFFFFFFF
@@ -71,6 +73,8 @@ class SlotRng:
 
     def bits(self, count: int) -> Array:
         """`[B, count]` uniform 64-bit words."""
+        if len(self._key) == 1:
+            return np.array((self._words_of_one(count),), dtype=np.uint64)
         start = self._counter if self._slots is None else self._counter[self._slots]
         if count == 1:
             start = start + np.uint64(1)
@@ -85,13 +89,24 @@ class SlotRng:
             self._counter[self._slots] = start
         return words
 
+    def _words_of_one(self, count: int) -> list[int]:
+        """The words of a single stream in Python's integers: there, arrays cost five times the arithmetic."""
+        row = 0 if self._slots is None else int(self._slots[0])
+        key, start, words = int(self._key[0]), int(self._counter[row]), []
+        for index in range(start + 1, start + count + 1):
+            z = (index * _STEP + key) & _WORD
+            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _WORD
+            words.append(z ^ (z >> 31))
+        self._counter[row] = start + count
+        return words
+
     def random(self, size: int | tuple[int, ...] = ()) -> Array:
         """`[B, *size]` float64 uniform on [0, 1)."""
+        if size == () and len(self._key) == 1:
+            return np.array(((self._words_of_one(1)[0] >> 11) * _TO_UNIT,))
         shape = (size,) if isinstance(size, int) else size
-        count = 1
-        for n in shape:
-            count *= n
-        return ((self.bits(count) >> _S11) * _TO_UNIT).reshape(len(self._key), *shape)
+        return ((self.bits(math.prod(shape)) >> _S11) * _TO_UNIT).reshape(len(self._key), *shape)
 
     def uniform(self, low: Array | float, high: Array | float, size: int | tuple[int, ...] = ()) -> Array:
         """`[B, *size]` float64 uniform on [low, high)."""

@@ -17,7 +17,7 @@ C = TypeVar("C")
 
 
 class Outcome(NamedTuple):
-    """What one step of B slots gives."""
+    """What one step of B slots gives. The three flags may be read-only and shared between steps."""
 
     observation: Array  # [B, O] at the end of the step, before any automatic reset
     reward: Array  # [B] float64
@@ -33,6 +33,11 @@ class Simulator(Protocol):
     @property
     def observation(self) -> Array:
         """`[B, O]` what the agents see now, in a fresh array."""
+        ...
+
+    @property
+    def session(self) -> Array:
+        """`[B]` int64 how many sessions of each slot's episode have ended; belongs to the simulator, copy it."""
         ...
 
     @property
@@ -60,15 +65,22 @@ class Simulator(Protocol):
 class FunctionalSimulator(Generic[S, C]):
     """The simulator of a family whose state is arrays."""
 
+    state: S
+    context: C
+
     def __init__(self, family: Family[S, C], drift: Drift, tasks: TaskBatch, rng: SlotRng, horizon: int | None = None):
         self.family, self.drift, self.rng = family, drift, rng
         self.horizon = family.horizon if horizon is None else horizon
-        self.state, self.context, self._remaining = self._start(tasks, rng)
-        self._elapsed = np.zeros(len(rng), dtype=np.int64)
-
-    def _start(self, tasks: TaskBatch, rng: SlotRng) -> tuple[S, C, Array]:
-        context = self.drift.begin(stack(self.family.context_type, tasks.values), rng)
-        return self.family.initial(context, rng), context, self.drift.lengths(rng)
+        # Ends are kept as times on one clock, and the first of each kind as a number: most steps end nothing, and to
+        # know that costs a comparison of two numbers instead of passes over arrays.
+        self._clock = 0
+        self._episode_end = np.zeros(len(rng), dtype=np.int64)  # [B] time
+        self._session_end = np.zeros(len(rng), dtype=np.int64)  # [B] time
+        self._nowhere = np.zeros(len(rng), dtype=bool)  # read-only, given out again and again
+        self._nowhere.setflags(write=False)
+        self._terminates = type(family).terminal is not Family.terminal
+        self.session = np.zeros(len(rng), dtype=np.int64)  # [B] how many sessions of the episode have ended
+        self.begin(None, tasks)
 
     @property
     def observation(self) -> Array:
@@ -81,44 +93,51 @@ class FunctionalSimulator(Generic[S, C]):
         columns = (getattr(self.context, f.name) for f in dataclasses.fields(self.family.context_type))  # pyright: ignore[reportArgumentType]
         return np.stack(tuple(columns), axis=1)
 
+    @property
+    def elapsed(self) -> Array:
+        """`[B]` int64 steps taken in each slot's episode."""
+        return self._clock - self._episode_end + self.horizon
+
     def begin(self, slots: Array | None, tasks: TaskBatch) -> None:
         """Starts an episode of `tasks[k]` in slot `slots[k]`; None stands for every slot."""
+        rng = self.rng if slots is None else self.rng.at(slots)
+        context = self.drift.begin(stack(self.family.context_type, tasks.values), rng)
+        state, length = self.family.initial(context, rng), self.drift.lengths(rng)
         if slots is None:
-            self.state, self.context, self._remaining = self._start(tasks, self.rng)
-            self._elapsed[:] = 0
-            return
-        state, context, remaining = self._start(tasks, self.rng.at(slots))
-        self.state = type(self.state)(*(_put(a, slots, b) for a, b in zip(self.state, state, strict=True)))
-        self.context = _put_fields(self.context, slots, context)
-        self._remaining[slots] = remaining
-        self._elapsed[slots] = 0
+            self.state, self.context = state, context
+        else:
+            self.state = type(self.state)(*(_put(a, slots, b) for a, b in zip(self.state, state, strict=True)))
+            self.context = _put_fields(self.context, slots, context)
+        rows = slice(None) if slots is None else slots
+        self._episode_end[rows] = self._clock + self.horizon
+        self._session_end[rows] = self._clock + length
+        self.session[rows] = 0
+        self._first_episode_end, self._first_session_end = _first(self._episode_end), _first(self._session_end)
 
     def step(self, action: Array) -> Outcome:
         """One step in every slot: transition, reward, and only then the end of a session."""
-        family, before = self.family, self.state
-        self.state = after = family.transition(before, action, self.context, self.rng)
-        reward = family.reward(before, action, after, self.context)
-        self._elapsed += 1
-        return Outcome(
-            observation=family.observation(after),
-            reward=reward,
-            terminated=family.terminal(after),
-            truncated=self._elapsed >= self.horizon,
-            session_ended=self._end_sessions(),
-            success=family.success(after),
-        )
+        family, before, context = self.family, self.state, self.context
+        self.state = after = family.transition(before, action, context, self.rng)
+        reward = family.reward(before, action, after, context)
+        self._clock += 1
+        truncated = self._nowhere if self._clock < self._first_episode_end else self._episode_end <= self._clock
+        ended = self._nowhere if self._clock < self._first_session_end else self._end_sessions()
+        terminated = family.terminal(after) if self._terminates else self._nowhere
+        return Outcome(family.observation(after), reward, terminated, truncated, ended, family.success(after))
 
     def _end_sessions(self) -> Array:
-        if self.drift.constant:
-            return np.zeros(len(self._remaining), dtype=bool)
-        self._remaining -= 1
-        ended = self._remaining == 0
-        if ended.any():
+        ended = self._session_end == self._clock
+        self.session += ended
+        if len(ended) == 1 or ended.all():
+            self.context = self.drift.change(self.context, self.rng)
+            self._session_end = self._clock + self.drift.lengths(self.rng)
+        else:
             slots = np.flatnonzero(ended)
             rng = self.rng.at(slots)
-            old = _take_fields(self.context, slots)
-            self.context = _put_fields(self.context, slots, self.drift.change(old, rng))
-            self._remaining[slots] = self.drift.lengths(rng)
+            changed = self.drift.change(_take_fields(self.context, slots), rng)
+            self.context = _put_fields(self.context, slots, changed)
+            self._session_end[slots] = self._clock + self.drift.lengths(rng)
+        self._first_session_end = _first(self._session_end)
         return ended
 
     def picture(self, slot: int) -> Array:
@@ -128,6 +147,10 @@ class FunctionalSimulator(Generic[S, C]):
     def text(self, slot: int) -> str:
         """A slot in characters."""
         return self.family.text(self.state, self.context, slot)
+
+
+def _first(times: Array) -> int:
+    return int(times[0]) if len(times) == 1 else int(times.min())
 
 
 def _put(full: Array, slots: Array, part: Array) -> Array:
@@ -172,7 +195,6 @@ class Trials:
         self.rng = rng
         self.tasks = self.table.draw(rng, self.split) if tasks is None else tasks
         self.episode = np.zeros(len(rng), dtype=np.int64)
-        self.session = np.zeros(len(rng), dtype=np.int64)
         self.simulator = FunctionalSimulator(self.family, self.drift, self.tasks, rng, self.horizon)
 
     def restart(self, slots: Array, tasks: TaskBatch) -> None:
@@ -180,25 +202,22 @@ class Trials:
         for full, part in zip(self.tasks, tasks, strict=True):
             full[slots] = part
         self.episode[slots] = 0
-        self.session[slots] = 0
         self.simulator.begin(slots, tasks)
 
     def advance(self, slots: Array | None) -> None:
         """Begins the next episode in these slots (None: all), of the next task where the trial is over."""
-        rows = np.arange(len(self.rng)) if slots is None else slots
-        self.episode[rows] += 1
-        self.session[rows] = 0
-        over = rows[self.episode[rows] >= self.episodes_per_task]
-        if len(over):
+        if slots is None:
+            self.episode += 1
+            over = np.flatnonzero(self.episode >= self.episodes_per_task)
+        else:
+            self.episode[slots] += 1
+            over = slots[self.episode[slots] >= self.episodes_per_task]
+        if len(over) == len(self.rng):
+            self.tasks = self.table.draw(self.rng, self.split)
+            self.episode[:] = 0
+        elif len(over):
             drawn = self.table.draw(self.rng.at(over), self.split)
             self.tasks.row[over], self.tasks.values[over] = drawn.row, drawn.values
             self.episode[over] = 0
         tasks = self.tasks if slots is None else TaskBatch(self.tasks.row[slots], self.tasks.values[slots])
         self.simulator.begin(slots, tasks)
-
-    def step(self, action: Array) -> Outcome:
-        """One step in every slot, no reset."""
-        outcome = self.simulator.step(action)
-        if not self.drift.constant:
-            self.session += outcome.session_ended
-        return outcome

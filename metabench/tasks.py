@@ -173,10 +173,11 @@ class TaskTable:
     def draw(self, rng: SlotRng, split: str) -> TaskBatch:
         """One random task of `split` per stream."""
         if split != FRESH:
-            return self.batch(split, rng.integers(len(self.rows[split])))
+            rows = rng.integers(len(self.rows[split]))
+            return TaskBatch(rows, self.rows[split].take(rows, axis=0))
         ranges = self.ranges.values()
         if any(r.integer for r in ranges):  # a finite set: what is not a training row may be a test row
-            return TaskBatch(np.full(len(rng), OFF_TABLE), self.batch("train", rng.integers(self.size("train"))).values)
+            return TaskBatch(np.full(len(rng), OFF_TABLE), self.draw(rng, "train").values)
         low, high = (np.array([r.train[side] for r in ranges]) for side in (0, 1))
         return TaskBatch(np.full(len(rng), OFF_TABLE), rng.uniform(low, high, len(low)))
 

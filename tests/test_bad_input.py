@@ -110,7 +110,7 @@ def test_discrete_actions(action, words):
     with pytest.raises(ValueError, match=words):
         env.step(action)
     assert env._trials.simulator.text(0) == before
-    assert env._trials.simulator._elapsed[0] == 0
+    assert env._trials.simulator.elapsed[0] == 0
 
 
 @pytest.mark.parametrize(

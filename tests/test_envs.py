@@ -112,7 +112,9 @@ def test_staggered_ends_reset_only_their_slots():
     env, single = make_vec("GridSwitch-v0", 2), make("GridSwitch-v0")
     env.reset(seed=4)
     single.reset(seed=5)
-    env._trials.simulator._elapsed[0] = 30  # slot 0 will end 30 steps early
+    simulator = env._trials.simulator
+    simulator._episode_end[0] -= 30  # slot 0 will end 30 steps early
+    simulator._first_episode_end -= 30
     for _ in range(60):
         observation, reward, _, truncated, info = env.step(np.array([1, 2]))
         o, r, _, cut, _ = single.step(2)

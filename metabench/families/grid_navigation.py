@@ -10,6 +10,7 @@ our choice. With these, the oracle's and win-stay/lose-shift's returns lie just 
 from __future__ import annotations
 
 import abc
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ SIZE = 5  # cells along a side; cell c lies at column c // SIZE, row c % SIZE
 CELLS = SIZE * SIZE
 START = 0  # the corner (0, 0), where GridNavigation begins
 GOAL_REWARD, STEP_REWARD = 1.0, -0.1
+REWARDS = np.array([STEP_REWARD, GOAL_REWARD])  # by whether the agent stands on a goal that pays
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 MEANINGS = ("stay", "up", "right", "down", "left")
 
@@ -111,11 +113,11 @@ class GridNavigation(_Grid[Cell, HiddenGoal]):
 
     def observation(self, state: Cell) -> Array:
         """Column and row."""
-        return PLACE[state.cell]
+        return PLACE.take(state.cell, axis=0)
 
     def reward(self, state: Cell, action: Array, next_state: Cell, context: HiddenGoal) -> Array:
         """+1 on the goal, -0.1 elsewhere."""
-        return np.where(next_state.cell == context.goal, GOAL_REWARD, STEP_REWARD)
+        return REWARDS.take(next_state.cell == context.goal)
 
     def goals(self, context: HiddenGoal, slot: int) -> tuple[list[int], list[int]]:
         """The goal."""
@@ -129,6 +131,11 @@ class Candidates:
     goal_a: Array = param(0, CELLS - 1, "cell", "first candidate goal", integer=True)
     goal_b: Array = param(0, CELLS - 1, "cell", "second candidate goal", integer=True)
     paying: Array = latent(2, "which candidate pays: 0 the first, 1 the second")
+
+    @functools.cached_property
+    def goal(self) -> Array:
+        """`[B]` the cell that pays."""
+        return np.where(self.paying, self.goal_b, self.goal_a)
 
 
 class CellAndCandidates(NamedTuple):
@@ -164,7 +171,9 @@ class GridSwitch(_Grid[CellAndCandidates, Candidates]):
         cell = rng.integers(CELLS - 2)
         cell += cell >= low  # number the free cells, then skip the two that are taken
         cell += cell >= high
-        return CellAndCandidates(cell, np.concatenate((PLACE[context.goal_a], PLACE[context.goal_b]), axis=1))
+        return CellAndCandidates(
+            cell, np.concatenate((PLACE.take(context.goal_a, axis=0), PLACE.take(context.goal_b, axis=0)), axis=1)
+        )
 
     def transition(
         self, state: CellAndCandidates, action: Array, context: Candidates, rng: SlotRng
@@ -174,14 +183,13 @@ class GridSwitch(_Grid[CellAndCandidates, Candidates]):
 
     def observation(self, state: CellAndCandidates) -> Array:
         """Columns and rows of the agent and of both candidates."""
-        return np.concatenate((PLACE[state.cell], state.candidates), axis=1)
+        return np.concatenate((PLACE.take(state.cell, axis=0), state.candidates), axis=1)
 
     def reward(
         self, state: CellAndCandidates, action: Array, next_state: CellAndCandidates, context: Candidates
     ) -> Array:
         """+1 on the candidate that pays, -0.1 elsewhere."""
-        goal = np.where(context.paying == 0, context.goal_a, context.goal_b)
-        return np.where(next_state.cell == goal, GOAL_REWARD, STEP_REWARD)
+        return REWARDS.take(next_state.cell == context.goal)
 
     def reject(self, context: Candidates) -> str:
         """Two candidates must be two cells."""

@@ -1,0 +1,54 @@
+"""Training speed of RL² on GridSwitch, against the same agent trained the way the published code does.
+
+The official VariBAD code runs RL² on its gridworld at 1,176 frames/s (16 processes; measured on comparable hardware),
+VariBAD at 1,250. The reference here is its way of working, rebuilt from public parts: 16 single environments stepped in
+this process, the policy called for each tick of 16 rows, one update per 16 trials.
+"""
+
+import gymnasium as gym
+import pytest
+import torch
+from interleaving import interleaved
+from metabench_agents import rl2
+from metabench_agents.memory import Rollout
+from metabench_agents.run import stream
+
+import metabench
+
+pytestmark = pytest.mark.benchmark
+OFFICIAL_RL2, OFFICIAL_VARIBAD = 1_176, 1_250  # frames/s of the official code, see above
+
+
+def trainer(trials, native):
+    """One training iteration of RL² as a function, and its frames."""
+    config = rl2.Config(trials=trials)
+    mode = None if native else "sync"
+    keywords = {} if native else {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}}
+    env = gym.make_vec("metabench/GridSwitch-v0", trials, vectorization_mode=mode, **keywords)
+    network = rl2.Network(config, env)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    batch = Rollout.empty(60, trials, 6, (), True)
+
+    def run():
+        rl2.collect(network, env, batch, 0, stream(0))
+        rl2.update(network, optimiser, batch, config, 1.0, 1.0, stream(1))
+
+    return run, 60 * trials
+
+
+def test_training_frames(benchmark):
+    torch.set_num_threads(1)
+    ours, frames = trainer(metabench_trials(), native=True)
+    theirs, their_frames = trainer(16, native=False)
+    seconds = interleaved({"ours": ours, "theirs": theirs}, rounds=9)
+    rate, reference = frames / seconds["ours"], their_frames / seconds["theirs"]
+    benchmark.extra_info |= {"ours": f"{rate:,.0f} frames/s", "16 single environments": f"{reference:,.0f} frames/s"}
+    benchmark.pedantic(ours, rounds=3)
+    print(f"\nRL2: {benchmark.extra_info}; official VariBAD code {OFFICIAL_VARIBAD} (RL2 {OFFICIAL_RL2}) frames/s")
+    assert rate > 3.0 * reference
+
+
+def metabench_trials():
+    """The default number of trials played together."""
+    assert metabench.spec("GridSwitch-v0").horizon == 60
+    return rl2.Config().trials
