@@ -77,7 +77,7 @@ def show(out: Console, benchmark: str, as_json: bool) -> None:
     )
     for split, sessions in chosen.split_sessions.items():
         facts.add_row(f"sessions, {split}", json.dumps(sessions))
-    facts.add_row("actions", _describe_actions(family))
+    facts.add_row("actions", describe_actions(family))
     out.print(facts)
     out.print(_context_table(family.context_type))
     out.print(_observation_table(family))
@@ -99,7 +99,8 @@ def _plain(*columns: str, title: str = "") -> Table:
     return table
 
 
-def _describe_actions(family: Any) -> str:
+def describe_actions(family: Any) -> str:
+    """What a family's actions do, in a line."""
     space = family.action_space
     if isinstance(space, spaces.Discrete):
         return ", ".join(f"{i} {name}" for i, name in enumerate(family.action_meanings))

@@ -2,7 +2,7 @@
 
 Source: Liang et al. 2024, "DynaMITE-RL: A Dynamic Model for Improved Temporal Meta-Reinforcement Learning"
 (arXiv 2402.15957): an i.i.d. Bernoulli variable ends the session at every step, the next latent task follows
-T_m(m'|m), and neither is observed. The Bernoulli run is drawn here as what it is, one geometric number per session.
+`T_m(m'|m)`, and neither is observed. The Bernoulli run is drawn here as what it is, one geometric number per session.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def test_batched_steps(benchmark, id):
 
 @pytest.mark.parametrize("id", IDS)
 def test_single_steps(benchmark, id):
-    """One environment, made by gym.make, against a plain hand-written one of the same task: at most 3 times its time."""
+    """One environment by gym.make against a plain hand-written one of the same task: at most 3 times its time."""
     rows = metabench.spec(id).table().rows["train"]
     horizon = metabench.spec(id).horizon
     gym.register(f"plain/{id}", lambda: PLAIN[id](rows), max_episode_steps=horizon)

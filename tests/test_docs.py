@@ -1,0 +1,103 @@
+"""What the documentation shows runs, and what is generated can be generated."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metabench
+from metabench.tasks import TaskTable
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def test_the_readme_opens_with_the_two_commands():
+    first = blocks("README.md", "bash")[0]
+    assert first.startswith("make run") and "\nmake test" in first
+    assert (ROOT / "README.md").read_text().index("make run") < 60
+
+
+def test_the_readme_examples_run(capsys):
+    names = {}
+    code = blocks("README.md", "python")
+    assert code[0].count("\n") <= 20
+    for block in code:
+        exec(compile(block, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert printed.startswith("(1024, 6)") and "sessions ended" in printed and "(50, 20, 1)" in printed
+
+
+def test_the_evaluation_example_runs(capsys):
+    exec(compile(blocks("docs/evaluation.md", "python")[0], "evaluation.md", "exec"), {})
+    assert "(50, 20, 1)" in capsys.readouterr().out
+
+
+def test_the_example_family_passes_the_checks(tmp_path, monkeypatch):
+    """The page's file as it stands, with the digests of its own table filled in, found as a third party's module."""
+    code, table = blocks("docs/extending.md", "python")[0], json.loads(blocks("docs/extending.md", "json")[0])
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "Kite-v0.json").write_text(json.dumps(table))
+    rows = {split: np.array(part["rows"]) for split, part in table["splits"].items()}
+
+    class Wind:
+        pass
+
+    (tmp_path / "kite.py").write_text(code.split("register(\n")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import kite
+
+    digests = {split: TaskTable("Kite-v0", kite.Wind, rows).digest(split) for split in rows}
+    del sys.modules["kite"]
+    for split, digest in digests.items():
+        code = code.replace(f'"{split}": "..."', f'"{split}": "{digest}"')
+    (tmp_path / "kite.py").write_text(code)
+    importlib.invalidate_caches()
+    Path(importlib.util.cache_from_source(str(tmp_path / "kite.py"))).unlink(missing_ok=True)
+    import kite
+
+    metabench.check_family("Kite-v0")
+    from metabench import registry
+
+    del registry._SPECS["Kite-v0"]
+    import gymnasium as gym
+
+    del gym.registry["metabench/Kite-v0"]
+    assert kite.Kite.horizon == 30
+
+
+def test_the_example_agent_runs():
+    names = {"np": np}
+    exec(compile(blocks("docs/extending.md", "python")[1], "extending.md", "exec"), names)
+    assert metabench.evaluate(names["StayAgent"](), "GridSwitch-v0").agent == "stay"
+
+
+def test_pages_are_generated_for_every_benchmark(tmp_path):
+    loader = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(generate)
+    generate.write_families(tmp_path / "families")
+    generate.write_api(tmp_path / "api")
+    for spec in metabench.specs():
+        page = (tmp_path / "families" / f"{spec.id}.md").read_text()
+        assert all(digest[:16] in page for digest in spec.digests.values())
+        assert (tmp_path / "families" / f"{spec.id}.png").stat().st_size > 1000
+    again = tmp_path / "again"
+    generate.write_families(again)
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "families").iterdir()
+    }
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/extending.md", "docs/concepts.md"])
+def test_links_inside_the_repository_exist(path):
+    text = (ROOT / path).read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / path).parent / target).exists(), f"{path} links to {target}"
