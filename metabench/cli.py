@@ -1,4 +1,4 @@
-"""The command line: list, show, train, evaluate, bench, quickstart. Starting it imports no torch."""
+"""The command line: list, show, train, evaluate, summarise, bench, quickstart. Starting it imports no torch."""
 
 from __future__ import annotations
 
@@ -77,6 +77,21 @@ class Evaluate:
 
 
 @dataclass
+class Summarise:
+    """Summarise saved results: training runs of one agent on one split become one line with an interval over runs.
+
+    Example: metabench summarise runs/GridSwitch-v0-rl2-s*/result.json
+    """
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files written by train and evaluate."""
+
+    def run(self) -> None:
+        """Runs the command."""
+        commands.summarise_files(out, self.results)
+
+
+@dataclass
 class Bench:
     """Measure environment steps per second on this machine, beside Gymnasium's SyncVectorEnv of the same environment.
 
@@ -115,6 +130,7 @@ COMMANDS: dict[str, type[Any]] = {
     "list": List,
     "show": Show,
     "evaluate": Evaluate,
+    "summarise": Summarise,
     "bench": Bench,
     "quickstart": Quickstart,
 }
@@ -124,6 +140,7 @@ ABOUT = """The meta-reinforcement-learning benchmark.
   metabench show GridSwitch-v0                one benchmark in full
   metabench train rl2 GridSwitch-v0 --seed 0  train an agent into runs/
   metabench evaluate bayes GridSwitch-v0      play an agent under the protocol
+  metabench summarise runs/*/result.json      several training runs as one line
   metabench quickstart                        all of it in three minutes
 
 `metabench COMMAND --help` explains a command; `metabench train AGENT --help` an agent's settings.

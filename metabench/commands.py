@@ -181,21 +181,35 @@ def evaluate_agent(out: Console, name: str, benchmark: str, split: str, seed: in
     return result
 
 
+def summarise_files(out: Console, paths: Sequence[Path]) -> list[Summary]:
+    """Prints one line per benchmark, split and agent over all the results in `paths`."""
+    groups: dict[tuple[str, str, str], list[Result]] = {}
+    for path in paths:
+        result = Result.load(path)
+        groups.setdefault((result.protocol.benchmark, result.protocol.split, result.agent), []).append(result)
+    summaries = [summarise(group) for group in groups.values()]
+    for benchmark in dict.fromkeys(key[0] for key in groups):
+        out.print(f"[bold]{benchmark}[/]", highlight=False)
+        out.print(summary_table([s for s in summaries if s.protocol.benchmark == benchmark]))
+    return summaries
+
+
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """Agents by return, best first; splits in the order they come."""
     adapts = any(len(s.curve) > 1 for s in summaries)
-    table = _plain("split", "agent")
-    episodes = ("first episode", "last episode") if adapts else ()
+    table = _plain("split", "agent", "runs")
+    episodes = ("first episode", "last episode", "regret") if adapts else ()
     for column in ("return", *episodes, "IQM", "95 % interval", "of Bayes"):
         table.add_column(column, justify="right", no_wrap=True)
     splits = list(dict.fromkeys(s.protocol.split for s in summaries))
     for s in sorted(summaries, key=lambda s: (splits.index(s.protocol.split), -s.area)):
         cells = [f"{s.area:.2f} ± {s.stderr:.2f}"]
-        cells += [f"{s.zero_shot:.2f}", f"{s.few_shot:.2f}"] if adapts else []
+        if adapts:
+            cells += [f"{s.zero_shot:.2f}", f"{s.few_shot:.2f}", "" if s.regret is None else f"{s.regret:.2f}"]
         cells += (
             ["", ""] if s.score is None else [f"{s.score.estimate:.3f}", f"{s.score.low:.3f} to {s.score.high:.3f}"]
         )
-        table.add_row(s.protocol.split, s.agent, *cells, "" if s.share is None else _percent(s.share))
+        table.add_row(s.protocol.split, s.agent, str(s.runs), *cells, "" if s.share is None else _percent(s.share))
     return table
 
 

@@ -62,6 +62,19 @@ def test_evaluate_a_yardstick(capsys, tmp_path):
     assert Result.load(tmp_path / "r.json").protocol.split == "ood"
 
 
+def test_summarise_puts_runs_together(capsys, tmp_path):
+    for seed in range(3):
+        run(capsys, "evaluate", "random", "GridSwitch-v0", "--out", str(tmp_path / f"{seed}.json"), "--seed", "0")
+    run(capsys, "evaluate", "bayes", "GridSwitch-v0", "--out", str(tmp_path / "bayes.json"))
+    text = run(capsys, "summarise", *(str(p) for p in sorted(tmp_path.iterdir())))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["GridSwitch-v0"] in lines
+    assert [line[:3] for line in lines if line[:1] == ["test"]] == [["test", "bayes", "1"], ["test", "random", "3"]]
+    with pytest.raises(SystemExit):
+        main(("summarise", str(tmp_path / "none.json")))
+    assert "there is no result file" in capsys.readouterr().err
+
+
 def test_train_then_evaluate(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("--frames", "9600", "--trials", "16", "--hidden", "8", "--progress", "none", "--seed", "2")
