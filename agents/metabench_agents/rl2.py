@@ -38,20 +38,20 @@ NAME = "rl2"
 class Config:
     """Settings of one training run."""
 
-    frames: int = 6_000_000  # environment steps in all
+    frames: int = 3_000_000  # environment steps in all
     trials: int = 128  # trials played together, one per slot
     hidden: int = 64  # width of the recurrent core
     embed: int = 64  # width of the tick's embedding
     head: int = 64  # width of the hidden layer before policy and value
     skip: bool = True  # whether the heads see the embedded tick beside the hidden state
-    learning_rate: float = 2e-3  # Adam's, falling linearly to zero
+    learning_rate: float = 3e-3  # Adam's, falling linearly to zero
     discount: float = 0.95  # gamma
     trace: float = 0.95  # lambda of GAE
     epochs: int = 2  # passes over each iteration's trials
     minibatches: int = 4  # parts of a pass, each of whole trials
     clip: float = 0.2  # of the policy ratio
     value_weight: float = 0.5  # of the value loss
-    entropy: float = 0.02  # weight of the entropy bonus at the start, falling linearly to zero
+    entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
     max_grad_norm: float = 0.5  # gradient clipping
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
