@@ -39,7 +39,15 @@ __all__ = [
     "standard_protocol",
 ]
 
+declare("AntDir-v0", "metabench.families.ant", 200)
+declare("AntGoal-v0", "metabench.families.ant", 200)
+declare("CheetahDir-v0", "metabench.families.cheetah", 200)
+declare("CheetahDirSwitch-v0", "metabench.families.cheetah", 200)
+declare("CheetahVel-v0", "metabench.families.cheetah", 200)
+declare("CheetahVelSwitch-v0", "metabench.families.cheetah", 200)
 declare("GridNavigation-v0", "metabench.families.grid_navigation", 15)
 declare("GridSwitch-v0", "metabench.families.grid_navigation", 60)
+declare("HopperParam-v0", "metabench.families.hopper", 200)
 declare("PointRobot-v0", "metabench.families.point_robot", 20)
 declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)
+declare("WalkerParam-v0", "metabench.families.walker", 200)

@@ -24,6 +24,7 @@ class Field(NamedTuple):
     high: float
     unit: str = ""
     doc: str = ""
+    constant: bool = False  # never changes; kept where the published observation has it
 
 
 class Family(abc.ABC, Generic[S, C]):

@@ -38,6 +38,7 @@ class Spec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the family's constructor, JSON only
     sessions: Mapping[str, Any] | None = None  # see `drift.parse_sessions`
     split_sessions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # splits with sessions of their own
+    shared_tasks: bool = False  # there are so few tasks that the evaluation splits have the training tasks
     extra: str = ""  # the optional dependency it needs: pip install "metabench[extra]"
 
     def to_json(self) -> str:

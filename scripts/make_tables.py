@@ -75,11 +75,88 @@ def grid_switch() -> dict[str, Any]:
     }
 
 
+def cheetah_vel() -> dict[str, Any]:
+    """Speeds up to 3 m/s; out of distribution: faster. Interpolation as LDM has it, train and test disjoint."""
+    speeds = np.random.RandomState(SEED).uniform(0, 3, 50)[:, None]
+    fast = np.random.RandomState(SEED + 1).uniform(3.5, 4.5, 20)[:, None]
+    slow_or_fast = np.random.RandomState(SEED + 2).uniform(0, 0.5, 40)
+    slow_or_fast[20:] += 3.0
+    source = f"RandomState({SEED}).uniform(0, 3, 50), rows"
+    return {
+        "train": (speeds[:45], f"{source} 0-44"),
+        "test": (speeds[45:], f"{source} 45-49"),
+        "ood": (fast, f"RandomState({SEED + 1}).uniform(3.5, 4.5, 20)"),
+        "interpolation_train": (
+            slow_or_fast[:, None],
+            f"RandomState({SEED + 2}).uniform(0, 0.5, 40), 3 added to the last 20: [0, 0.5] and [3, 3.5] as in LDM",
+        ),
+        "interpolation_test": (np.linspace(0.75, 2.75, 9)[:, None], "0.75 to 2.75 in steps of 0.25, the range of LDM"),
+    }
+
+
+def directions() -> dict[str, Any]:
+    """Forward and backward: all there is, in every split."""
+    both = np.array([[1], [-1]])
+    return dict.fromkeys(("train", "test", "ood"), (both, "both directions"))
+
+
+def headings() -> dict[str, Any]:
+    """Angles on the circle; out of distribution: others, that change on the way."""
+    angles = np.random.RandomState(SEED).uniform(0, 2 * np.pi, 52)[2:, None]
+    others = np.random.RandomState(SEED + 1).uniform(0, 2 * np.pi, 20)[:, None]
+    source = f"RandomState({SEED}).uniform(0, 2 pi, 52)[2:], rows"
+    return {
+        "train": (angles[:45], f"{source} 0-44"),
+        "test": (angles[45:], f"{source} 45-49"),
+        "ood": (others, f"RandomState({SEED + 1}).uniform(0, 2 pi, 20); sessions: see the spec"),
+    }
+
+
+def ant_goal() -> dict[str, Any]:
+    """Places within 3 m, evenly over the disc; out of distribution: 3.5 to 4.5 m away."""
+    rng = np.random.RandomState(SEED)
+    radius, angle = 3.0 * np.sqrt(rng.rand(50)), rng.uniform(0, 2 * np.pi, 50)
+    near = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    radius, angle = rng.uniform(3.5, 4.5, 20), rng.uniform(0, 2 * np.pi, 20)
+    far = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    source = f"RandomState({SEED}): 50 radii 3 sqrt(U[0, 1]), then 50 angles, rows"
+    return {
+        "train": (near[:45], f"{source} 0-44"),
+        "test": (near[45:], f"{source} 45-49"),
+        "ood": (far, "the same stream: then 20 radii uniform in [3.5, 4.5] and 20 angles"),
+    }
+
+
+def bodies(count: int) -> dict[str, Any]:
+    """Exponents of the multipliers in [-3, 3]; out of distribution: in [-4, 4]."""
+    rng = np.random.RandomState(SEED)
+    inside, wide = rng.uniform(-3, 3, (50, count)), rng.uniform(-4, 4, (20, count))
+    source = f"RandomState({SEED}).uniform(-3, 3, (50, {count})), rows"
+    return {
+        "train": (inside[:45], f"{source} 0-44"),
+        "test": (inside[45:], f"{source} 45-49"),
+        "ood": (wide, f"the same stream: then uniform(-4, 4, (20, {count}))"),
+    }
+
+
+def without_interpolation(table: dict[str, Any]) -> dict[str, Any]:
+    """The three splits every family has."""
+    return {split: table[split] for split in ("train", "test", "ood")}
+
+
 TABLES = {
     "PointRobot-v0": point_robot,
     "SparsePointRobot-v0": sparse_point_robot,
     "GridNavigation-v0": grid_navigation,
     "GridSwitch-v0": grid_switch,
+    "CheetahVel-v0": cheetah_vel,
+    "CheetahVelSwitch-v0": lambda: without_interpolation(cheetah_vel()),
+    "AntDir-v0": headings,
+    "AntGoal-v0": ant_goal,
+    "HopperParam-v0": lambda: bodies(41),
+    "WalkerParam-v0": lambda: bodies(65),
+    "CheetahDir-v0": directions,
+    "CheetahDirSwitch-v0": directions,
 }
 
 

@@ -1,0 +1,198 @@
+"""Batched MuJoCo stepping: libmujoco called from compiled code without the GIL, chunks of slots taken by any thread.
+
+The state of a slot is MuJoCo's `mjSTATE_INTEGRATION` (time, positions, velocities, activations, the solver's warm
+start, controls, applied forces, mocap): what an exact continuation needs. One `mjData` serves a thread, not a slot:
+it is set to the slot's state, stepped, and read back, so slots differ in nothing but their rows.
+
+Threads share one word, (generation << 32) | next slot. A thread takes a chunk by compare-and-swap on it, so a thread
+that comes late can neither take work of another generation nor lose any.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportPrivateImportUsage=false
+# MuJoCo is a compiled module without type stubs, and numba gives intrinsics other arguments than they are written with.
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+import mujoco
+import numba as nb
+from numba.core import cgutils, types
+from numba.core.typing import signature
+from numba.extending import intrinsic
+
+LIBRARY = next(Path(mujoco.__file__).parent.glob("libmujoco.*"))
+llvm.load_library_permanently(str(LIBRARY))  # so that the kernel can name its symbols, and be cached on disk
+
+STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+SPINS = 2000  # pauses before a waiting thread sleeps
+NAPS = 400  # sleeps before it parks in Python, where it costs nothing
+NAP_MICROSECONDS = 20
+
+# Words of the control block, each on its own cache line.
+WORD, DONE, STOP, PARKED = 0, 8, 16, 24  # PARKED + 8 k belongs to thread k
+
+_pointer = types.intp
+_mj_step = types.ExternalFunction("mj_step", signature(types.void, _pointer, _pointer))
+_mj_forward = types.ExternalFunction("mj_forward", signature(types.void, _pointer, _pointer))
+_mj_rne = types.ExternalFunction("mj_rnePostConstraint", signature(types.void, _pointer, _pointer))
+_mj_get = types.ExternalFunction("mj_getState", signature(types.void, _pointer, _pointer, _pointer, types.uint32))
+_mj_set = types.ExternalFunction("mj_setState", signature(types.void, _pointer, _pointer, _pointer, types.uint32))
+_mju_copy = types.ExternalFunction("mju_copy", signature(types.void, _pointer, _pointer, types.int32))
+_usleep = types.ExternalFunction("usleep", signature(types.int32, types.uint32))
+
+
+def _element(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    array = context.make_array(sig.args[0])(context, builder, args[0])
+    return builder.gep(array.data, [args[1]])
+
+
+@intrinsic
+def atomic_load(typing: Any, array: Any, index: Any) -> Any:
+    """array[index], sequentially consistent."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load_atomic(_element(context, builder, sig, args), "seq_cst", 8)
+
+    return types.int64(array, types.intp), codegen
+
+
+@intrinsic
+def atomic_store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index] = value, sequentially consistent."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store_atomic(args[2], _element(context, builder, sig, args), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def atomic_add(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index] += value; gives the value before."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "seq_cst")
+
+    return types.int64(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def compare_and_swap(typing: Any, array: Any, index: Any, old: Any, new: Any) -> Any:
+    """Sets array[index] to new if it is old; whether it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _element(context, builder, sig, args)
+        result = builder.cmpxchg(place, args[2], args[3], "seq_cst", "seq_cst")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(array, types.intp, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tells the processor that this is a waiting loop; nothing where there is no such instruction."""
+    machine = platform.machine().lower()
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if machine in ("x86_64", "amd64", "i686"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        elif machine in ("aarch64", "arm64"):
+            builder.asm(ir.FunctionType(ir.VoidType(), []), "yield", "", [], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@nb.njit(nogil=True, cache=True)
+def take_chunks(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths):
+    """Steps chunks of slots until this generation has none left.
+
+    Args:
+        control: The shared words.
+        generation: The one this thread was called for.
+        job: Slots, chunk, frame_skip, whether to call mj_rnePostConstraint, whether to call mj_forward.
+        models: `[N]` addresses of mjModel.
+        states: `[N, S]` rows of mjSTATE_INTEGRATION, stepped in place.
+        controls: `[N, nu]`.
+        outputs: `[N, K]` what is copied out of mjData after the step.
+        data: Address of this thread's mjData.
+        control_address: Where its `ctrl` is.
+        sources: `[k]` addresses in it that are copied out, one after the other.
+        lengths: `[k]` how many doubles each.
+    """
+    mask = (1 << 32) - 1
+    while True:
+        word = atomic_load(control, WORD)
+        if word >> 32 != generation:
+            return
+        low, count, chunk = word & mask, job[0], job[1]
+        if low >= count:
+            return
+        if not compare_and_swap(control, WORD, word, word + chunk):
+            continue
+        high = min(count, low + chunk)
+        for i in range(low, high):
+            row = states[i].ctypes.data
+            _mj_set(models[i], data, row, nb.uint32(STATE))
+            _mju_copy(control_address, controls[i].ctypes.data, nb.int32(controls.shape[1]))
+            for _ in range(job[2]):
+                _mj_step(models[i], data)
+            if job[3]:
+                _mj_rne(models[i], data)
+            if job[4]:
+                _mj_forward(models[i], data)
+            _mj_get(models[i], data, row, nb.uint32(STATE))
+            place = outputs[i].ctypes.data
+            for k in range(len(sources)):
+                _mju_copy(place, sources[k], nb.int32(lengths[k]))
+                place += 8 * lengths[k]
+        atomic_add(control, DONE, high - low)
+
+
+@nb.njit(nogil=True, cache=True)
+def wait_and_work(control, thread, job, models, states, controls, outputs, data, control_address, sources, lengths):
+    """A helper thread: works on every new generation, spins, then naps, then parks by returning."""
+    parked = PARKED + 8 * thread
+    atomic_store(control, parked, 0)
+    seen = 0
+    while True:
+        waits = 0
+        while atomic_load(control, WORD) >> 32 == seen:
+            if atomic_load(control, STOP) != 0:
+                return
+            waits += 1
+            if waits < SPINS:
+                pause()
+            elif waits < SPINS + NAPS:
+                _usleep(nb.uint32(NAP_MICROSECONDS))
+            else:
+                atomic_store(control, parked, 1)
+                if atomic_load(control, WORD) >> 32 == seen:
+                    return
+                atomic_store(control, parked, 0)
+        seen = atomic_load(control, WORD) >> 32
+        take_chunks(control, seen, job, models, states, controls, outputs, data, control_address, sources, lengths)
+
+
+@nb.njit(nogil=True, cache=True)
+def post(control):
+    """Opens a new generation of the job that has been written; gives its number."""
+    generation = (atomic_load(control, WORD) >> 32) + 1
+    atomic_store(control, DONE, 0)
+    atomic_store(control, WORD, generation << 32)
+    return generation
+
+
+@nb.njit(nogil=True, cache=True)
+def step_batch(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths):
+    """The calling thread: takes chunks like the others, then waits until all are done."""
+    take_chunks(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths)
+    while atomic_load(control, DONE) < job[0]:
+        pause()

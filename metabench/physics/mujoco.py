@@ -1,0 +1,243 @@
+"""MuJoCo families: the simulation as a pure function of rows of state, controls and models.
+
+The state row is MuJoCo's `mjSTATE_INTEGRATION`, the solver's warm start included, so a step continues exactly where the
+last one ended and equals `mj_step` bit for bit. Models are made once per context and cached. Nothing of MuJoCo is
+imported before the first state is asked for: specs, tables and observation columns need no simulator.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type stubs.
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import os
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from metabench.family import Family
+from metabench.rng import Array, SlotRng
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from metabench.physics.workers import Stepper
+
+C = TypeVar("C")
+MAX_MODELS = 4096  # cached per family; a gym-sized model takes about half a megabyte
+_STEPPERS = 4  # batch sizes whose buffers are kept
+
+
+class MujocoState(NamedTuple):
+    """The state of B slots. `qpos` and `qvel` repeat columns of `physics` so that they have names."""
+
+    physics: Array  # [B, S] float64 mjSTATE_INTEGRATION
+    qpos: Array  # [B, nq] m, rad
+    qvel: Array  # [B, nv] m/s, rad/s
+    outputs: Array  # [B, K] what mjData holds after the step: the family's `outputs`, one after the other
+
+
+class Diverged(ValueError):
+    """The simulation of one slot has left the finite numbers."""
+
+
+class MujocoFamily(Family[MujocoState, C], Generic[C]):
+    """A family on one MJCF model. What a context changes in the model, `configure` says."""
+
+    xml: ClassVar[str]  # file name among Gymnasium's own assets
+    frame_skip: ClassVar[int]
+    outputs: ClassVar[tuple[str, ...]] = ()  # fields of mjData copied out after a step
+    contact_forces: ClassVar[bool] = False  # whether `cfrc_ext` is among the outputs: it has to be computed
+    position_noise: ClassVar[float] = 0.1  # initial positions: uniform within this
+    velocity_noise: ClassVar[float] = 0.1  # initial velocities: Gaussian with this deviation
+    observation_dtype = np.float64
+    timestep: ClassVar[float | None] = None  # s, instead of the file's
+    varies_model: ClassVar[bool] = False  # whether `configure` does anything
+    threads: int | None = None  # of the stepping; METABENCH_THREADS or all cores by default
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._steppers: dict[int, Stepper] = {}
+        self._addresses: dict[int, tuple[weakref.ref[Any], Array]] = {}
+        self._models: dict[tuple[float, ...], mujoco.MjModel] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: models, data and threads belong to this process and are made anew in another."""
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begins anew."""
+        self.__init__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MujocoFamily[C]:
+        """A family holds no state of any environment; a copy starts with empty caches."""
+        return type(self)()
+
+    @functools.cached_property
+    def model(self) -> mujoco.MjModel:
+        """The unchanged model."""
+        import gymnasium
+        import mujoco
+
+        folder = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+        model = mujoco.MjModel.from_xml_path(str(folder / self.xml))
+        if self.timestep is not None:
+            model.opt.timestep = self.timestep
+        return model
+
+    def configure(self, model: mujoco.MjModel, context: C, slot: int) -> None:
+        """Changes a fresh copy of the model for the context of one slot; nothing, by default."""
+
+    def model_of(self, context: C, slot: int = 0) -> mujoco.MjModel:
+        """The model of one slot: made once per context."""
+        if not self.varies_model:
+            return self.model
+        key = tuple(float(getattr(context, f.name)[slot]) for f in dataclasses.fields(self.context_type))  # pyright: ignore[reportArgumentType]
+        if key not in self._models:
+            if len(self._models) >= MAX_MODELS:
+                self._models.pop(next(iter(self._models)))
+                self._addresses.clear()
+            model = copy.copy(self.model)
+            self.configure(model, context, slot)
+            self._models[key] = model
+        return self._models[key]
+
+    def initial(self, context: C, rng: SlotRng) -> MujocoState:
+        """The model's rest position with uniform noise, and Gaussian noise as velocity."""
+        model = self.model
+        noise = rng.uniform(-self.position_noise, self.position_noise, model.nq)
+        return self.place(context, model.qpos0 + noise, rng.normal(self.velocity_noise, model.nv))
+
+    def place(self, context: C, qpos: Array, qvel: Array) -> MujocoState:
+        """The state with these positions `[B, nq]` and velocities `[B, nv]`, as after a reset and `mj_forward`."""
+        count, nq = len(qpos), self.model.nq
+        physics = np.zeros((count, self._state_size))
+        physics[:] = self._rest
+        physics[:, 1 : 1 + nq] = qpos
+        physics[:, 1 + nq : 1 + nq + self.model.nv] = qvel
+        control = np.zeros((count, self.model.nu))
+        state = self._run(context, physics, control, frame_skip=0)
+        if self.contact_forces:  # before the first step there are none
+            state.outputs[:, self.output_columns["cfrc_ext"]] = 0.0
+        return state
+
+    def transition(self, state: MujocoState, action: Array, context: C, rng: SlotRng) -> MujocoState:
+        """`frame_skip` steps of MuJoCo under the same controls.
+
+        Raises:
+            Diverged: If a slot's state is no longer finite, or MuJoCo has reset it. No state has been changed.
+        """
+        after = self._run(context, state.physics, action, self.frame_skip)
+        sound = np.isfinite(after.qpos).all(axis=1) & np.isfinite(after.qvel).all(axis=1)
+        sound &= after.physics[:, 0] > state.physics[:, 0]  # MuJoCo sets a diverged simulation back to time 0
+        if not sound.all():
+            slot = int(np.flatnonzero(~sound)[0])
+            values = {f.name: getattr(context, f.name)[slot].item() for f in dataclasses.fields(self.context_type)}  # pyright: ignore[reportArgumentType]
+            task = ", ".join(f"{name}={value:g}" for name, value in list(values.items())[:4])
+            raise Diverged(
+                f"the simulation of slot {slot} diverged (task {task}); smaller actions or another task may help"
+            )
+        return after
+
+    def _run(self, context: C, physics: Array, control: Array, frame_skip: int) -> MujocoState:
+        count, nq, nv = len(physics), self.model.nq, self.model.nv
+        with self._lock:
+            stepper = self._stepper(count)
+            stepper.models[:count] = self._model_addresses(context, count)
+            stepper.states[:count] = physics
+            stepper.controls[:count] = control
+            stepper.step(count, frame_skip, rne=self.contact_forces and frame_skip > 0, forward=frame_skip == 0)
+            after, outputs = stepper.states[:count].copy(), stepper.outputs[:count].copy()
+        return MujocoState(after, after[:, 1 : 1 + nq].copy(), after[:, 1 + nq : 1 + nq + nv].copy(), outputs)
+
+    def _stepper(self, count: int) -> Stepper:
+        from metabench.physics.workers import Stepper, default_threads
+
+        if count not in self._steppers:
+            if len(self._steppers) >= _STEPPERS:
+                self._steppers.pop(next(iter(self._steppers)))
+            threads = self.threads or default_threads()
+            self._steppers[count] = Stepper(self.model, count, self.outputs, threads)
+        return self._steppers[count]
+
+    def _model_addresses(self, context: C, count: int) -> Array | int:
+        """Addresses of the slots' models; remembered per context object, because contexts are values."""
+        if not self.varies_model:
+            return self.model._address
+        known = self._addresses.get(id(context))
+        if known is not None and known[0]() is context:
+            return known[1]
+        found = np.array([self.model_of(context, slot)._address for slot in range(count)], dtype=np.int64)
+        if len(self._addresses) > MAX_MODELS:
+            self._addresses.clear()
+        self._addresses[id(context)] = (weakref.ref(context), found)
+        return found
+
+    @functools.cached_property
+    def _state_size(self) -> int:
+        import mujoco
+
+        return mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+
+    @functools.cached_property
+    def _rest(self) -> Array:
+        """`[S]` the state after `mj_resetData`."""
+        import mujoco
+
+        data, rest = mujoco.MjData(self.model), np.zeros(self._state_size)
+        mujoco.mj_getState(self.model, data, rest, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return rest
+
+    @functools.cached_property
+    def output_columns(self) -> dict[str, slice]:
+        """Where each of `outputs` lies in the state's last field."""
+        sizes = {"xpos": 3 * self.model.nbody, "cfrc_ext": 6 * self.model.nbody, "xipos": 3 * self.model.nbody}
+        columns, start = {}, 0
+        for name in self.outputs:
+            columns[name] = slice(start, start + sizes[name])
+            start += sizes[name]
+        return columns
+
+    def body(self, state: MujocoState, name: str) -> Array:
+        """Position of a body after the step, `[B, 3]` m."""
+        start = self.output_columns["xpos"].start + 3 * self.model.body(name).id
+        return state.outputs[:, start : start + 3]
+
+    def external_forces(self, state: MujocoState) -> Array:
+        """Contact forces on all bodies, clipped to [-1, 1], `[B, 6 nbody]`, as the Ant reward takes them."""
+        return np.clip(state.outputs[:, self.output_columns["cfrc_ext"]], -1.0, 1.0)
+
+    def picture(self, state: MujocoState, context: C, slot: int) -> Array:
+        """MuJoCo's own picture `[480, 480, 3]`; ValueError in one sentence where there is nothing to draw with."""
+        import mujoco
+
+        screen = {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & set(os.environ)
+        if sys.platform == "linux" and not screen:
+            raise ValueError(
+                "MuJoCo has no screen to draw with: start Python with MUJOCO_GL=egl (or osmesa) in its environment"
+            )
+        model = self.model_of(context, slot)
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, state.physics[slot], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        with mujoco.Renderer(model, 480, 480) as renderer:
+            renderer.update_scene(data, camera="track" if model.ncam else -1)
+            return renderer.render().copy()
+
+    def text(self, state: MujocoState, context: C, slot: int) -> str:
+        """Time, the first positions and the task."""
+        values = (f"{f.name} {getattr(context, f.name)[slot]:.3f}" for f in dataclasses.fields(self.context_type))  # pyright: ignore[reportArgumentType]
+        position = " ".join(f"{x:+.2f}" for x in state.qpos[slot][:8])
+        return f"time {state.physics[slot, 0]:.2f} s\nqpos {position}\ntask {', '.join(list(values)[:4])}\n\n\n"
+
+
+def norm_squared(action: Array) -> Array:
+    """Sum of squared actions `[B]`, in the actions' own precision, as Gymnasium computes control costs."""
+    return np.sum(np.square(action), axis=1)

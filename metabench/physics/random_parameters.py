@@ -1,0 +1,86 @@
+"""Families whose hidden task is the body itself: masses, inertias, damping and friction, every element on its own.
+
+The recipe is rand_param_envs' (PEARL's hopper and walker): an element is multiplied by base^e with its own exponent e,
+base 1.5 for mass, inertia and friction, 1.3 for damping, e uniform in [-3, 3] in training. What MuJoCo derives from
+these (subtree masses, inverse weights) is computed again for every model.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type stubs.
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
+from metabench.rng import Array, SlotRng
+from metabench.tasks import param
+
+if TYPE_CHECKING:
+    import mujoco
+
+BASES = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
+LIMIT, TRAIN_LIMIT = 4.0, 3.0  # of the exponents: legal, and in training
+NOISE = 0.005  # of the initial positions (m, rad) and velocities, uniform
+MAX_VELOCITY = 10.0  # velocities are clipped to this in the observation
+ALIVE, CONTROL_COST = 1.0, 1e-3
+
+
+def exponents(sizes: dict[str, tuple[int, ...]], module: str) -> type[Any]:
+    """A context dataclass `Body` of `module`, with one exponent per element of the model fields of these sizes."""
+    fields = []
+    for name, shape in sizes.items():
+        for index in np.ndindex(shape):
+            label = f"{name}_{'_'.join(map(str, index))}"
+            doc = f"{name}{list(index)} times {BASES[name]} to the power of this"
+            fields.append((label, Array, param(-LIMIT, LIMIT, "", doc, train=(-TRAIN_LIMIT, TRAIN_LIMIT))))
+    body = dataclasses.make_dataclass("Body", fields, frozen=True)
+    body.__module__ = module  # where pickle finds it
+    return body
+
+
+class RandomBody(MujocoFamily[Any]):
+    """A planar runner on a body of unknown parameters; never ends early."""
+
+    sizes: ClassVar[dict[str, tuple[int, ...]]]  # of the model fields that vary
+    frame_skip = 4
+    timestep = 0.004
+    varies_model = True
+    horizon = 200
+    dt = 0.016
+    render_fps = 62
+
+    def configure(self, model: mujoco.MjModel, context: Any, slot: int) -> None:
+        """Multiplies every element, then has MuJoCo compute what follows."""
+        import mujoco
+
+        values = [getattr(context, f.name)[slot] for f in dataclasses.fields(context)]
+        start = 0
+        for name, shape in self.sizes.items():
+            count = int(np.prod(shape))
+            factors = np.power(BASES[name], np.array(values[start : start + count])).reshape(shape)
+            field = getattr(model, name)
+            field[:] = field * factors
+            start += count
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+
+    def initial(self, context: Any, rng: SlotRng) -> MujocoState:
+        """The rest position with uniform noise on positions and velocities."""
+        model = self.model
+        noise = rng.uniform(-NOISE, NOISE, model.nq + model.nv)
+        return self.place(context, model.qpos0 + noise[:, : model.nq], noise[:, model.nq :])
+
+    def observation(self, state: MujocoState) -> Array:
+        """Positions but the first, and clipped velocities."""
+        return np.concatenate((state.qpos[:, 1:], np.clip(state.qvel, -MAX_VELOCITY, MAX_VELOCITY)), axis=1)
+
+    def speed(self, state: MujocoState, next_state: MujocoState) -> Array:
+        """Mean forward velocity over the step, `[B]` m/s."""
+        return (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
+
+    def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Any) -> Array:
+        """Forward velocity + 1 - 1e-3 sum a^2."""
+        return self.speed(state, next_state) + ALIVE - CONTROL_COST * norm_squared(action)
