@@ -17,7 +17,7 @@ from metabench.registry import NAMESPACE, Spec, make, make_vec, spec
 from metabench.rng import Array
 
 BATCH = 5  # slots compared with single environments
-EPISODES = 3  # episodes played in each check: enough to pass from one trial to the next
+BEYOND = 10  # steps played beyond the first trial: enough to see the next one begin
 
 
 def check_family(id: str) -> None:
@@ -48,7 +48,7 @@ def check_gymnasium(id: str, render_mode: str | None = None) -> None:
 
 
 def _steps(chosen: Spec) -> int:
-    return min(EPISODES * chosen.horizon, 1000)
+    return min(chosen.horizon * chosen.episodes + BEYOND, 1000)
 
 
 def _actions(env: MetaVectorEnv, steps: int, seed: int = 0) -> list[Array]:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,11 @@ from metabench.tasks import TaskTable, latent_ranges, stack, suggest
 NEVER = 2**62  # steps until the end of a session that does not end
 
 KINDS = ("constant", "geometric", "fixed")
-_KEYS = {"constant": {"kind"}, "geometric": {"kind", "p", "chain"}, "fixed": {"kind", "length", "chain"}}
+_KEYS = {
+    "constant": {"kind"},
+    "geometric": {"kind", "p", "chain", "count"},
+    "fixed": {"kind", "length", "chain", "count"},
+}
 
 
 class Drift(abc.ABC):
@@ -85,13 +89,14 @@ class Resample:
 
 
 @dataclass(frozen=True)
-class MarkovChain:
-    """Latent fields follow a transition matrix T_m each; their first values are uniform."""
+class LatentLaw:
+    """Latent fields follow a transition matrix T_m each, first values uniform; or count the sessions from 0."""
 
     matrices: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]  # (field, rows that sum to 1)
+    counts: tuple[str, ...] = ()
 
     def begin(self, context: Any, rng: SlotRng) -> Any:
-        """Uniform first values."""
+        """Uniform first values, counts of 0."""
         return dataclasses.replace(context, **{name: rng.integers(len(rows)) for name, rows in self.matrices})
 
     def change(self, context: Any, rng: SlotRng) -> Any:
@@ -100,6 +105,8 @@ class MarkovChain:
         for name, columns in self._cumulative:
             now, u = getattr(context, name), rng.random()
             fields[name] = sum((u >= column.take(now)).astype(np.int64) for column in columns)
+        for name in self.counts:
+            fields[name] = getattr(context, name) + 1
         return dataclasses.replace(context, **fields)
 
     @functools.cached_property
@@ -113,7 +120,7 @@ class GeometricSessions(Drift):
     """A session ends after every step with probability p, whatever came before."""
 
     p: float
-    law: Resample | MarkovChain
+    law: Resample | LatentLaw
 
     def lengths(self, rng: SlotRng) -> Array:
         """Geometric on 1, 2, ..., by inverting its distribution function."""
@@ -142,7 +149,7 @@ class FixedSessions(Drift):
     """Every session has the same number of steps."""
 
     length: int
-    law: Resample | MarkovChain
+    law: Resample | LatentLaw
 
     def lengths(self, rng: SlotRng) -> Array:
         """The same for all."""
@@ -163,7 +170,8 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
     Args:
         sessions: None, or a mapping with `kind`: "constant"; "geometric" with `p`, the probability that a session ends
             after a step; "fixed" with `length` in steps. Optional `chain`: a transition matrix per latent field of the
-            context. Families without latent fields draw every session's task from the split.
+            context; `count`: latent fields that count the sessions. Families without latent fields draw every
+            session's task from the split.
         table: The benchmark's tasks.
         split: The split in use.
 
@@ -187,7 +195,8 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
                 f"{table.family} has session-driven fields ({', '.join(latents)}), so its sessions cannot be constant"
             )
         return Constant()
-    law = _parse_chain(sessions.get("chain", {}), table) if latents or "chain" in sessions else Resample(table, split)
+    special = latents or "chain" in sessions or "count" in sessions
+    law = _parse_latents(sessions, table) if special else Resample(table, split)
     if kind == "geometric":
         p = sessions.get("p")
         if not isinstance(p, int | float) or not 0.0 <= p <= 1.0:
@@ -201,12 +210,13 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
     return FixedSessions(length, law)
 
 
-def _parse_chain(chain: Mapping[str, Sequence[Sequence[float]]], table: TaskTable) -> MarkovChain:
+def _parse_latents(sessions: Mapping[str, Any], table: TaskTable) -> LatentLaw:
     latents = latent_ranges(table.context_type)
-    if set(chain) != set(latents):
-        raise ValueError(
-            f"sessions of {table.family} need a chain for exactly its latent fields ({', '.join(latents) or 'none'})"
-        )
+    chain: Mapping[str, Sequence[Sequence[float]]] = sessions.get("chain", {})
+    counts = tuple(sessions.get("count", ()))
+    if sorted((*chain, *counts)) != sorted(latents):
+        names = ", ".join(latents) or "none"
+        raise ValueError(f"sessions of {table.family} need a chain or a count for exactly its latent fields ({names})")
     for name, rows in chain.items():
         matrix, count = np.asarray(rows, dtype=np.float64), int(latents[name].high) + 1
         if matrix.shape != (count, count) or (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1.0):
@@ -214,4 +224,4 @@ def _parse_chain(chain: Mapping[str, Sequence[Sequence[float]]], table: TaskTabl
                 f"the chain of {name} must be a {count} x {count} matrix whose rows are probabilities that sum to 1"
             )
     frozen = {name: tuple(tuple(float(x) for x in row) for row in rows) for name, rows in chain.items()}
-    return MarkovChain(tuple(cast(dict[str, tuple[tuple[float, ...], ...]], frozen).items()))
+    return LatentLaw(tuple(frozen.items()), counts)

@@ -112,18 +112,28 @@ def headings() -> dict[str, Any]:
     }
 
 
-def ant_goal() -> dict[str, Any]:
-    """Places within 3 m, evenly over the disc; out of distribution: 3.5 to 4.5 m away."""
+def disc(low: float, high: float) -> dict[str, Any]:
+    """Places even over the unit disc as (share of its area, bearing); out of distribution: shares from low to high."""
     rng = np.random.RandomState(SEED)
-    radius, angle = 3.0 * np.sqrt(rng.rand(50)), rng.uniform(0, 2 * np.pi, 50)
-    near = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    radius, angle = rng.uniform(3.5, 4.5, 20), rng.uniform(0, 2 * np.pi, 20)
-    far = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    source = f"RandomState({SEED}): 50 radii 3 sqrt(U[0, 1]), then 50 angles, rows"
+    near = np.stack([rng.rand(50), rng.uniform(0, 2 * np.pi, 50)], axis=1)
+    far = np.stack([rng.uniform(low, high, 20), rng.uniform(0, 2 * np.pi, 20)], axis=1)
+    source = f"RandomState({SEED}): 50 shares U[0, 1], then 50 bearings, rows"
     return {
         "train": (near[:45], f"{source} 0-44"),
         "test": (near[45:], f"{source} 45-49"),
-        "ood": (far, "the same stream: then 20 radii uniform in [3.5, 4.5] and 20 angles"),
+        "ood": (far, f"the same stream: then 20 shares uniform in [{low:g}, {high:g}] and 20 bearings"),
+    }
+
+
+def seasons() -> dict[str, Any]:
+    """Numbers of first sessions: training ones below 500, test ones between them, later ones out of distribution."""
+    order = np.random.RandomState(SEED).permutation(500)[:, None]
+    later = 500 + np.random.RandomState(SEED + 1).permutation(500)[:20, None]
+    source = f"RandomState({SEED}).permutation(500), rows"
+    return {
+        "train": (order[:45], f"{source} 0-44"),
+        "test": (order[45:55], f"{source} 45-54"),
+        "ood": (later, f"500 + RandomState({SEED + 1}).permutation(500), rows 0-19"),
     }
 
 
@@ -152,9 +162,13 @@ TABLES = {
     "CheetahVel-v0": cheetah_vel,
     "CheetahVelSwitch-v0": lambda: without_interpolation(cheetah_vel()),
     "AntDir-v0": headings,
-    "AntGoal-v0": ant_goal,
+    "AntGoal-v0": lambda: disc((3.5 / 3) ** 2, 2.25),
     "HopperParam-v0": lambda: bodies(41),
     "WalkerParam-v0": lambda: bodies(65),
+    "CheetahWindVelSwitch-v0": seasons,
+    "HumanoidDir-v0": headings,
+    "ReacherGoal-v0": lambda: disc(0.0, 1.0),
+    "ReacherSwitch-v0": lambda: disc(0.0, 1.0),
     "CheetahDir-v0": directions,
     "CheetahDirSwitch-v0": directions,
 }

@@ -24,9 +24,9 @@ from metabench.plugins import load_plugin
 from metabench.results import Protocol
 
 SEED = 20_000  # no evaluation uses it
-TRIALS = 4000  # at least, over all tasks of a split
+TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs
 PATH = Path(__file__).parent.parent / "metabench" / "families" / "references.json"
-YARDSTICKS = ("random", "win-stay-lose-shift", "bayes", "oracle")
+YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "oracle")
 
 
 def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
@@ -37,9 +37,8 @@ def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     size = chosen.table().size(split)
-    protocol = Protocol(
-        benchmark=benchmark, split=split, episodes=chosen.episodes, repeats=-(-TRIALS // size), seed=SEED
-    )
+    repeats = -(-(SIMULATED_TRIALS if chosen.extra else TRIALS) // size)
+    protocol = Protocol(benchmark=benchmark, split=split, episodes=chosen.episodes, repeats=repeats, seed=SEED)
     trials = metabench.evaluate(agent, protocol).trials()
     record: dict[str, Any] = {
         "mean": float(trials.mean()),

@@ -16,6 +16,8 @@ from metabench.drift import Constant
 from metabench.families.ant import AntDir
 from metabench.families.cheetah import CheetahVel
 from metabench.families.hopper import HopperParam
+from metabench.families.humanoid import HumanoidDir
+from metabench.families.reacher import ReacherGoal
 from metabench.families.walker import WalkerParam
 from metabench.physics.mujoco import Diverged
 from metabench.physics.workers import THREADS_VARIABLE, default_threads
@@ -60,6 +62,8 @@ CASES = [
     ("HalfCheetah-v5", CheetahVel, np.linspace(0, 3, SLOTS)[:, None], {}),
     ("Ant-v5", AntDir, np.linspace(0, 6, SLOTS)[:, None], {"terminate_when_unhealthy": False}),
     ("Hopper-v5", PlainHopper, np.zeros((SLOTS, 41)), {"terminate_when_unhealthy": False}),
+    ("Humanoid-v5", HumanoidDir, np.linspace(0, 6, SLOTS)[:, None], {"terminate_when_unhealthy": False}),
+    ("Reacher-v5", ReacherGoal, np.linspace(0, 1, 2 * SLOTS).reshape(SLOTS, 2), {}),
     ("Walker2d-v5", PlainWalker, np.zeros((SLOTS, 65)), {"terminate_when_unhealthy": False}),
 ]
 
@@ -72,6 +76,12 @@ def expected_reward(name, env, info, action, value):
     if name == "Ant-v5":
         along = info["x_velocity"] * np.cos(value[0]) + info["y_velocity"] * np.sin(value[0])
         return along - 0.5 * cost - env.contact_cost + 1.0
+    if name == "Reacher-v5":
+        return info["reward_dist"] + info["reward_ctrl"]
+    if name == "Humanoid-v5":
+        along = info["x_velocity"] * np.cos(value[0]) + info["y_velocity"] * np.sin(value[0])
+        impact = min(0.5e-6 * np.square(env.data.cfrc_ext).sum(), 10.0)
+        return 1.25 * along - 0.1 * cost - impact + 5.0
     return info["x_velocity"] + 1.0 - 1e-3 * cost
 
 
@@ -81,13 +91,16 @@ def observed_alike(name, env, ours):
     if name == "HalfCheetah-v5":
         assert np.array_equal(ours[17:], env.get_body_com("torso"))
         return ours[:17], theirs
+    if name == "Reacher-v5":
+        fingertip = env.get_body_com("fingertip")[:2]
+        return ours, np.concatenate([theirs[:4], theirs[6:8], fingertip])
     return ours, theirs[: len(ours)]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("name", "kind", "values", "kwargs"), CASES, ids=[c[0] for c in CASES])
 def test_equal_to_gymnasium_for_200_steps(name, kind, values, kwargs, threads):
-    """State, observation and reward: difference 0.0. (Ant's clipped contact cost is summed in another order: 1e-12.)"""
+    """State and observation: difference 0.0. Rewards too, but where sums of many forces have another order: 1e-12."""
     family = kind()
     family.threads = threads
     simulator = simulate(family, values)
@@ -96,6 +109,7 @@ def test_equal_to_gymnasium_for_200_steps(name, kind, values, kwargs, threads):
         twin(env, row, family.model.nq, family.model.nv)
         assert np.array_equal(full_state(env), row)
     actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, SLOTS, family.model.nu)).astype(np.float32)
+    exact = 0
     for action in actions:
         outcome = simulator.step(action)
         for slot, env in enumerate(twins):
@@ -105,6 +119,9 @@ def test_equal_to_gymnasium_for_200_steps(name, kind, values, kwargs, threads):
             assert np.array_equal(ours, theirs)
             reward = expected_reward(name, env, info, action[slot], values[slot])
             assert outcome.reward[slot] == pytest.approx(reward, rel=0, abs=1e-12)
+            exact += outcome.reward[slot] == reward
+    if name in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"):
+        assert exact == STEPS * SLOTS
 
 
 @pytest.mark.parametrize("kind", [HopperParam, WalkerParam])
@@ -256,6 +273,30 @@ def test_sessions_change_the_target_on_the_way():
     assert abs(switches / (150 * 64) - 0.02 * 44 / 45) < 0.005  # one of the 45 tasks may follow itself
 
 
+def test_wind_is_a_force_on_the_torso():
+    """The batched step equals mj_step with the session's force written into xfrc_applied."""
+    env = make_vec("CheetahWindVelSwitch-v0", 3, sessions={"kind": "fixed", "length": 7, "count": ["passed"]})
+    env.reset(seed=0, options={"task": [0, 1, 2]})
+    simulator, model = env._trials.simulator, env.family.model
+    datas = [mujoco.MjData(model) for _ in range(3)]
+    for data, row in zip(datas, simulator.state.physics, strict=True):
+        mujoco.mj_setState(model, data, row, STATE)
+    first = spec("CheetahWindVelSwitch-v0").table().rows["train"][:3, 0]
+    for t in range(40):
+        number = first + t // 7
+        action = np.random.default_rng(t).uniform(-1, 1, (3, 6))
+        speed_before = simulator.state.qpos[:, 0].copy()
+        _, reward, *_ = env.step(action)
+        for slot, data in enumerate(datas):
+            data.ctrl[:] = action[slot]
+            data.xfrc_applied[model.body("torso").id, 0] = 10 * np.sin(0.2 * number[slot])
+            mujoco.mj_step(model, data, nstep=5)
+            assert np.array_equal(data.qpos, simulator.state.qpos[slot])
+        speed = (simulator.state.qpos[:, 0] - speed_before) / 0.05
+        target = 1.5 + 1.5 * np.sin(0.5 * number)
+        assert np.allclose(reward, -abs(speed - target) - 0.05 * (action**2).sum(axis=1), atol=1e-12)
+
+
 def test_bad_input(monkeypatch):
     env = make("CheetahVel-v0")
     env.reset(seed=0)
@@ -263,7 +304,7 @@ def test_bad_input(monkeypatch):
         env.step(np.full(6, np.nan))
     with pytest.raises(ValueError, match=r"shape \(1, 6\), got \(1, 5\)"):
         env.step(np.zeros(5))
-    with pytest.raises(ValueError, match="speed=9 is outside what CheetahVel-v0 allows: 0 to 4.5 m/s"):
+    with pytest.raises(ValueError, match=r"speed=9 is outside what CheetahVel-v0 allows: 0 to 4\.5 m/s"):
         env.reset(options={"task": {"speed": 9.0}})
     with pytest.raises(ValueError, match=r"direction must be \+1 or -1"):
         make("CheetahDir-v0").reset(options={"task": {"direction": 0}})

@@ -44,6 +44,23 @@ class RandomAgent:
         return action.astype(self.space.dtype), rng.state()
 
 
+class ZeroAgent:
+    """Does nothing: the action 0, whatever it means."""
+
+    name, privileged = "zero", False
+
+    def __init__(self, space: spaces.Box | spaces.Discrete):
+        self.space = space
+
+    def begin(self, num_trials: int) -> None:
+        """Nothing to remember."""
+        return None
+
+    def act(self, step: Timestep, belief: None) -> tuple[Array, None]:
+        """Zeros."""
+        return np.zeros((len(step.reward), *(self.space.shape or ())), self.space.dtype), None
+
+
 class Memoryless:
     """An oracle: what it does depends on the observation with the exposed task, and on nothing else."""
 
@@ -180,6 +197,14 @@ class _Random:
         return RandomAgent(metabench.spec(benchmark).family().action_space, seed)
 
 
+class _Zero:
+    """The agent that does nothing, on any benchmark."""
+
+    def build(self, benchmark: str, split: str, seed: int) -> Agent[Any]:
+        """The action 0."""
+        return ZeroAgent(metabench.spec(benchmark).family().action_space)
+
+
 class _Oracle:
     """The agent that sees the hidden task and acts best for it."""
 
@@ -224,5 +249,5 @@ def grid_switch_model(benchmark: str, split: str) -> GridSwitchModel:
     return GridSwitchModel(sessions["p"], chain, chosen.horizon)
 
 
-random, oracle, win_stay_lose_shift, bayes = _Random(), _Oracle(), _WinStayLoseShift(), _Bayes()
-__all__ = ["STAY", "bayes", "grid_switch_model", "oracle", "random", "win_stay_lose_shift"]
+random, zero, oracle, win_stay_lose_shift, bayes = _Random(), _Zero(), _Oracle(), _WinStayLoseShift(), _Bayes()
+__all__ = ["STAY", "bayes", "grid_switch_model", "oracle", "random", "win_stay_lose_shift", "zero"]

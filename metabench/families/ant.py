@@ -30,6 +30,7 @@ from metabench.tasks import param
 CONTACT_COST = 0.5e-3  # per squared, clipped contact force
 DIR_CONTROL_COST, GOAL_CONTROL_COST = 0.5, 0.1  # per squared action
 ALIVE = 1.0  # reward of every step of AntDir
+GOAL_RADIUS = 3.0  # m within which training goals lie
 INF = float("inf")
 JOINTS = tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle"))
 ACTUATED = ("hip_4", "ankle_4", "hip_1", "ankle_1", "hip_2", "ankle_2", "hip_3", "ankle_3")  # the file's order
@@ -46,10 +47,16 @@ class Heading:
 
 @dataclass(frozen=True)
 class Place:
-    """Where to go."""
+    """Where to go, so that even values are places even over the disc."""
 
-    goal_x: Array = param(-4.5, 4.5, "m", "goal, first coordinate", train=(-3.0, 3.0))
-    goal_y: Array = param(-4.5, 4.5, "m", "goal, second coordinate", train=(-3.0, 3.0))
+    share: Array = param(0.0, 2.25, "", "(distance of the goal / 3 m) squared", train=(0.0, 1.0))
+    bearing: Array = param(0.0, 2 * np.pi, "rad", "direction of the goal")
+
+    @property
+    def goal(self) -> Array:
+        """`[B, 2]` m."""
+        distance = GOAL_RADIUS * np.sqrt(self.share)
+        return np.stack([distance * np.cos(self.bearing), distance * np.sin(self.bearing)], axis=1)
 
 
 _POSE = (
@@ -120,8 +127,7 @@ class AntGoal(_Ant[Place]):
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Place) -> Array:
         """Minus the L1 distance to the goal - 0.1 sum a^2 - 0.5e-3 sum clip(f)^2."""
-        place = self.body(next_state, "torso")
-        distance = np.abs(place[:, 0] - context.goal_x) + np.abs(place[:, 1] - context.goal_y)
+        distance = np.abs(self.body(next_state, "torso")[:, :2] - context.goal).sum(axis=1)
         return -distance - GOAL_CONTROL_COST * norm_squared(action) - self.contact_cost(next_state)
 
 
@@ -154,9 +160,9 @@ register(
         repeats=4,
         extra="mujoco",
         digests={
-            "train": "50b586038b34734a483bc3bf1e8465506d30e2adb03ac076ce87416ef7d15324",
-            "test": "ea3d47a6d436e72a7861cb69b5d0e51095968cfce5ac0353b03009dae80388ce",
-            "ood": "123960dbe4a6d7de46c5901cf38a5fef646b00430b25aeeb6668e6945785348b",
+            "train": "5d475d4b3e43431c8f072bd5167c07e51f261a368ba6bbb477445af3ddb66599",
+            "test": "12312a8d2f05a1c3e9b378600f0adaef05d909a2048df0bd3cf88255f7d720a0",
+            "ood": "3dd553463b4800c1ca0a2b11da3bd41ab6e7dcb414deba58098054a4a47a0a01",
         },
     )
 )

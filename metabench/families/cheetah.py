@@ -24,8 +24,8 @@ from gymnasium import spaces
 from metabench.family import Field
 from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
 from metabench.registry import Spec, register
-from metabench.rng import Array
-from metabench.tasks import param
+from metabench.rng import Array, SlotRng
+from metabench.tasks import latent, param
 
 CONTROL_COST = 0.05  # per squared action
 JOINTS = ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot")
@@ -114,6 +114,51 @@ class CheetahDir(_Cheetah[Direction]):
         return "direction must be +1 or -1" if (context.direction == 0).any() else ""
 
 
+@dataclass(frozen=True)
+class Season:
+    """Where on its course of wind and speed a task begins, and how many sessions have passed since."""
+
+    start: Array = param(0, 999, "session", "number of the first session", integer=True)
+    passed: Array = latent(1_000_000, "sessions since the first")
+
+    @property
+    def number(self) -> Array:
+        """`[B]` number i of the session that is on."""
+        return self.start + self.passed
+
+    @property
+    def wind(self) -> Array:
+        """`[B]` N along the track: 10 sin(0.2 i)."""
+        return 10.0 * np.sin(0.2 * self.number)
+
+    @property
+    def speed(self) -> Array:
+        """`[B]` m/s: target 1.5 + 1.5 sin(0.5 i)."""
+        return 1.5 + 1.5 * np.sin(0.5 * self.number)
+
+
+class CheetahWindVel(_Cheetah[Season]):
+    """The half-cheetah runs at a hidden speed against a hidden wind; both follow their course, session by session.
+
+    Wind and speed are LILAC's (Xie et al. 2020): in session i a force of 10 sin(0.2 i) N along the track on the torso
+    and the target 1.5 + 1.5 sin(0.5 i) m/s. LILAC's sessions are whole episodes of 50 steps; here they end inside the
+    episode. A task is the number of its first session. In `ood` sessions are half as long, and start later than any in
+    training.
+    """
+
+    context_type = Season
+
+    def transition(self, state: MujocoState, action: Array, context: Season, rng: SlotRng) -> MujocoState:
+        """A step in the wind."""
+        physics = state.physics.copy()
+        physics[:, self.force_column + 6 * self.model.body("torso").id] = context.wind
+        return super().transition(state._replace(physics=physics), action, context, rng)
+
+    def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Season) -> Array:
+        """-abs(v - v*) - 0.05 sum a^2."""
+        return -np.abs(self.speed(state, next_state) - context.speed) - CONTROL_COST * norm_squared(action)
+
+
 _SOURCES = (
     "Rakelly et al. 2019 (PEARL), arXiv 1903.08254, rlkit/envs/half_cheetah_vel.py and half_cheetah_dir.py",
     "Meta-DT, arXiv 2410.11448: tables",
@@ -194,6 +239,25 @@ register(
             "train": "d7955e67bd48912a460b4e719f61a8fbd5b17cbbcff3913aa598a92b306f8ba8",
             "test": "e52dbc24842bb8108e0c834ee7bcb4c8541c7cf7b275a1631506ff7d41f4a510",
             "ood": "a86ab5bdb12bc58e567fab4e90c960998b0fc46bd68e3e8f160ce240b4cd722e",
+        },
+    )
+)
+register(
+    Spec(
+        id="CheetahWindVelSwitch-v0",
+        entry_point=f"{__name__}:CheetahWindVel",
+        summary="Hidden wind and target speed of a half-cheetah follow their course, session by session.",
+        sources=(*_SOURCES, "Xie et al. 2020 (LILAC), arXiv 2006.10701: wind and speed of a session", _SWITCH),
+        horizon=200,
+        episodes=1,
+        repeats=4,
+        extra="mujoco",
+        sessions={"kind": "geometric", "p": 0.02, "count": ["passed"]},
+        split_sessions={"ood": {"kind": "geometric", "p": 0.04, "count": ["passed"]}},
+        digests={
+            "train": "630744402cac91ade3a3814483b4645b93524730c313d98a796f794b78fa5351",
+            "test": "357c18e5f273185a7b3d981fb2dc400721da829a9d50061a2e03dfb87a0c4068",
+            "ood": "d1e2fe9d0b45e51253001a5fcfa710810ec1f3c9c277fdffb9370e92255c4d0e",
         },
     )
 )

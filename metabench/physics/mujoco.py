@@ -68,17 +68,14 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         self._addresses: dict[int, tuple[weakref.ref[Any], Array]] = {}
         self._models: dict[tuple[float, ...], mujoco.MjModel] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: models, data and threads belong to this process and are made anew in another."""
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor was given: all that a copy needs."""
         return {}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begins anew."""
-        self.__init__()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MujocoFamily[C]:
-        """A family holds no state of any environment; a copy starts with empty caches."""
-        return type(self)()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its arguments: models, data and threads belong to this object and are made anew."""
+        return _remake, (type(self), self.arguments)
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
@@ -198,12 +195,27 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     @functools.cached_property
     def output_columns(self) -> dict[str, slice]:
         """Where each of `outputs` lies in the state's last field."""
-        sizes = {"xpos": 3 * self.model.nbody, "cfrc_ext": 6 * self.model.nbody, "xipos": 3 * self.model.nbody}
-        columns, start = {}, 0
+        import mujoco
+
+        data, columns, start = mujoco.MjData(self.model), {}, 0
         for name in self.outputs:
-            columns[name] = slice(start, start + sizes[name])
-            start += sizes[name]
+            size = getattr(data, name).size
+            columns[name] = slice(start, start + size)
+            start += size
         return columns
+
+    def output(self, state: MujocoState, name: str) -> Array:
+        """One of `outputs`, flat, `[B, size]`."""
+        return state.outputs[:, self.output_columns[name]]
+
+    @functools.cached_property
+    def force_column(self) -> int:
+        """Where `xfrc_applied`, six numbers per body, begins in the state row."""
+        import mujoco
+
+        kinds = mujoco.mjtState
+        before = (kinds.mjSTATE_PHYSICS, kinds.mjSTATE_TIME, kinds.mjSTATE_WARMSTART, kinds.mjSTATE_CTRL)
+        return sum(mujoco.mj_stateSize(self.model, int(kind)) for kind in before) + self.model.nv  # and qfrc_applied
 
     def body(self, state: MujocoState, name: str) -> Array:
         """Position of a body after the step, `[B, 3]` m."""
@@ -212,7 +224,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
 
     def external_forces(self, state: MujocoState) -> Array:
         """Contact forces on all bodies, clipped to [-1, 1], `[B, 6 nbody]`, as the Ant reward takes them."""
-        return np.clip(state.outputs[:, self.output_columns["cfrc_ext"]], -1.0, 1.0)
+        return np.clip(self.output(state, "cfrc_ext"), -1.0, 1.0)
 
     def picture(self, state: MujocoState, context: C, slot: int) -> Array:
         """MuJoCo's own picture `[480, 480, 3]`; ValueError in one sentence where there is nothing to draw with."""
@@ -236,6 +248,10 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         values = (f"{f.name} {getattr(context, f.name)[slot]:.3f}" for f in dataclasses.fields(self.context_type))  # pyright: ignore[reportArgumentType]
         position = " ".join(f"{x:+.2f}" for x in state.qpos[slot][:8])
         return f"time {state.physics[slot, 0]:.2f} s\nqpos {position}\ntask {', '.join(list(values)[:4])}\n\n\n"
+
+
+def _remake(kind: type[MujocoFamily[Any]], arguments: dict[str, Any]) -> MujocoFamily[Any]:
+    return kind(**arguments)
 
 
 def norm_squared(action: Array) -> Array:
