@@ -34,7 +34,7 @@ format: $(VENV)/.ready  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.ready  ## HTML pages in docs/_build/html, warnings are errors
-	$(BIN)/python docs/generate.py
+	$(if $(shell ldconfig -p | grep libEGL.so),MUJOCO_GL=egl )$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine

@@ -38,14 +38,19 @@ MODULES = [
 STEPS = 6  # taken before the still, so that the agent is seen on its way
 
 
-def still(chosen: Spec, path: Path) -> None:
-    """A picture of the benchmark after a few random steps."""
+def still(chosen: Spec, path: Path) -> bool:
+    """Draws the benchmark after a few random steps; whether there was anything to draw with."""
     env = gym.make(NAMESPACE + chosen.id, render_mode="rgb_array")
     env.reset(seed=3)
     env.action_space.seed(1)
     for _ in range(STEPS):
         env.step(env.action_space.sample())
-    Image.fromarray(env.render()).save(path)
+    try:
+        Image.fromarray(env.render()).save(path)
+    except ValueError as error:
+        print(f"{chosen.id}: no picture: {error}")
+        return False
+    return True
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -86,8 +91,13 @@ def split_table(chosen: Spec) -> str:
     return table(("split", "tasks", "sha256 begins", *names), rows)
 
 
-def page(chosen: Spec) -> str:
+def page(chosen: Spec, picture: bool) -> str:
     """One benchmark's page."""
+    image = f"""```{{image}} {chosen.id}.png
+:alt: {chosen.id} after {STEPS} random steps
+:width: 260px
+```
+"""
     family = chosen.family()
     fields = [
         (str(i), f"`{f.name}`", f"{f.low:g}", f"{f.high:g}", f.unit, f.doc)
@@ -104,11 +114,7 @@ def page(chosen: Spec) -> str:
 
 {chosen.summary}
 
-```{{image}} {chosen.id}.png
-:alt: {chosen.id} after {STEPS} random steps
-:width: 260px
-```
-
+{image if picture else ""}
 {inspect.cleandoc(family.__doc__ or "")}
 
 ```python
@@ -153,8 +159,8 @@ def write_families(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     rows = []
     for chosen in metabench.specs():
-        (folder / f"{chosen.id}.md").write_text(page(chosen))
-        still(chosen, folder / f"{chosen.id}.png")
+        picture = still(chosen, folder / f"{chosen.id}.png")
+        (folder / f"{chosen.id}.md").write_text(page(chosen, picture))
         sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
         drifts = "yes" if chosen.sessions else "on request"
         rows.append(

@@ -88,7 +88,9 @@ def test_pages_are_generated_for_every_benchmark(tmp_path):
     for spec in metabench.specs():
         page = (tmp_path / "families" / f"{spec.id}.md").read_text()
         assert all(digest[:16] in page for digest in spec.digests.values())
-        assert (tmp_path / "families" / f"{spec.id}.png").stat().st_size > 1000
+        drawn = (tmp_path / "families" / f"{spec.id}.png").exists()
+        assert drawn or spec.extra == "mujoco", "only MuJoCo needs OpenGL to draw"
+        assert drawn == (f"{spec.id}.png" in page)
     again = tmp_path / "again"
     generate.write_families(again)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {
