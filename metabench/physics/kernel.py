@@ -34,7 +34,11 @@ NAPS = 400  # sleeps before it parks in Python, where it costs nothing
 NAP_MICROSECONDS = 20
 
 # Words of the control block, each on its own cache line.
-WORD, DONE, STOP, PARKED = 0, 8, 16, 24  # PARKED + 8 k belongs to thread k
+WORD, DONE, BAD, STOP, PARKED = 0, 8, 16, 24, 32  # PARKED + 8 k belongs to thread k
+CLOSED = (1 << 31) - 1  # the next slot of a generation that is over: late threads find nothing to take
+
+# What a thread works on, as addresses and sizes. Each source is an address in its mjData and a number of doubles.
+MODELS, STATES, STATE_SIZE, CONTROLS, NU, OUTPUTS, OUTPUT_SIZE, DATA, CONTROL, SOURCES = range(10)
 
 _pointer = types.intp
 _mj_step = types.ExternalFunction("mj_step", signature(types.void, _pointer, _pointer))
@@ -95,6 +99,26 @@ def compare_and_swap(typing: Any, array: Any, index: Any, old: Any, new: Any) ->
 
 
 @intrinsic
+def load_int(typing: Any, address: Any) -> Any:
+    """The int64 at an address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.intp), codegen
+
+
+@intrinsic
+def load_double(typing: Any, address: Any) -> Any:
+    """The float64 at an address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.DoubleType().as_pointer()))
+
+    return types.float64(types.intp), codegen
+
+
+@intrinsic
 def pause(typing: Any) -> Any:
     """Tells the processor that this is a waiting loop; nothing where there is no such instruction."""
     machine = platform.machine().lower()
@@ -111,23 +135,18 @@ def pause(typing: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
-def take_chunks(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths):
+def take_chunks(control, generation, job, table):
     """Steps chunks of slots until this generation has none left.
 
     Args:
         control: The shared words.
         generation: The one this thread was called for.
-        job: Slots, chunk, frame_skip, whether to call mj_rnePostConstraint, whether to call mj_forward.
-        models: `[N]` addresses of mjModel.
-        states: `[N, S]` rows of mjSTATE_INTEGRATION, stepped in place.
-        controls: `[N, nu]`.
-        outputs: `[N, K]` what is copied out of mjData after the step.
-        data: Address of this thread's mjData.
-        control_address: Where its `ctrl` is.
-        sources: `[k]` addresses in it that are copied out, one after the other.
-        lengths: `[k]` how many doubles each.
+        job: Slots, chunk, frame_skip, whether to call mj_rnePostConstraint, whether to call mj_forward, and how many
+            columns of the state must stay finite.
+        table: Addresses and sizes, in the order of the constants above: one array costs less to hand over than ten.
     """
     mask = (1 << 32) - 1
+    data, control_address, width = table[DATA], table[CONTROL], 8 * table[STATE_SIZE]
     while True:
         word = atomic_load(control, WORD)
         if word >> 32 != generation:
@@ -139,25 +158,32 @@ def take_chunks(control, generation, job, models, states, controls, outputs, dat
             continue
         high = min(count, low + chunk)
         for i in range(low, high):
-            row = states[i].ctypes.data
-            _mj_set(models[i], data, row, nb.uint32(STATE))
-            _mju_copy(control_address, controls[i].ctypes.data, nb.int32(controls.shape[1]))
+            row, model = table[STATES] + width * i, load_int(table[MODELS] + 8 * i)
+            time = load_double(row)
+            _mj_set(model, data, row, nb.uint32(STATE))
+            _mju_copy(control_address, table[CONTROLS] + 8 * table[NU] * i, nb.int32(table[NU]))
             for _ in range(job[2]):
-                _mj_step(models[i], data)
+                _mj_step(model, data)
             if job[3]:
-                _mj_rne(models[i], data)
+                _mj_rne(model, data)
             if job[4]:
-                _mj_forward(models[i], data)
-            _mj_get(models[i], data, row, nb.uint32(STATE))
-            place = outputs[i].ctypes.data
-            for k in range(len(sources)):
-                _mju_copy(place, sources[k], nb.int32(lengths[k]))
-                place += 8 * lengths[k]
+                _mj_forward(model, data)
+            _mj_get(model, data, row, nb.uint32(STATE))
+            finite = 0.0
+            for column in range(job[5]):
+                finite += 0.0 * load_double(row + 8 * column)  # 0, or NaN if any is not finite
+            if finite != 0.0 or (job[2] > 0 and load_double(row) <= time):  # MuJoCo resets what diverged to time 0
+                atomic_add(control, BAD, 1)
+            place = table[OUTPUTS] + 8 * table[OUTPUT_SIZE] * i
+            for k in range(table[SOURCES]):
+                length = table[SOURCES + 2 + 2 * k]
+                _mju_copy(place, table[SOURCES + 1 + 2 * k], nb.int32(length))
+                place += 8 * length
         atomic_add(control, DONE, high - low)
 
 
 @nb.njit(nogil=True, cache=True)
-def wait_and_work(control, thread, job, models, states, controls, outputs, data, control_address, sources, lengths):
+def wait_and_work(control, thread, job, table):
     """A helper thread: works on every new generation, spins, then naps, then parks by returning."""
     parked = PARKED + 8 * thread
     atomic_store(control, parked, 0)
@@ -178,21 +204,22 @@ def wait_and_work(control, thread, job, models, states, controls, outputs, data,
                     return
                 atomic_store(control, parked, 0)
         seen = atomic_load(control, WORD) >> 32
-        take_chunks(control, seen, job, models, states, controls, outputs, data, control_address, sources, lengths)
+        take_chunks(control, seen, job, table)
 
 
 @nb.njit(nogil=True, cache=True)
-def post(control):
-    """Opens a new generation of the job that has been written; gives its number."""
+def step_batch(control, job, table):
+    """The calling thread: opens a generation, takes chunks like the others, waits until all are done, closes it.
+
+    Returns:
+        How many slots are no longer finite or were reset by MuJoCo.
+    """
     generation = (atomic_load(control, WORD) >> 32) + 1
     atomic_store(control, DONE, 0)
+    atomic_store(control, BAD, 0)
     atomic_store(control, WORD, generation << 32)
-    return generation
-
-
-@nb.njit(nogil=True, cache=True)
-def step_batch(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths):
-    """The calling thread: takes chunks like the others, then waits until all are done."""
-    take_chunks(control, generation, job, models, states, controls, outputs, data, control_address, sources, lengths)
+    take_chunks(control, generation, job, table)
     while atomic_load(control, DONE) < job[0]:
         pause()
+    atomic_store(control, WORD, (generation << 32) + CLOSED)
+    return atomic_load(control, BAD)

@@ -120,7 +120,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         physics[:, 1 : 1 + nq] = qpos
         physics[:, 1 + nq : 1 + nq + self.model.nv] = qvel
         control = np.zeros((count, self.model.nu))
-        state = self._run(context, physics, control, frame_skip=0)
+        state, _ = self._run(context, physics, control, frame_skip=0)
         if self.contact_forces:  # before the first step there are none
             state.outputs[:, self.output_columns["cfrc_ext"]] = 0.0
         return state
@@ -131,43 +131,51 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         Raises:
             Diverged: If a slot's state is no longer finite, or MuJoCo has reset it. No state has been changed.
         """
-        after = self._run(context, state.physics, action, self.frame_skip)
-        sound = np.isfinite(after.qpos).all(axis=1) & np.isfinite(after.qvel).all(axis=1)
-        sound &= after.physics[:, 0] > state.physics[:, 0]  # MuJoCo sets a diverged simulation back to time 0
-        if not sound.all():
-            slot = int(np.flatnonzero(~sound)[0])
-            values = {f.name: getattr(context, f.name)[slot].item() for f in dataclasses.fields(self.context_type)}  # pyright: ignore[reportArgumentType]
-            task = ", ".join(f"{name}={value:g}" for name, value in list(values.items())[:4])
-            raise Diverged(
-                f"the simulation of slot {slot} diverged (task {task}); smaller actions or another task may help"
-            )
+        after, bad = self._run(context, state.physics, action, self.frame_skip)
+        if bad:
+            raise Diverged(self._describe_divergence(state, after, context))
         return after
 
-    def _run(self, context: C, physics: Array, control: Array, frame_skip: int) -> MujocoState:
-        count, nq, nv = len(physics), self.model.nq, self.model.nv
-        with self._lock:
-            stepper = self._stepper(count)
-            stepper.models[:count] = self._model_addresses(context, count)
-            stepper.states[:count] = physics
-            stepper.controls[:count] = control
-            stepper.step(count, frame_skip, rne=self.contact_forces and frame_skip > 0, forward=frame_skip == 0)
-            after, outputs = stepper.states[:count].copy(), stepper.outputs[:count].copy()
-        return MujocoState(after, after[:, 1 : 1 + nq].copy(), after[:, 1 + nq : 1 + nq + nv].copy(), outputs)
+    def _describe_divergence(self, before: MujocoState, after: MujocoState, context: C) -> str:
+        sound = np.isfinite(after.qpos).all(axis=1) & np.isfinite(after.qvel).all(axis=1)
+        sound &= after.physics[:, 0] > before.physics[:, 0]
+        slot = int(np.flatnonzero(~sound)[0])
+        names = [f.name for f in dataclasses.fields(self.context_type)][:4]  # pyright: ignore[reportArgumentType]
+        task = ", ".join(f"{name}={getattr(context, name)[slot]:g}" for name in names)
+        return f"the simulation of slot {slot} diverged (task {task}): try smaller actions or another task"
 
-    def _stepper(self, count: int) -> Stepper:
+    def _run(self, context: C, physics: Array, control: Array, frame_skip: int) -> tuple[MujocoState, int]:
+        count = len(physics)
+        with self._lock:
+            stepper = self._steppers.get(count) or self._make_stepper(count)
+            stepper.models[:] = self._model_addresses(context, count)
+            stepper.states[:] = physics
+            stepper.controls[:] = control
+            bad = stepper.step(count, frame_skip, self.contact_forces and frame_skip > 0, frame_skip == 0)
+            after, outputs = stepper.states.copy(), stepper.outputs.copy()
+        qpos, qvel = self._qpos, self._qvel
+        return MujocoState(after, after[:, qpos].copy(), after[:, qvel].copy(), outputs), bad
+
+    @functools.cached_property
+    def _qpos(self) -> slice:
+        return slice(1, 1 + self.model.nq)
+
+    @functools.cached_property
+    def _qvel(self) -> slice:
+        return slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv)
+
+    def _make_stepper(self, count: int) -> Stepper:
         from metabench.physics.workers import Stepper, default_threads
 
-        if count not in self._steppers:
-            if len(self._steppers) >= _STEPPERS:
-                self._steppers.pop(next(iter(self._steppers)))
-            threads = self.threads or default_threads()
-            self._steppers[count] = Stepper(self.model, count, self.outputs, threads)
+        if len(self._steppers) >= _STEPPERS:
+            self._steppers.pop(next(iter(self._steppers)))
+        self._steppers[count] = Stepper(self.model, count, self.outputs, self.threads or default_threads())
         return self._steppers[count]
 
     def _model_addresses(self, context: C, count: int) -> Array | int:
         """Addresses of the slots' models; remembered per context object, because contexts are values."""
         if not self.varies_model:
-            return self.model._address
+            return self._address
         known = self._addresses.get(id(context))
         if known is not None and known[0]() is context:
             return known[1]
@@ -176,6 +184,10 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
             self._addresses.clear()
         self._addresses[id(context)] = (weakref.ref(context), found)
         return found
+
+    @functools.cached_property
+    def _address(self) -> int:
+        return self.model._address
 
     @functools.cached_property
     def _state_size(self) -> int:
@@ -219,8 +231,12 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
 
     def body(self, state: MujocoState, name: str) -> Array:
         """Position of a body after the step, `[B, 3]` m."""
-        start = self.output_columns["xpos"].start + 3 * self.model.body(name).id
-        return state.outputs[:, start : start + 3]
+        return state.outputs[:, self._body_columns[name]]
+
+    @functools.cached_property
+    def _body_columns(self) -> dict[str, slice]:
+        start, model = self.output_columns["xpos"].start, self.model
+        return {model.body(k).name: slice(start + 3 * k, start + 3 * k + 3) for k in range(model.nbody)}
 
     def external_forces(self, state: MujocoState) -> Array:
         """Contact forces on all bodies, clipped to [-1, 1], `[B, 6 nbody]`, as the Ant reward takes them."""
@@ -256,4 +272,4 @@ def _remake(kind: type[MujocoFamily[Any]], arguments: dict[str, Any]) -> MujocoF
 
 def norm_squared(action: Array) -> Array:
     """Sum of squared actions `[B]`, in the actions' own precision, as Gymnasium computes control costs."""
-    return np.sum(np.square(action), axis=1)
+    return np.add.reduce(np.square(action), axis=1)
