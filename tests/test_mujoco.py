@@ -1,5 +1,6 @@
 """MuJoCo families: equal to Gymnasium's environments and to `mj_step`, bit for bit; safe when the physics is not."""
 
+import gc
 import os
 import pickle
 import subprocess
@@ -186,6 +187,25 @@ def test_rows_do_not_depend_on_batch_or_threads(id, monkeypatch):
         for a, b in zip(play(threads, count), wide, strict=True):
             assert np.array_equal(a, b[:count])
     spec(id).family()._steppers.clear()
+
+
+def test_models_outlive_the_cache(monkeypatch):
+    """More bodies than the cache holds, and sessions that change them: every slot still has its own model."""
+    from metabench.physics import mujoco as module
+
+    monkeypatch.setattr(module, "MAX_MODELS", 5)
+    sessions = {"kind": "geometric", "p": 0.2}
+    few, many = (make_vec("HopperParam-v0", 12, split="fresh", sessions=sessions) for _ in range(2))
+    record = []
+    for env, limit in ((few, 5), (many, 4096)):
+        monkeypatch.setattr(module, "MAX_MODELS", limit)
+        env.family._models.clear()
+        env.reset(seed=0)
+        record.append([env.step(np.full((12, 3), 0.5))[0] for _ in range(60)])
+    assert all(np.array_equal(a, b) for a, b in zip(*record, strict=True))
+    few._trials.simulator.context = many._trials.simulator.context = None
+    gc.collect()
+    assert len(many.family._known) <= 1, "entries of contexts that are gone must go too"
 
 
 def test_contact_forces_do_not_leak_between_slots():

@@ -29,7 +29,7 @@ LIBRARY = next(Path(mujoco.__file__).parent.glob("libmujoco.*"))
 llvm.load_library_permanently(str(LIBRARY))  # so that the kernel can name its symbols, and be cached on disk
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-SPINS = 2000  # pauses before a waiting thread sleeps
+SPINS = 2000  # pauses before a waiting thread naps
 NAPS = 400  # sleeps before it parks in Python, where it costs nothing
 NAP_MICROSECONDS = 20
 

@@ -36,12 +36,20 @@ _STEPPERS = 4  # batch sizes whose buffers are kept
 
 
 class MujocoState(NamedTuple):
-    """The state of B slots. `qpos` and `qvel` repeat columns of `physics` so that they have names."""
+    """The state of B slots. `qpos` and `qvel` are columns of `physics` under their names; nobody writes into states."""
 
     physics: Array  # [B, S] float64 mjSTATE_INTEGRATION
     qpos: Array  # [B, nq] m, rad
     qvel: Array  # [B, nv] m/s, rad/s
     outputs: Array  # [B, K] what mjData holds after the step: the family's `outputs`, one after the other
+
+
+class _Models(NamedTuple):
+    """The models of the slots of one context."""
+
+    context: weakref.ref[Any]
+    addresses: Array  # [B] int64
+    models: tuple[Any, ...]
 
 
 class Diverged(ValueError):
@@ -65,7 +73,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._steppers: dict[int, Stepper] = {}
-        self._addresses: dict[int, tuple[weakref.ref[Any], Array]] = {}
+        self._known: dict[int, _Models] = {}
         self._models: dict[tuple[float, ...], mujoco.MjModel] = {}
 
     @property
@@ -100,7 +108,6 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         if key not in self._models:
             if len(self._models) >= MAX_MODELS:
                 self._models.pop(next(iter(self._models)))
-                self._addresses.clear()
             model = copy.copy(self.model)
             self.configure(model, context, slot)
             self._models[key] = model
@@ -148,13 +155,13 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         count = len(physics)
         with self._lock:
             stepper = self._steppers.get(count) or self._make_stepper(count)
-            stepper.models[:] = self._model_addresses(context, count)
+            models = self._models_of(context, count) if self.varies_model else None  # alive until the step is done
+            stepper.models[:] = self._address if models is None else models.addresses
             stepper.states[:] = physics
             stepper.controls[:] = control
             bad = stepper.step(count, frame_skip, self.contact_forces and frame_skip > 0, frame_skip == 0)
             after, outputs = stepper.states.copy(), stepper.outputs.copy()
-        qpos, qvel = self._qpos, self._qvel
-        return MujocoState(after, after[:, qpos].copy(), after[:, qvel].copy(), outputs), bad
+        return MujocoState(after, after[:, self._qpos], after[:, self._qvel], outputs), bad
 
     @functools.cached_property
     def _qpos(self) -> slice:
@@ -172,18 +179,18 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         self._steppers[count] = Stepper(self.model, count, self.outputs, self.threads or default_threads())
         return self._steppers[count]
 
-    def _model_addresses(self, context: C, count: int) -> Array | int:
-        """Addresses of the slots' models; remembered per context object, because contexts are values."""
-        if not self.varies_model:
-            return self._address
-        known = self._addresses.get(id(context))
-        if known is not None and known[0]() is context:
-            return known[1]
-        found = np.array([self.model_of(context, slot)._address for slot in range(count)], dtype=np.int64)
-        if len(self._addresses) > MAX_MODELS:
-            self._addresses.clear()
-        self._addresses[id(context)] = (weakref.ref(context), found)
-        return found
+    def _models_of(self, context: C, count: int) -> _Models:
+        """The slots' models; remembered per context object, because contexts are values."""
+        key = id(context)
+        known = self._known.get(key)
+        if known is not None and known.context() is context:
+            return known
+        models = tuple(self.model_of(context, slot) for slot in range(count))
+        addresses = np.array([model._address for model in models], dtype=np.int64)
+        # The entry keeps its models alive, whatever the cache forgets, and goes when the context goes.
+        entry = _Models(weakref.ref(context, lambda _: self._known.pop(key, None)), addresses, models)
+        self._known[key] = entry
+        return entry
 
     @functools.cached_property
     def _address(self) -> int:
