@@ -108,7 +108,7 @@ class Bench:
 
 @dataclass
 class Quickstart:
-    """Train RL² on GridSwitch, measure it beside the yardsticks, write a picture and a page: about three minutes."""
+    """Train RL² on GridSwitch, measure it beside the yardsticks, write a picture and a page: a minute or two."""
 
     name: str = "quickstart"
     """The folder is runs/<name>; one that holds an unfinished run is continued."""
@@ -141,7 +141,7 @@ ABOUT = """The meta-reinforcement-learning benchmark.
   metabench train rl2 GridSwitch-v0 --seed 0  train an agent into runs/
   metabench evaluate bayes GridSwitch-v0      play an agent under the protocol
   metabench summarise runs/*/result.json      several training runs as one line
-  metabench quickstart                        all of it in three minutes
+  metabench quickstart                        all of it in a minute or two
 
 `metabench COMMAND --help` explains a command; `metabench train AGENT --help` an agent's settings.
 """

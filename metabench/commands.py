@@ -197,7 +197,8 @@ def summarise_files(out: Console, paths: Sequence[Path]) -> list[Summary]:
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """Agents by return, best first; splits in the order they come."""
     adapts = any(len(s.curve) > 1 for s in summaries)
-    table = _plain("split", "agent", "runs")
+    several = any(s.runs > 1 for s in summaries)
+    table = _plain("split", "agent", *(("runs",) if several else ()))
     episodes = ("first episode", "last episode", "regret") if adapts else ()
     for column in ("return", *episodes, "IQM", "95 % interval", "of Bayes"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -209,7 +210,8 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         cells += (
             ["", ""] if s.score is None else [f"{s.score.estimate:.3f}", f"{s.score.low:.3f} to {s.score.high:.3f}"]
         )
-        table.add_row(s.protocol.split, s.agent, str(s.runs), *cells, "" if s.share is None else _percent(s.share))
+        runs = (str(s.runs),) if several else ()
+        table.add_row(s.protocol.split, s.agent, *runs, *cells, "" if s.share is None else _percent(s.share))
     return table
 
 

@@ -97,7 +97,7 @@ def _report(
         folder / "report.png",
         f"{LEARNER} on {BENCHMARK}",
         [(row["frames"], row["return"]) for row in metrics],
-        reference_levels(BENCHMARK, "train"),
+        {name: level for name, level in reference_levels(BENCHMARK, "train").items() if name in YARDSTICKS},
         switches,
         LEARNER,
     )

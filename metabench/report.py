@@ -67,9 +67,11 @@ def draw(
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
     frames, returns = [f / 1e6 for f, _ in curve], [r for _, r in curve]
-    left.plot(frames, returns, color=COLORS.get(learner, _OTHER), lw=2.2)
+    smooth = _smooth(returns)
+    left.plot(frames, returns, color=COLORS.get(learner, _OTHER), lw=0.8, alpha=0.35)
+    left.plot(frames, smooth, color=COLORS.get(learner, _OTHER), lw=2.2)
     span = max(frames)
-    labels = sorted([*levels.items(), (learner, returns[-1])], key=lambda item: item[1])
+    labels = sorted([*levels.items(), (learner, smooth[-1])], key=lambda item: item[1])
     for name, level in levels.items():
         left.axhline(level, color=COLORS.get(name, _OTHER), lw=1.2, ls=(0, (4, 3)), zorder=0)
     for (name, level), place in zip(labels, _apart([level for _, level in labels], 3.6), strict=True):
@@ -100,6 +102,13 @@ def draw(
     _clean(right)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _smooth(values: Sequence[float], share: float = 0.03) -> list[float]:
+    """Each value's mean with those before it, over a share of the curve."""
+    window = max(1, round(share * len(values)))
+    parts = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
 
 
 def _apart(levels: Sequence[float], gap: float) -> list[float]:

@@ -106,7 +106,7 @@ def test_overviews(capsys, arguments):
         (("evaluate", "--help"), "The name of a yardstick, or the folder of a training run."),
         (("train", "rl2", "--help"), "trials played together, one per slot"),
         (("bench", "--help"), "SyncVectorEnv"),
-        (("quickstart", "--help"), "about three minutes"),
+        (("quickstart", "--help"), "a minute or two"),
     ],
 )
 def test_help_teaches(capsys, arguments, words):
