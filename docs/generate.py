@@ -109,7 +109,6 @@ def page(chosen: Spec, picture: bool) -> str:
         else ["The task stays for the whole trial."]
     )
     sessions += [f"- `{split}`: `{json.dumps(value)}`" for split, value in chosen.split_sessions.items()]
-    sources = "\n".join(f"- {source}" for source in chosen.sources)
     return f"""# {chosen.id}
 
 {chosen.summary}
@@ -150,7 +149,7 @@ measures them again.
 {split_table(chosen)}
 ## Sources
 
-{sources}
+{chr(10).join(f"- {source}" for source in chosen.sources)}
 """
 
 

@@ -47,9 +47,6 @@ def test_the_example_family_passes_the_checks(tmp_path, monkeypatch):
     (tmp_path / "tables" / "Kite-v0.json").write_text(json.dumps(table))
     rows = {split: np.array(part["rows"]) for split, part in table["splits"].items()}
 
-    class Wind:
-        pass
-
     (tmp_path / "kite.py").write_text(code.split("register(\n")[0])
     monkeypatch.syspath_prepend(str(tmp_path))
     import kite

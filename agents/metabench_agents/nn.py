@@ -53,8 +53,9 @@ def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
     if isinstance(space, spaces.Discrete):
         code = F.one_hot(action.long(), int(space.n)).float()
     else:
-        high = torch.as_tensor(np.where(np.isfinite(space.high), space.high, 1.0), dtype=torch.float32)
-        code = action.float() / high
+        size = np.maximum(abs(space.low), abs(space.high))
+        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+        code = action.float() / torch.as_tensor(size, dtype=torch.float32)
     return torch.where(first[..., None], 0.0, code)
 
 
@@ -126,5 +127,7 @@ class Head(nn.Module):
         raw = action.numpy()
         if self.discrete:
             return raw
-        center, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
+        center, half = (high + low) / 2, (high - low) / 2
         return np.clip(center + half * raw, self.low, self.high).astype(self.low.dtype)

@@ -10,7 +10,8 @@ Deviations, with reasons:
 - The heads see the embedded tick beside the hidden state: the core need not carry what is visible now. Helps early
   learning; RL² as run by VariBAD's code sees the hidden state alone (`skip=False`).
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
-- Every update sees whole trials: back-propagation through time is never truncated.
+- Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
+  benchmarks whose episodes may end early are refused.
 """
 
 from __future__ import annotations
@@ -195,7 +196,10 @@ def update(
 
 
 def _trial_length(benchmark: str) -> int:
+    """Ticks of a trial; ValueError for benchmarks whose episodes may end early."""
     spec = metabench.spec(benchmark)
+    if type(spec.family()).terminal is not metabench.Family.terminal:
+        raise ValueError(f"rl2 trains on trials of one length, and episodes of {benchmark} may end early")
     return spec.horizon * spec.episodes
 
 

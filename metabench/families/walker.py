@@ -12,12 +12,10 @@ from typing import ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from metabench.family import Field
-from metabench.physics.random_parameters import MAX_VELOCITY, RandomBody, exponents
+from metabench.physics.random_parameters import RandomBody, exponents, runner_fields
 from metabench.registry import Spec, register
 
 JOINTS = ("right_thigh", "right_leg", "right_foot", "left_thigh", "left_leg", "left_foot")
-INF = float("inf")
 SIZES = {"body_mass": (8,), "body_inertia": (8, 3), "dof_damping": (9,), "geom_friction": (8, 3)}
 Body = exponents(SIZES, __name__)
 
@@ -28,18 +26,7 @@ class WalkerParam(RandomBody):
     xml = "walker2d_v5.xml"
     sizes = SIZES
     context_type = Body
-    observation_fields = (
-        Field("z", -INF, INF, "m", "height of the torso"),
-        Field("pitch", -INF, INF, "rad", "angle of the torso"),
-        *(Field(f"{joint}_angle", -INF, INF, "rad", f"angle of the {joint} joint") for joint in JOINTS),
-        Field("x_velocity", -MAX_VELOCITY, MAX_VELOCITY, "m/s", "forward, clipped"),
-        Field("z_velocity", -MAX_VELOCITY, MAX_VELOCITY, "m/s", "upward, clipped"),
-        Field("pitch_velocity", -MAX_VELOCITY, MAX_VELOCITY, "rad/s", "of the torso, clipped"),
-        *(
-            Field(f"{joint}_velocity", -MAX_VELOCITY, MAX_VELOCITY, "rad/s", f"of the {joint}, clipped")
-            for joint in JOINTS
-        ),
-    )
+    observation_fields = runner_fields(JOINTS)
     action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
     action_meanings: ClassVar[tuple[str, ...]] = tuple(f"torque on the {joint}" for joint in JOINTS)
 

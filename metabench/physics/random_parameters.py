@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from metabench.family import Field
 from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
@@ -40,6 +41,20 @@ def exponents(sizes: dict[str, tuple[int, ...]], module: str) -> type[Any]:
     body = dataclasses.make_dataclass("Body", fields, frozen=True)
     body.__module__ = module  # where pickle finds it
     return body
+
+
+def runner_fields(joints: tuple[str, ...]) -> tuple[Field, ...]:
+    """The observation of a planar runner: torso, joints, and their clipped velocities."""
+    clipped = -MAX_VELOCITY, MAX_VELOCITY
+    return (
+        Field("z", -np.inf, np.inf, "m", "height of the torso"),
+        Field("pitch", -np.inf, np.inf, "rad", "angle of the torso"),
+        *(Field(f"{joint}_angle", -np.inf, np.inf, "rad", f"angle of the {joint} joint") for joint in joints),
+        Field("x_velocity", *clipped, "m/s", "forward, clipped"),
+        Field("z_velocity", *clipped, "m/s", "upward, clipped"),
+        Field("pitch_velocity", *clipped, "rad/s", "of the torso, clipped"),
+        *(Field(f"{joint}_velocity", *clipped, "rad/s", f"of the {joint}, clipped") for joint in joints),
+    )
 
 
 class RandomBody(MujocoFamily[Any]):

@@ -61,3 +61,14 @@ def test_gaussian_head():
     assert torch.allclose(head.log_prob(mean[:5], drawn[:5]), expected.log_prob(drawn[:5]).sum(-1), atol=1e-5)
     assert torch.allclose(head.entropy(mean[:5]), expected.entropy().sum(-1), atol=1e-5)
     assert head.to_env(torch.tensor([[0.0, 1.0], [-1.0, 9.0]])).tolist() == [[1, 4], [-2, 4]]
+
+
+def test_unusual_boxes():
+    """One-sided and unbounded spaces give finite codes and actions."""
+    for low, high in ((-1.0, 0.0), (-np.inf, np.inf), (0.0, np.inf)):
+        space = spaces.Box(np.float32(low), np.float32(high), (2,))
+        head = Head(4, space)
+        action = head.to_env(torch.tensor([[-0.5, 0.5]]))
+        assert np.isfinite(action).all() and (action >= low).all() and (action <= high).all()
+        code = encode_action(torch.as_tensor(action), torch.tensor([False]), space)
+        assert torch.isfinite(code).all()

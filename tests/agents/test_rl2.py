@@ -135,7 +135,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     """kill -9 at three moments, each time continued by a new process; the last one runs to its end."""
     (tmp_path / "test_rl2_settings.py").write_text(
         "from metabench_agents import rl2\n"
-        f"SMALL = rl2.Config(frames={60 * 16 * 120}, trials=16, hidden=16, embed=16, head=16)\n"
+        f"SMALL = rl2.Config(frames={60 * 16 * 80}, trials=16, hidden=16, embed=16, head=16)\n"
     )
     paths = [str(tmp_path), str(Path(rl2.__file__).parent.parent), str(Path(metabench.__file__).parent.parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -146,7 +146,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     whole = launch(tmp_path / "whole")
     assert whole.wait(timeout=120) == 0
     killed, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
-    for lines in (3, 31, 67):
+    for lines in (3, 21, 47):
         process = launch(killed)
         deadline = time.monotonic() + 120
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
@@ -190,6 +190,13 @@ def test_it_learns_with_continuous_actions(tmp_path):
     goals = metabench.spec("PointRobot-v0").table().rows["train"]
     staying = -20 * np.linalg.norm(goals, axis=1).mean()
     assert result.array().mean() > staying + 1.5
+
+
+def test_benchmarks_that_end_early_are_refused(tmp_path, monkeypatch):
+    family = type(metabench.spec("PointRobot-v0").family())
+    monkeypatch.setattr(family, "terminal", lambda self, state: np.zeros(len(state[0]), dtype=bool), raising=False)
+    with pytest.raises(ValueError, match="episodes of PointRobot-v0 may end early"):
+        small_run(tmp_path, SMALL, "PointRobot-v0")
 
 
 @pytest.mark.slow
