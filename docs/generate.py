@@ -5,15 +5,17 @@ Everything comes from the code, so that nothing is typed twice; `make docs` runs
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from PIL import Image
 
 import metabench
-from metabench.commands import describe_actions
 from metabench.registry import NAMESPACE, Spec
 from metabench.tasks import latent_ranges, param_ranges
 
@@ -36,6 +38,7 @@ MODULES = [
     "plugins",
 ]
 STEPS = 6  # taken before the still, so that the agent is seen on its way
+LONG = 20  # rows from which a table is folded
 
 
 def still(chosen: Spec, path: Path) -> bool:
@@ -50,6 +53,8 @@ def still(chosen: Spec, path: Path) -> bool:
     except ValueError as error:
         print(f"{chosen.id}: no picture: {error}")
         return False
+    finally:
+        env.close()
     return True
 
 
@@ -57,6 +62,11 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def folded(text: str, rows: int, what: str) -> str:
+    """A long table behind a line that opens it."""
+    return text if rows < LONG else f"<details>\n<summary>{rows} {what}</summary>\n\n{text}\n</details>\n"
 
 
 def context_table(chosen: Spec) -> str:
@@ -76,109 +86,181 @@ def context_table(chosen: Spec) -> str:
         (f"`{name}`", f"{r.low:g} to {r.high:g} (whole)", "sessions", r.unit, r.doc)
         for name, r in latent_ranges(context).items()
     ]
-    return table(("name", "legal range", "in training", "unit", "meaning"), rows)
+    text = table(("name", "legal range", "in training", "unit", "meaning"), rows)
+    return folded(text, len(rows), "parameters")
+
+
+def observation_table(family: Any) -> str:
+    """The columns of the observation."""
+    rows = [
+        (str(i), f"`{f.name}`", f"{f.low:g}", f"{f.high:g}", f.unit, f.doc)
+        for i, f in enumerate(family.observation_fields)
+    ]
+    return table(("column", "name", "low", "high", "unit", "meaning"), rows)
+
+
+def action_table(family: Any) -> str:
+    """What each action, or each column of it, does."""
+    space, meanings = family.action_space, family.action_meanings
+    if isinstance(space, spaces.Discrete):
+        return table(("action", "meaning"), [(str(i), name) for i, name in enumerate(meanings)])
+    rows = [
+        (str(i), name, f"{low:g}", f"{high:g}")
+        for i, (name, low, high) in enumerate(zip(meanings, space.low, space.high, strict=True))
+    ]
+    return table(("column", "meaning", "low", "high"), rows)
+
+
+def describe_sessions(chosen: Spec) -> str:
+    """What happens inside an episode, split by split where they differ."""
+    rows = []
+    for split in chosen.table().splits:
+        sessions = chosen.sessions_of(split)
+        rows.append((f"`{split}`", f"`{json.dumps(sessions)}`" if sessions else "the task stays for the whole trial"))
+    if len({text for _, text in rows}) > 1:
+        return table(("split", "sessions"), rows)
+    return f"In every split: {rows[0][1]}.\n"
+
+
+def reference_table(chosen: Spec) -> str:
+    """The yardsticks measured on each split, whichever there are."""
+    rows, scored = [], False
+    for split in chosen.table().splits:
+        levels = chosen.references(split)
+        scored |= {"random", "oracle"} <= levels.keys()
+        for name, record in sorted(levels.items(), key=lambda item: item[1]["mean"]):
+            error, trials = record.get("stderr"), record.get("trials")
+            rows.append(
+                (
+                    f"`{split}`",
+                    name,
+                    f"{record['mean']:.2f}",
+                    "" if error is None else f"{error:.2f}",
+                    "" if trials is None else f"{trials}",
+                    record.get("method", ""),
+                )
+            )
+    if not rows:
+        return "None are measured yet.\n"
+    missing = "" if scored else "\nNo oracle is stored yet, so results on this benchmark have no normalised score.\n"
+    return table(("split", "yardstick", "mean return", "standard error", "trials", "method"), rows) + missing
 
 
 def split_table(chosen: Spec) -> str:
-    """The frozen splits with the yardsticks measured on them."""
+    """The frozen splits."""
     frozen = chosen.table()
-    names = sorted({name for split in frozen.splits for name in chosen.references(split)})
-    rows = []
-    for split in frozen.splits:
-        levels = chosen.references(split)
-        means = [f"{levels[n]['mean']:.2f}" if n in levels else "" for n in names]
-        rows.append((f"`{split}`", str(frozen.size(split)), f"`{frozen.digest(split)[:16]}`", *means))
-    return table(("split", "tasks", "sha256 begins", *names), rows)
+    rows = [(f"`{split}`", str(frozen.size(split)), f"`{frozen.digest(split)}`") for split in frozen.splits]
+    shared = "\nThere are so few tasks that `test` and `ood` have the training tasks.\n" if chosen.shared_tasks else ""
+    return table(("split", "tasks", "sha256"), rows) + shared
+
+
+def description(chosen: Spec) -> str:
+    """The summary and the family's docstring; a first line that says the same twice is left out."""
+    lead, _, rest = inspect.cleandoc(chosen.family().__doc__ or "").partition("\n")
+    same = lead.split(" ", 1)[-1] == chosen.summary.split(" ", 1)[-1]  # but for the article
+    body = rest if same else f"{lead}\n{rest}"
+    return f"{chosen.summary}\n\n{body.strip()}\n"
 
 
 def page(chosen: Spec, picture: bool) -> str:
     """One benchmark's page."""
     image = f"""```{{image}} {chosen.id}.png
 :alt: {chosen.id} after {STEPS} random steps
-:width: 260px
+:width: 240px
+:align: right
 ```
 """
     family = chosen.family()
-    fields = [
-        (str(i), f"`{f.name}`", f"{f.low:g}", f"{f.high:g}", f.unit, f.doc)
-        for i, f in enumerate(family.observation_fields)
-    ]
-    sessions = (
-        [f"- all splits: `{json.dumps(chosen.sessions)}`"]
-        if chosen.sessions
-        else ["The task stays for the whole trial."]
-    )
-    sessions += [f"- `{split}`: `{json.dumps(value)}`" for split, value in chosen.split_sessions.items()]
+    seconds = f" of {family.dt:g} s" if family.dt != 1.0 else ""
+    extra = f"It needs `pip install 'metabench[{chosen.extra}]'`.\n" if chosen.extra else ""
+    first = next(iter(chosen.table().fixed("test")))
     return f"""# {chosen.id}
 
-{chosen.summary}
-
 {image if picture else ""}
-{inspect.cleandoc(family.__doc__ or "")}
+{description(chosen)}
+An episode has {chosen.horizon} steps{seconds}, a trial {chosen.episodes} episode{"s" * (chosen.episodes > 1)} of one
+task. The standard protocol plays every task of a split {plural(chosen.repeats, "time")}. {extra}
 
 ```python
 import gymnasium as gym
 import metabench
 
-env = gym.make("{NAMESPACE}{chosen.id}", split="train")
-envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=1024, split="train")
+env = gym.make("{NAMESPACE}{chosen.id}", split="test")
+observation, info = env.reset(seed=0, options={{"task": {first.index}}})
+envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=64, split="train")
 ```
-
-An episode has {chosen.horizon} steps, a trial {chosen.episodes} episode{"s" * (chosen.episodes > 1)} of one task. The
-standard protocol plays every task of a split {chosen.repeats} time{"s" * (chosen.repeats > 1)}.
 
 ## Hidden context
 
 {context_table(chosen)}
 ## Observation
 
-{table(("column", "name", "low", "high", "unit", "meaning"), fields)}
+{observation_table(family)}
 ## Actions
 
-{describe_actions(family)}
-
+{action_table(family)}
 ## Sessions
 
-{chr(10).join(sessions)}
-
+{describe_sessions(chosen)}
 ## Splits
 
-Means are returns per episode of the yardsticks that ship with the package; `python scripts/measure_references.py`
-measures them again.
-
 {split_table(chosen)}
+## References
+
+Undiscounted returns per episode of the yardsticks, stored with the package; `make references` measures them again.
+
+{reference_table(chosen)}
 ## Sources
 
 {chr(10).join(f"- {source}" for source in chosen.sources)}
 """
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 time`, `4 times`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def sessions_in_short(chosen: Spec) -> str:
+    """Which splits have sessions."""
+    if chosen.sessions:
+        return "yes"
+    return f"in {', '.join(chosen.split_sessions)}" if chosen.split_sessions else "on request"
+
+
+def clean(folder: Path) -> None:
+    """Makes an empty folder: a page of an id that is gone would be a warning."""
+    folder.mkdir(exist_ok=True)
+    for old in (*folder.glob("*.md"), *folder.glob("*.png")):
+        old.unlink()
+
+
 def write_families(folder: Path) -> None:
     """All benchmarks' pages, their stills and the index."""
-    folder.mkdir(exist_ok=True)
-    rows = []
-    for chosen in metabench.specs():
+    clean(folder)
+    rows, specs = [], metabench.specs()
+    for chosen in specs:
         picture = still(chosen, folder / f"{chosen.id}.png")
         (folder / f"{chosen.id}.md").write_text(page(chosen, picture))
         sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
-        drifts = "yes" if chosen.sessions else "on request"
-        rows.append(
-            (f"[{chosen.id}]({chosen.id}.md)", chosen.summary, str(chosen.horizon), str(chosen.episodes), sizes, drifts)
-        )
+        short = (sizes.replace(" ", "\u00a0"), sessions_in_short(chosen).replace(" ", "\u00a0"))  # on one line each
+        name = chosen.id.replace("-", "\u2011")  # a hyphen that does not break
+        rows.append((f"[{name}]({chosen.id}.md)", chosen.summary, str(chosen.horizon), str(chosen.episodes), *short))
     head = ("id", "what it is", "steps", "episodes", "train / test / ood", "sessions")
-    names = "\n".join(chosen.id for chosen in metabench.specs())
+    names = "\n".join(chosen.id for chosen in specs)
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```\n"
-    text = f"# Task families\n\n{table(head, rows)}\n{tree}"
-    (folder / "index.md").write_text(text)
+    lead = "Steps of an episode, episodes of a trial, tasks of each split, and whether tasks change in an episode.\n"
+    (folder / "index.md").write_text(f"# Task families\n\n{lead}\n{table(head, rows)}\n{tree}")
 
 
 def write_api(folder: Path) -> None:
-    """One page per public module."""
-    folder.mkdir(exist_ok=True)
-    for name in MODULES:
+    """One page per public module that there is."""
+    clean(folder)
+    modules = [name for name in MODULES if importlib.util.find_spec(f"metabench.{name}")]
+    for name in modules:
         text = f"# metabench.{name}\n\n```{{eval-rst}}\n.. automodule:: metabench.{name}\n```\n"
         (folder / f"{name}.md").write_text(text)
-    rows = "\n".join(MODULES)
+    rows = "\n".join(modules)
     (folder / "index.md").write_text(f"# API\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
 
 
