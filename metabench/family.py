@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -43,6 +43,7 @@ class Family(abc.ABC, Generic[S, C]):
     horizon: int  # steps of an episode
     dt: float = 1.0  # seconds a step lasts; 1 where time has no unit
     render_fps: int = 10
+    backends: tuple[str, ...] = ("batched",)  # ways to step it, the default first; see `simulator`
 
     @abc.abstractmethod
     def initial(self, context: C, rng: SlotRng) -> S:
@@ -71,6 +72,21 @@ class Family(abc.ABC, Generic[S, C]):
     def reject(self, context: C) -> str:
         """Why these parameters, each legal alone, are no task together; empty if they are one."""
         return ""
+
+    def simulator(self, backend: str, drift: Any, tasks: Any, rng: SlotRng, horizon: int) -> Any:
+        """The `Simulator` of this family's own for one of `backends`; None for the one made of the five functions.
+
+        A third party's environments are stepped so: `backend="reference"` runs their own code with the same tasks,
+        starts and semantics, to compare with or to fall back on.
+
+        Args:
+            backend: One of `backends`.
+            drift: What happens inside an episode, a `metabench.drift.Drift`.
+            tasks: The slots' first tasks, a `metabench.tasks.TaskBatch`.
+            rng: The slots' streams.
+            horizon: Steps of an episode.
+        """
+        return None
 
     def picture(self, state: S, context: C, slot: int) -> Array:
         """An RGB image `[H, W, 3]` uint8 of one slot, hidden task included: it is for people, not for agents."""

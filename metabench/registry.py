@@ -176,6 +176,7 @@ def _trials(
     episodes_per_task: int | None,
     sessions: Mapping[str, Any] | None,
     max_episode_steps: int | None,
+    backend: str | None,
 ) -> Trials:
     chosen = spec(benchmark)
     family, table = chosen.family(), chosen.table()
@@ -185,7 +186,9 @@ def _trials(
         raise ValueError(f"episodes_per_task must be a whole number of at least 1, got {episodes_per_task!r}")
     if max_episode_steps is not None and not 1 <= max_episode_steps <= chosen.horizon:
         raise ValueError(f"max_episode_steps of {chosen.id} must be 1 to {chosen.horizon}, got {max_episode_steps}")
-    return Trials(family, table, chosen.drift(split, sessions), split, episodes, max_episode_steps)
+    if backend is not None and backend not in family.backends:
+        raise ValueError(f"{chosen.id} has no backend {backend!r}; {suggest(str(backend), family.backends)}")
+    return Trials(family, table, chosen.drift(split, sessions), split, episodes, max_episode_steps, backend)
 
 
 def make(
@@ -196,6 +199,7 @@ def make(
     sessions: Mapping[str, Any] | None = None,
     expose_task: bool = False,
     render_mode: str | None = None,
+    backend: str | None = None,
 ) -> MetaEnv:
     """One slot of a benchmark; the same as `gym.make("metabench/<id>", ...)` without its wrappers.
 
@@ -206,13 +210,13 @@ def make(
         sessions: Makes the task change inside the episode, for example {"kind": "geometric", "p": 0.05}.
         expose_task: Appends the hidden context to the observation, for oracles.
         render_mode: "rgb_array" or "ansi".
+        backend: One of the family's `backends`; the first by default. "reference" steps the third party's own code.
 
     Raises:
         ValueError: One sentence for an unknown id, split, or an argument out of range.
     """
-    return MetaEnv(
-        _trials(benchmark, split, episodes_per_task, sessions, None), expose_task=expose_task, render_mode=render_mode
-    )
+    trials = _trials(benchmark, split, episodes_per_task, sessions, None, backend)
+    return MetaEnv(trials, expose_task=expose_task, render_mode=render_mode)
 
 
 def make_vec(
@@ -225,10 +229,11 @@ def make_vec(
     expose_task: bool = False,
     render_mode: str | None = None,
     max_episode_steps: int | None = None,
+    backend: str | None = None,
 ) -> MetaVectorEnv:
     """B slots of a benchmark, stepped as arrays; the same as `gym.make_vec("metabench/<id>", num_envs, ...)`.
 
     Arguments and errors are those of `make`; `max_episode_steps` shortens the episodes.
     """
-    trials = _trials(benchmark, split, episodes_per_task, sessions, max_episode_steps)
+    trials = _trials(benchmark, split, episodes_per_task, sessions, max_episode_steps, backend)
     return MetaVectorEnv(trials, num_envs, expose_task=expose_task, render_mode=render_mode)

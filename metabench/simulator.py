@@ -184,9 +184,12 @@ class Trials:
         split: str,
         episodes_per_task: int,
         horizon: int | None = None,
+        backend: str | None = None,
     ):
         self.family, self.table, self.drift, self.split = family, table, drift, split
-        self.episodes_per_task, self.horizon = episodes_per_task, horizon
+        self.episodes_per_task = episodes_per_task
+        self.horizon = family.horizon if horizon is None else horizon
+        self.backend = family.backends[0] if backend is None else backend
         self.simulator: Any = None  # made by the first `start`
         self.rng = SlotRng.from_seeds([])
 
@@ -195,7 +198,10 @@ class Trials:
         self.rng = rng
         self.tasks = self.table.draw(rng, self.split) if tasks is None else tasks
         self.episode = np.zeros(len(rng), dtype=np.int64)
-        self.simulator = FunctionalSimulator(self.family, self.drift, self.tasks, rng, self.horizon)
+        own = self.family.simulator(self.backend, self.drift, self.tasks, rng, self.horizon)
+        if own is None:
+            own = FunctionalSimulator(self.family, self.drift, self.tasks, rng, self.horizon)
+        self.simulator = own
 
     def restart(self, slots: Array, tasks: TaskBatch) -> None:
         """Begins a trial of `tasks[k]` in slot `slots[k]`."""

@@ -24,6 +24,10 @@ from metabench.plugins import load_plugin
         ),
         (lambda: make("GridSwitch-v0", episodes_per_task=1.5), "got 1.5"),
         (lambda: make("GridSwitch-v0", render_mode="rgb"), "unknown render_mode 'rgb'; available: rgb_array, ansi"),
+        (
+            lambda: make("GridSwitch-v0", backend="reference"),
+            "GridSwitch-v0 has no backend 'reference'; available: batched",
+        ),
         (lambda: make_vec("GridSwitch-v0", 0), "num_envs must be at least 1, got 0"),
         (lambda: make_vec("GridSwitch-v0", 2, max_episode_steps=61), "must be 1 to 60, got 61"),
         (lambda: make("GridSwitch-v0", sessions={"kind": "constant"}), "cannot be constant"),

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 import metabench
 from metabench import make, make_vec, spec, specs
 from metabench.checks import check_gymnasium
+from metabench.simulator import FunctionalSimulator
 
 IDS = [s.id for s in specs()]
 
@@ -229,3 +230,19 @@ def test_specs_are_plain_data():
     for s in specs():
         assert metabench.Spec.from_json(s.to_json()) == s
         assert pickle.loads(pickle.dumps(s)) == s
+
+
+def test_a_backend_is_the_familys_own_simulator(monkeypatch):
+    """A family may step itself; its simulator is asked for by name and given what the functional one is given."""
+    family, asked = spec("PointRobot-v0").family(), []
+
+    def simulator(backend, drift, tasks, rng, horizon):
+        asked.append((backend, len(tasks.row), len(rng), horizon))
+        return FunctionalSimulator(family, drift, tasks, rng, horizon) if backend == "reference" else None
+
+    monkeypatch.setattr(family, "backends", ("batched", "reference"), raising=False)
+    monkeypatch.setattr(family, "simulator", simulator, raising=False)
+    envs = [make_vec("PointRobot-v0", 3, backend=backend) for backend in (None, "reference")]
+    observations = [env.reset(seed=0)[0] for env in envs]
+    assert np.array_equal(*observations)
+    assert asked == [("batched", 3, 3, 20), ("reference", 3, 3, 20)]
