@@ -79,6 +79,7 @@ class FunctionalSimulator(Generic[S, C]):
         self._nowhere = np.zeros(len(rng), dtype=bool)  # read-only, given out again and again
         self._nowhere.setflags(write=False)
         self._terminates = type(family).terminal is not Family.terminal
+        self._succeeds = type(family).success is not Family.success
         self.session = np.zeros(len(rng), dtype=np.int64)  # [B] how many sessions of the episode have ended
         self.begin(None, tasks)
 
@@ -123,7 +124,8 @@ class FunctionalSimulator(Generic[S, C]):
         truncated = self._nowhere if self._clock < self._first_episode_end else self._episode_end <= self._clock
         ended = self._nowhere if self._clock < self._first_session_end else self._end_sessions()
         terminated = family.terminal(after) if self._terminates else self._nowhere
-        return Outcome(family.observation(after), reward, terminated, truncated, ended, family.success(after))
+        success = family.success(after) if self._succeeds else None
+        return Outcome(family.observation(after), reward, terminated, truncated, ended, success)
 
     def _end_sessions(self) -> Array:
         ended = self._session_end == self._clock

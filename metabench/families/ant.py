@@ -15,6 +15,7 @@ Sources: Rakelly et al. 2019 (arXiv 1903.08254, `rlkit/envs/ant_dir.py`, `ant_go
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -52,7 +53,7 @@ class Place:
     share: Array = param(0.0, 2.25, "", "(distance of the goal / 3 m) squared", train=(0.0, 1.0))
     bearing: Array = param(0.0, 2 * np.pi, "rad", "direction of the goal")
 
-    @property
+    @functools.cached_property
     def goal(self) -> Array:
         """`[B, 2]` m."""
         distance = GOAL_RADIUS * np.sqrt(self.share)

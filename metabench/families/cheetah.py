@@ -22,7 +22,8 @@ import numpy as np
 from gymnasium import spaces
 
 from metabench.family import Field
-from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
+from metabench.physics.compiled import compiled
+from metabench.physics.mujoco import MujocoFamily, MujocoState
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import latent, param
@@ -46,6 +47,26 @@ class Direction:
     """Which way to run."""
 
     direction: Array = param(-1, 1, "", "+1 forward, -1 backward", integer=True)
+
+
+@compiled
+def seen(qpos: Array, qvel: Array, torso: Array) -> Array:
+    """The observation: positions but the first, velocities, and where the torso is."""
+    return np.concatenate((qpos[:, 1:], qvel, torso), axis=1)
+
+
+@compiled
+def pace_reward(before: Array, after: Array, speed: Array, action: Array, dt: float) -> Array:
+    """-abs(v - v*) - 0.05 sum a^2; `before` and `after` are positions `[B, 9]`, `dt` s apart."""
+    pace = (after[:, 0] - before[:, 0]) / dt
+    return -np.abs(pace - speed) - action.dtype.type(CONTROL_COST) * np.sum(action * action, axis=1)
+
+
+@compiled
+def direction_reward(before: Array, after: Array, direction: Array, action: Array, dt: float) -> Array:
+    """Direction times velocity - 0.05 sum a^2."""
+    pace = (after[:, 0] - before[:, 0]) / dt
+    return direction * pace - action.dtype.type(CONTROL_COST) * np.sum(action * action, axis=1)
 
 
 class _Cheetah(MujocoFamily[C], Generic[C]):
@@ -74,11 +95,7 @@ class _Cheetah(MujocoFamily[C], Generic[C]):
 
     def observation(self, state: MujocoState) -> Array:
         """Positions but the first, velocities, and where the torso is."""
-        return np.concatenate((state.qpos[:, 1:], state.qvel, self.body(state, "torso")), axis=1)
-
-    def speed(self, state: MujocoState, next_state: MujocoState) -> Array:
-        """Mean forward velocity over the step, `[B]` m/s."""
-        return (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
+        return seen(state.qpos, state.qvel, self.body(state, "torso"))
 
 
 class CheetahVel(_Cheetah[TargetSpeed]):
@@ -93,7 +110,7 @@ class CheetahVel(_Cheetah[TargetSpeed]):
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: TargetSpeed) -> Array:
         """-abs(v - v*) - 0.05 sum a^2."""
-        return -np.abs(self.speed(state, next_state) - context.speed) - CONTROL_COST * norm_squared(action)
+        return pace_reward(state.qpos, next_state.qpos, context.speed, action, self.dt)
 
 
 class CheetahDir(_Cheetah[Direction]):
@@ -107,7 +124,7 @@ class CheetahDir(_Cheetah[Direction]):
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Direction) -> Array:
         """Direction times velocity - 0.05 sum a^2."""
-        return context.direction * self.speed(state, next_state) - CONTROL_COST * norm_squared(action)
+        return direction_reward(state.qpos, next_state.qpos, context.direction, action, self.dt)
 
     def reject(self, context: Direction) -> str:
         """0 is no direction."""
@@ -156,7 +173,7 @@ class CheetahWindVel(_Cheetah[Season]):
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Season) -> Array:
         """-abs(v - v*) - 0.05 sum a^2."""
-        return -np.abs(self.speed(state, next_state) - context.speed) - CONTROL_COST * norm_squared(action)
+        return pace_reward(state.qpos, next_state.qpos, context.speed, action, self.dt)
 
 
 _SOURCES = (

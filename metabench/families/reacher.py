@@ -6,6 +6,7 @@ changes; its numbers are not known, so horizon and sessions of ReacherSwitch are
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,8 @@ import numpy as np
 from gymnasium import spaces
 
 from metabench.family import Field
-from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
+from metabench.physics.compiled import compiled
+from metabench.physics.mujoco import MujocoFamily, MujocoState
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
@@ -30,11 +32,18 @@ class Goal:
     share: Array = param(0.0, 1.0, "", "(distance of the goal / 0.2 m) squared")
     bearing: Array = param(0.0, 2 * np.pi, "rad", "direction of the goal")
 
-    @property
+    @functools.cached_property
     def goal(self) -> Array:
         """`[B, 2]` m."""
         distance = DISC_RADIUS * np.sqrt(self.share)
         return np.stack([distance * np.cos(self.bearing), distance * np.sin(self.bearing)], axis=1)
+
+
+@compiled
+def reach_reward(fingertip: Array, goal: Array, action: Array) -> Array:
+    """Minus the distance from the fingertip to the goal, `[B, 2]` m each, - sum a^2."""
+    offset = fingertip - goal
+    return -np.sqrt(np.sum(offset * offset, axis=1)) - np.sum(action * action, axis=1)
 
 
 class ReacherGoal(MujocoFamily[Goal]):
@@ -90,7 +99,7 @@ class ReacherGoal(MujocoFamily[Goal]):
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Goal) -> Array:
         """Minus the distance to the goal (m) - sum a^2."""
-        return -np.linalg.norm(self.fingertip(next_state) - context.goal, axis=1) - norm_squared(action)
+        return reach_reward(self.fingertip(next_state), context.goal, action)
 
 
 _SOURCES = ("Gymnasium 1.4, Reacher-v5: model, reset, reward",)

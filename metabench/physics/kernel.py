@@ -33,8 +33,9 @@ SPINS = 2000  # pauses before a waiting thread naps
 NAPS = 400  # sleeps before it parks in Python, where it costs nothing
 NAP_MICROSECONDS = 20
 
-# Words of the control block, each on its own cache line.
-WORD, DONE, BAD, STOP, PARKED = 0, 8, 16, 24, 32  # PARKED + 8 k belongs to thread k
+# Words of the control block, each on its own cache line; the job's stay together, nobody writes them during a batch.
+WORD, DONE, BAD, STOP, JOB, PARKED = 0, 8, 16, 24, 32, 40  # PARKED + 8 k belongs to thread k
+COUNT, CHUNK, FRAME_SKIP, RNE, FORWARD, FINITE = range(JOB, JOB + 6)
 CLOSED = (1 << 31) - 1  # the next slot of a generation that is over: late threads find nothing to take
 
 # What a thread works on, as addresses and sizes. Each source is an address in its mjData and a number of doubles.
@@ -135,14 +136,13 @@ def pause(typing: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
-def take_chunks(control, generation, job, table):
+def take_chunks(control, generation, table):
     """Steps chunks of slots until this generation has none left.
 
     Args:
-        control: The shared words.
+        control: The shared words. The job among them: slots, chunk, frame_skip, whether to call mj_rnePostConstraint,
+            whether to call mj_forward, and how many columns of the state must stay finite.
         generation: The one this thread was called for.
-        job: Slots, chunk, frame_skip, whether to call mj_rnePostConstraint, whether to call mj_forward, and how many
-            columns of the state must stay finite.
         table: Addresses and sizes, in the order of the constants above: one array costs less to hand over than ten.
     """
     mask = (1 << 32) - 1
@@ -151,7 +151,7 @@ def take_chunks(control, generation, job, table):
         word = atomic_load(control, WORD)
         if word >> 32 != generation:
             return
-        low, count, chunk = word & mask, job[0], job[1]
+        low, count, chunk = word & mask, control[COUNT], control[CHUNK]
         if low >= count:
             return
         if not compare_and_swap(control, WORD, word, word + chunk):
@@ -162,17 +162,19 @@ def take_chunks(control, generation, job, table):
             time = load_double(row)
             _mj_set(model, data, row, nb.uint32(STATE))
             _mju_copy(control_address, table[CONTROLS] + 8 * table[NU] * i, nb.int32(table[NU]))
-            for _ in range(job[2]):
+            for _ in range(control[FRAME_SKIP]):
                 _mj_step(model, data)
-            if job[3]:
+            if control[RNE]:
                 _mj_rne(model, data)
-            if job[4]:
+            if control[FORWARD]:
                 _mj_forward(model, data)
             _mj_get(model, data, row, nb.uint32(STATE))
             finite = 0.0
-            for column in range(job[5]):
+            for column in range(control[FINITE]):
                 finite += 0.0 * load_double(row + 8 * column)  # 0, or NaN if any is not finite
-            if finite != 0.0 or (job[2] > 0 and load_double(row) <= time):  # MuJoCo resets what diverged to time 0
+            if finite != 0.0 or (
+                control[FRAME_SKIP] > 0 and load_double(row) <= time
+            ):  # MuJoCo resets what diverged to time 0
                 atomic_add(control, BAD, 1)
             place = table[OUTPUTS] + 8 * table[OUTPUT_SIZE] * i
             for k in range(table[SOURCES]):
@@ -183,7 +185,7 @@ def take_chunks(control, generation, job, table):
 
 
 @nb.njit(nogil=True, cache=True)
-def wait_and_work(control, thread, job, table):
+def wait_and_work(control, thread, table):
     """A helper thread: works on every new generation, spins, then naps, then parks by returning."""
     parked = PARKED + 8 * thread
     atomic_store(control, parked, 0)
@@ -204,11 +206,11 @@ def wait_and_work(control, thread, job, table):
                     return
                 atomic_store(control, parked, 0)
         seen = atomic_load(control, WORD) >> 32
-        take_chunks(control, seen, job, table)
+        take_chunks(control, seen, table)
 
 
 @nb.njit(nogil=True, cache=True)
-def step_batch(control, job, table):
+def step_batch(control, table):
     """The calling thread: opens a generation, takes chunks like the others, waits until all are done, closes it.
 
     Returns:
@@ -218,8 +220,8 @@ def step_batch(control, job, table):
     atomic_store(control, DONE, 0)
     atomic_store(control, BAD, 0)
     atomic_store(control, WORD, generation << 32)
-    take_chunks(control, generation, job, table)
-    while atomic_load(control, DONE) < job[0]:
+    take_chunks(control, generation, table)
+    while atomic_load(control, DONE) < control[COUNT]:
         pause()
     atomic_store(control, WORD, (generation << 32) + CLOSED)
     return atomic_load(control, BAD)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from metabench.family import Field
-from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
+from metabench.physics.compiled import compiled
+from metabench.physics.mujoco import MujocoFamily, MujocoState
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
 
@@ -57,6 +58,19 @@ def runner_fields(joints: tuple[str, ...]) -> tuple[Field, ...]:
     )
 
 
+@compiled
+def seen(qpos: Array, qvel: Array) -> Array:
+    """The observation: positions but the first, and clipped velocities."""
+    return np.concatenate((qpos[:, 1:], np.minimum(np.maximum(qvel, -MAX_VELOCITY), MAX_VELOCITY)), axis=1)
+
+
+@compiled
+def run_reward(before: Array, after: Array, action: Array, dt: float) -> Array:
+    """Forward velocity + 1 - 1e-3 sum a^2; `before` and `after` are positions `[B, nq]`, `dt` s apart."""
+    pace = (after[:, 0] - before[:, 0]) / dt
+    return pace + ALIVE - action.dtype.type(CONTROL_COST) * np.sum(action * action, axis=1)
+
+
 class RandomBody(MujocoFamily[Any]):
     """A planar runner on a body of unknown parameters; never ends early."""
 
@@ -90,12 +104,8 @@ class RandomBody(MujocoFamily[Any]):
 
     def observation(self, state: MujocoState) -> Array:
         """Positions but the first, and clipped velocities."""
-        return np.concatenate((state.qpos[:, 1:], np.clip(state.qvel, -MAX_VELOCITY, MAX_VELOCITY)), axis=1)
-
-    def speed(self, state: MujocoState, next_state: MujocoState) -> Array:
-        """Mean forward velocity over the step, `[B]` m/s."""
-        return (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
+        return seen(state.qpos, state.qvel)
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Any) -> Array:
         """Forward velocity + 1 - 1e-3 sum a^2."""
-        return self.speed(state, next_state) + ALIVE - CONTROL_COST * norm_squared(action)
+        return run_reward(state.qpos, next_state.qpos, action, self.dt)

@@ -50,31 +50,30 @@ class Stepper:
         size = sum(getattr(self._data[0], name).size for name in outputs)
         self.outputs = np.zeros((capacity, max(1, size)))
         self.models = np.zeros(capacity, dtype=np.int64)
-        self._job = np.zeros(6, dtype=np.int64)
         self._job_written: tuple[int, ...] = ()
         self._finite_columns = 1 + model.nq + model.nv
         self._control = np.zeros(kernel.PARKED + 8 * (self.threads + 1), dtype=np.int64)
         self._control[kernel.PARKED :: 8] = 1
-        self._arguments = [self._bind(data, outputs) for data in self._data]
+        self._tables = [self._bind(data, outputs) for data in self._data]
         self._wake = [threading.Event() for _ in range(self.threads)]
         for k in range(1, self.threads):
             # The thread holds what it works on, not this object, so that this object can go.
-            arguments = (self._control, k, *self._arguments[k])
+            arguments = (self._control, k, self._tables[k])
             alive = (self._model, self._data, self.models, self.states, self.controls, self.outputs)
             threading.Thread(
                 target=_help, args=(arguments, self._wake[k], alive), daemon=True, name=f"metabench-{k}"
             ).start()
         weakref.finalize(self, _stop, self._control, self._wake)
 
-    def _bind(self, data: mujoco.MjData, outputs: tuple[str, ...]) -> tuple[Array, ...]:
-        """The job and the table of addresses of one thread, and what must live as long as they are used."""
+    def _bind(self, data: mujoco.MjData, outputs: tuple[str, ...]) -> Array:
+        """The table of addresses and sizes of one thread."""
         table = [self.models.ctypes.data, self.states.ctypes.data, self.states.shape[1]]
         table += [self.controls.ctypes.data, self.controls.shape[1], self.outputs.ctypes.data, self.outputs.shape[1]]
         table += [data._address, data.ctrl.ctypes.data, len(outputs)]
         for name in outputs:
             field = getattr(data, name)
             table += [field.ctypes.data, field.size]
-        return self._job, np.array(table, dtype=np.int64)
+        return np.array(table, dtype=np.int64)
 
     def step(self, count: int, frame_skip: int, rne: bool = False, forward: bool = False) -> int:
         """Steps the first `count` rows of `states` in place, each with its row of `models` and `controls`.
@@ -85,12 +84,20 @@ class Stepper:
         job = (count, frame_skip, rne, forward)
         if job != self._job_written:
             chunk = max(1, count // (8 * self.threads))
-            self._job[:] = (count, chunk, frame_skip, rne, forward, self._finite_columns)
+            self._control[kernel.COUNT : kernel.FINITE + 1] = (
+                count,
+                chunk,
+                frame_skip,
+                rne,
+                forward,
+                self._finite_columns,
+            )
             self._job_written = job
-        for k in range(1, self.threads):
-            if self._control[kernel.PARKED + 8 * k]:
-                self._wake[k].set()
-        return kernel.step_batch(self._control, *self._arguments[0])
+        if self.threads > 1:
+            for k in range(1, self.threads):
+                if self._control[kernel.PARKED + 8 * k]:
+                    self._wake[k].set()
+        return kernel.step_batch(self._control, self._tables[0])
 
 
 def _help(arguments: tuple[Any, ...], wake: threading.Event, alive: tuple[Any, ...]) -> None:
