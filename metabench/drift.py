@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from metabench.rng import Array, SlotRng
-from metabench.tasks import TaskTable, latent_ranges, stack, suggest
+from metabench.tasks import TaskTable, latent_ranges, param_ranges, stack, suggest
 
 NEVER = 2**62  # steps until the end of a session that does not end
 
@@ -74,7 +74,7 @@ class Constant(Drift):
 
 @dataclass(frozen=True)
 class Resample:
-    """Every session is another task of the split; the first is the episode's own."""
+    """Every session is another task of the split, but for `fixed` parameters; the first is the episode's own."""
 
     table: TaskTable
     split: str
@@ -85,7 +85,12 @@ class Resample:
 
     def change(self, context: Any, rng: SlotRng) -> Any:
         """A task drawn from the split."""
-        return stack(type(context), self.table.draw(rng, self.split).values)
+        drawn = stack(type(context), self.table.draw(rng, self.split).values)
+        return dataclasses.replace(drawn, **{name: getattr(context, name) for name in self._fixed})
+
+    @functools.cached_property
+    def _fixed(self) -> tuple[str, ...]:
+        return tuple(name for name, legal in param_ranges(self.table.context_type).items() if legal.fixed)
 
 
 @dataclass(frozen=True)

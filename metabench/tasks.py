@@ -31,6 +31,7 @@ class Range:
     doc: str = ""
     train: tuple[float, float] = (0.0, 0.0)
     integer: bool = False
+    fixed: bool = False
 
 
 def param(
@@ -41,6 +42,7 @@ def param(
     *,
     train: tuple[float, float] | None = None,
     integer: bool = False,
+    fixed: bool = False,
 ) -> Any:
     """A task parameter: a field of a family's frozen context dataclass.
 
@@ -51,8 +53,9 @@ def param(
         doc: What it is, in a few words.
         train: The part of the interval that training tasks come from; all of it by default.
         integer: Whether only whole numbers are legal.
+        fixed: Whether it keeps its value when a session ends, as a body does while wishes change.
     """
-    return field(metadata={"range": Range(low, high, unit, doc, train or (low, high), integer)})
+    return field(metadata={"range": Range(low, high, unit, doc, train or (low, high), integer, fixed)})
 
 
 def latent(values: int, doc: str = "") -> Any:

@@ -1,9 +1,11 @@
 """Sessions: their lengths, what follows them, and what a description may say."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from metabench import SlotRng, make_vec, spec
+from metabench import SlotRng, TaskTable, make_vec, param, spec
 from metabench.drift import NEVER, parse_sessions
 from metabench.tasks import stack
 
@@ -49,6 +51,22 @@ def test_resampling_draws_from_the_split():
     after = drift.change(context, streams(5))
     goals = np.stack([after.goal_x, after.goal_y], axis=1)
     assert {tuple(g) for g in goals.tolist()} <= {t.context for t in POINT.fixed("test")}
+
+
+def test_fixed_parameters_outlive_sessions():
+    """A session may change the wish; the body that has it stays."""
+
+    @dataclass(frozen=True)
+    class Person:
+        wish: np.ndarray = param(0, 9)
+        body: np.ndarray = param(0, 9, fixed=True)
+
+    rows = np.array([[k, 9 - k] for k in range(10)], dtype=float)
+    drift = parse_sessions({"kind": "fixed", "length": 2}, TaskTable("Person", Person, {"train": rows}), "train")
+    context = stack(Person, rows.repeat(40, axis=0))
+    after = drift.change(context, streams(400))
+    assert np.array_equal(after.body, context.body)
+    assert len(set(after.wish.tolist())) == 10 and (after.wish != context.wish).mean() > 0.8
 
 
 def test_any_family_drifts_and_the_observation_does_not_tell():

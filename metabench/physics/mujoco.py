@@ -59,7 +59,8 @@ class Diverged(ValueError):
 class MujocoFamily(Family[MujocoState, C], Generic[C]):
     """A family on one MJCF model. What a context changes in the model, `configure` says."""
 
-    xml: ClassVar[str]  # file name among Gymnasium's own assets
+    xml: ClassVar[str]  # file name in `assets`
+    assets: ClassVar[Path | None] = None  # folder of the file; Gymnasium's own by default
     frame_skip: ClassVar[int]
     outputs: ClassVar[tuple[str, ...]] = ()  # fields of mjData copied out after a step
     contact_forces: ClassVar[bool] = False  # whether `cfrc_ext` is among the outputs: it has to be computed
@@ -68,6 +69,9 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     observation_dtype = np.float64
     timestep: ClassVar[float | None] = None  # s, instead of the file's
     varies_model: ClassVar[bool] = False  # whether `configure` does anything
+    model_fields: ClassVar[tuple[str, ...] | None] = None  # the context's fields that it reads; all by default
+    forward_after: ClassVar[bool] = False  # whether `mj_forward` follows a step, so that `outputs` are of its end
+    camera: ClassVar[str] = "track"  # of the pictures, where the model has cameras
     threads: int | None = None  # of the stepping; METABENCH_THREADS or all cores by default
 
     def __init__(self) -> None:
@@ -91,7 +95,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         import gymnasium
         import mujoco
 
-        folder = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+        folder = self.assets or Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         model = mujoco.MjModel.from_xml_path(str(folder / self.xml))
         if self.timestep is not None:
             model.opt.timestep = self.timestep
@@ -104,7 +108,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         """The model of one slot: made once per context."""
         if not self.varies_model:
             return self.model
-        key = tuple(float(getattr(context, f.name)[slot]) for f in dataclasses.fields(self.context_type))  # pyright: ignore[reportArgumentType]
+        names = self.model_fields or [f.name for f in dataclasses.fields(self.context_type)]  # pyright: ignore[reportArgumentType]
+        key = tuple(float(getattr(context, name)[slot]) for name in names)
         if key not in self._models:
             if len(self._models) >= MAX_MODELS:
                 self._models.pop(next(iter(self._models)))
@@ -159,7 +164,9 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
             stepper.models[:] = self._address if models is None else models.addresses
             stepper.states[:] = physics
             stepper.controls[:] = control
-            bad = stepper.step(count, frame_skip, self.contact_forces and frame_skip > 0, frame_skip == 0)
+            bad = stepper.step(
+                count, frame_skip, self.contact_forces and frame_skip > 0, self.forward_after or frame_skip == 0
+            )
             after, outputs = stepper.states.copy(), stepper.outputs.copy()
         return MujocoState(after, after[:, self._qpos], after[:, self._qvel], outputs), bad
 
@@ -258,13 +265,21 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
             raise ValueError(
                 "MuJoCo has no screen to draw with: start Python with MUJOCO_GL=egl (or osmesa) in its environment"
             )
-        model = self.model_of(context, slot)
+        model = self.drawn_model(context, slot)
         data = mujoco.MjData(model)
         mujoco.mj_setState(model, data, state.physics[slot], mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(model, data)
         with mujoco.Renderer(model, 480, 480) as renderer:
-            renderer.update_scene(data, camera="track" if model.ncam else -1)
+            renderer.update_scene(data, camera=self.camera if model.ncam else -1)
+            self.annotate(renderer.scene, state, context, slot)
             return renderer.render().copy()
+
+    def drawn_model(self, context: C, slot: int) -> mujoco.MjModel:
+        """The model of a slot's picture: the one that is stepped, or one that has its states and more to look at."""
+        return self.model_of(context, slot)
+
+    def annotate(self, scene: mujoco.MjvScene, state: MujocoState, context: C, slot: int) -> None:
+        """Adds to the picture what people should see and the model does not have; nothing, by default."""
 
     def text(self, state: MujocoState, context: C, slot: int) -> str:
         """Time, the first positions and the task."""
