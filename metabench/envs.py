@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from metabench.family import ActionSpace
 from metabench.rng import Array, SlotRng
-from metabench.simulator import Outcome, Trials
+from metabench.simulator import Outcome, Replayable, Trials
 from metabench.tasks import OFF_TABLE, Task, TaskBatch, latent_ranges, param_ranges, stack
 
 RENDER_MODES = ("rgb_array", "ansi")
@@ -284,6 +284,17 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         info = self._info(outcome)
         info |= {"final_obs": observation, "_final_obs": done, "final_info": final, "_final_info": done.copy()}
         return self._face.observe(), outcome.reward, terminated, truncated, info
+
+    def checkpoint(self, slots: Array | None = None) -> dict[str, Array]:
+        """What an exact continuation of these slots needs (None: all); ValueError where the simulator keeps none."""
+        self._face.require_reset()
+        simulator = self._trials.simulator
+        if not isinstance(simulator, Replayable):
+            raise ValueError(
+                f"the backend {self._trials.backend!r} of {self._trials.table.family} keeps no checkpoints, so what it "
+                f"plays cannot be replayed; available backends: {', '.join(self.family.backends)}"
+            )
+        return simulator.checkpoint(slots)
 
     def render(self) -> tuple[Any, ...] | None:
         """One picture or text per slot, as `render_mode` says; None without one."""

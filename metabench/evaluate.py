@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from metabench.envs import MetaVectorEnv
 from metabench.registry import make_vec, spec
 from metabench.results import Protocol, Result
 from metabench.rng import Array
+from metabench.traces import Recorder, Trace, TraceHeader, join, spec_digest
 
 MAX_SLOTS = 1024  # trials played together
 SEED_STRIDE = 2**32  # trial i of seed s has the stream of s * stride + i, so two seeds never share a stream
@@ -24,6 +26,13 @@ class Played(NamedTuple):
 
     returns: Array  # [B, k] undiscounted
     successes: Array | None  # [B, k] bool: success at any step; None where the benchmark knows none
+
+
+class Evaluation(NamedTuple):
+    """A result and its evidence."""
+
+    result: Result
+    trace: Trace
 
 
 def standard_protocol(benchmark: str, split: str = "test", seed: int = 0) -> Protocol:
@@ -43,6 +52,7 @@ def evaluate(
     name: str | None = None,
     slots: int = MAX_SLOTS,
     progress: Callable[[int, int], None] | None = None,
+    trace: Path | None = None,
 ) -> Result:
     """Plays every task of a split the same number of times and records every episode's return.
 
@@ -55,6 +65,7 @@ def evaluate(
         name: The agent's name in the record; `agent.name` or its class by default.
         slots: How many trials are played at a time.
         progress: Called with (trials done, trials in all).
+        trace: Where to write the evidence, an `.npz` file from which anybody can recompute and replay the result.
 
     Returns:
         The returns `[task][repeat][episode]` with what it takes to read and repeat them.
@@ -63,36 +74,78 @@ def evaluate(
         ValueError: One sentence, for an unknown id or split, or actions that do not fit the action space.
     """
     protocol = benchmark if isinstance(benchmark, Protocol) else standard_protocol(benchmark, split, seed)
+    result, evidence = _evaluate(agent, protocol, train_seed, name, slots, progress, record=trace is not None)
+    if trace is not None and evidence is not None:
+        evidence.save(trace)
+    return result
+
+
+def evaluate_traced(
+    agent: Agent[Any],
+    protocol: Protocol,
+    *,
+    train_seed: int | None = None,
+    name: str | None = None,
+    slots: int = MAX_SLOTS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """`evaluate` with its evidence at hand instead of in a file."""
+    result, evidence = _evaluate(agent, protocol, train_seed, name, slots, progress, record=True)
+    assert evidence is not None
+    return Evaluation(result, evidence)
+
+
+def _evaluate(
+    agent: Agent[Any],
+    protocol: Protocol,
+    train_seed: int | None,
+    name: str | None,
+    slots: int,
+    progress: Callable[[int, int], None] | None,
+    record: bool,
+) -> tuple[Result, Trace | None]:
     chosen = spec(protocol.benchmark)
     table, privileged = chosen.table(), bool(getattr(agent, "privileged", False))
     trials = np.repeat(np.arange(table.size(protocol.split)), protocol.repeats)  # the repeats of a task are neighbours
+    digest = table.digest(protocol.split)
     parts: list[Played] = []
+    traces: list[Trace] = []
     for start in range(0, len(trials), slots):
         rows = trials[start : start + slots]
         env = make_vec(
             chosen.id, len(rows), split=protocol.split, episodes_per_task=protocol.episodes, expose_task=privileged
         )
-        parts.append(play(agent, env, rows, protocol.episodes, protocol.seed * SEED_STRIDE + start))
+        recorder = Recorder(protocol.episodes) if record else None
+        parts.append(play(agent, env, rows, protocol.episodes, protocol.seed * SEED_STRIDE + start, recorder))
+        if recorder:
+            header = TraceHeader(
+                protocol=protocol, task_digest=digest, spec_digest=spec_digest(chosen), privileged=privileged
+            )
+            traces.append(recorder.finish(header, parts[-1].successes))
         if progress:
             progress(start + len(rows), len(trials))
     won = [part.successes for part in parts if part.successes is not None]
-    return Result(
+    result = Result(
         protocol=protocol,
         agent=name or getattr(agent, "name", type(agent).__name__),
         track="oracle" if privileged else "online",
-        task_digest=table.digest(protocol.split),
+        task_digest=digest,
         train_seed=train_seed,
         versions=_versions(),
         returns=_nested(np.concatenate([part.returns for part in parts]), protocol),
         successes=_nested(np.concatenate(won), protocol) if won else None,
     )
+    return result, join(traces) if record else None
 
 
-def play(agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, seed: int) -> Played:
+def play(
+    agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, seed: int, recorder: Recorder | None = None
+) -> Played:
     """Plays one trial per slot: `episodes` episodes of row `tasks[i]` in slot i.
 
     A slot that has played its episodes idles until the others have: what it does then is not counted. Counting the
     first episodes to finish instead would favour short ones, which on many benchmarks are the successful ones.
+    A recorder writes everything down.
     """
     count = env.num_envs
     observation, _ = env.reset(seed=seed, options={"task": tasks})
@@ -104,6 +157,8 @@ def play(agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, see
     belief = agent.begin(count)
     while (episode < episodes).any():
         action, belief = agent.act(Timestep(observation, action, reward, first), belief)
+        if recorder:
+            recorder.before(env)
         observation, reward, terminated, truncated, info = env.step(action)
         live = np.flatnonzero(episode < episodes)
         returns[live, episode[live]] += reward[live]
@@ -111,6 +166,8 @@ def play(agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, see
             successes = np.zeros((count, episodes), dtype=bool) if successes is None else successes
             successes[live, episode[live]] |= info["success"][live]
         first = terminated | truncated
+        if recorder:
+            recorder.after(action, reward, terminated, first)
         if first.any():  # an episode begins there: no action led to it and no reward came with it
             episode[first] += 1
             action, reward = np.array(action), np.where(first, 0.0, reward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -72,6 +73,14 @@ class Family(abc.ABC, Generic[S, C]):
     def reject(self, context: C) -> str:
         """Why these parameters, each legal alone, are no task together; empty if they are one."""
         return ""
+
+    def pack(self, state: S) -> dict[str, Array]:
+        """What an exact continuation needs of a state, by name; every field, by default. The arrays may be shared."""
+        return dict(zip(state._fields, state, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def unpack(self, saved: Mapping[str, Array], like: S) -> S:
+        """The inverse of `pack`; `like` is any state of this family."""
+        return type(like)(**saved)
 
     def simulator(self, backend: str, drift: Any, tasks: Any, rng: SlotRng, horizon: int) -> Any:
         """The `Simulator` of this family's own for one of `backends`; None for the one made of the five functions.

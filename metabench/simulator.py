@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from metabench.drift import Drift
+from metabench.drift import NEVER, Drift
 from metabench.family import Family
 from metabench.rng import Array, SlotRng
 from metabench.tasks import TaskBatch, TaskTable, stack
 
 S = TypeVar("S", bound="tuple[Array, ...]")
 C = TypeVar("C")
+
+LONG = 2**31 - 1  # steps: a checkpoint's word for a session that outlasts every episode
 
 
 class Outcome(NamedTuple):
@@ -59,6 +62,24 @@ class Simulator(Protocol):
 
     def text(self, slot: int) -> str:
         """A slot in characters."""
+        ...
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A simulator whose slots can be written down and continued elsewhere to the same numbers."""
+
+    def checkpoint(self, slots: Array | None = None) -> dict[str, Array]:
+        """All that an exact continuation of these slots (None: all) needs, each array leading with `[B]`.
+
+        Floats are compared within a tolerance by who checks a replay, everything else exactly. Arrays may be shared
+        with the simulator as long as later steps do not write into them. The elapsed steps and the keys of the streams
+        are not in it: whoever continues knows them.
+        """
+        ...
+
+    def restore(self, rng: SlotRng, elapsed: Array, saved: Mapping[str, Array]) -> None:
+        """Continues from checkpoints with these streams, `elapsed` `[B]` steps into their episodes; B may change."""
         ...
 
 
@@ -141,6 +162,32 @@ class FunctionalSimulator(Generic[S, C]):
             self._session_end[slots] = self._clock + self.drift.lengths(rng)
         self._first_session_end = _first(self._session_end)
         return ended
+
+    def checkpoint(self, slots: Array | None = None) -> dict[str, Array]:
+        """State, context, stream positions and sessions; see `Replayable`."""
+        names = [f.name for f in dataclasses.fields(self.family.context_type)]  # pyright: ignore[reportArgumentType]
+        saved = {f"state.{name}": value for name, value in self.family.pack(self.state).items()}
+        saved |= {f"context.{name}": getattr(self.context, name) for name in names}
+        remaining = np.minimum(self._session_end - self._clock, LONG)
+        saved |= {"counter": self.rng.state()[1], "remaining": remaining, "session": self.session.copy()}
+        return saved if slots is None else {name: value[slots] for name, value in saved.items()}
+
+    def restore(self, rng: SlotRng, elapsed: Array, saved: Mapping[str, Array]) -> None:
+        """The inverse of `checkpoint`; see `Replayable`."""
+        parts: dict[str, dict[str, Array]] = {"state": {}, "context": {}}
+        for name, value in saved.items():
+            kind, _, field = name.partition(".")
+            if field:
+                parts[kind][field] = value
+        self.rng, self._clock = rng, 0
+        self.state = self.family.unpack(parts["state"], self.state)
+        self.context = self.family.context_type(**parts["context"])
+        self.session = saved["session"].copy()
+        self._episode_end, self._session_end = self.horizon - elapsed, saved["remaining"].copy()
+        self._session_end[self._session_end >= LONG] = NEVER
+        self._nowhere = np.zeros(len(rng), dtype=bool)
+        self._nowhere.setflags(write=False)
+        self._first_episode_end, self._first_session_end = _first(self._episode_end), _first(self._session_end)
 
     def picture(self, slot: int) -> Array:
         """RGB image `[H, W, 3]` of a slot."""

@@ -35,9 +35,13 @@ def test_the_readme_examples_run(capsys):
     assert printed.startswith("(1024, 6)") and "sessions ended" in printed and "(50, 20, 1)" in printed
 
 
-def test_the_evaluation_example_runs(capsys):
-    exec(compile(blocks("docs/evaluation.md", "python")[0], "evaluation.md", "exec"), {})
-    assert "(50, 20, 1)" in capsys.readouterr().out
+def test_the_evaluation_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("docs/evaluation.md", "python"):
+        exec(compile(block, "evaluation.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "(50, 20, 1)" in printed and "steps=60000" in printed
 
 
 def test_the_example_family_passes_the_checks(tmp_path, monkeypatch):

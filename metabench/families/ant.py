@@ -79,6 +79,7 @@ class _Ant(MujocoFamily[C], Generic[C]):
     xml = "ant.xml"
     frame_skip = 5
     outputs = ("xpos", "cfrc_ext")
+    remembered = ("xpos",)
     contact_forces = True
     action_space = spaces.Box(-1.0, 1.0, (8,), np.float32)
     action_meanings: ClassVar[tuple[str, ...]] = tuple(f"torque on {joint}" for joint in ACTUATED)

@@ -86,6 +86,7 @@ class HumanoidDir(MujocoFamily[Heading]):
     xml = "humanoid.xml"
     frame_skip = 5
     outputs = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+    remembered = ("xipos",)
     contact_forces = True
     context_type = Heading
     observation_fields = (

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -63,6 +64,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     assets: ClassVar[Path | None] = None  # folder of the file; Gymnasium's own by default
     frame_skip: ClassVar[int]
     outputs: ClassVar[tuple[str, ...]] = ()  # fields of mjData copied out after a step
+    remembered: ClassVar[tuple[str, ...]] = ()  # those of `outputs` that `reward` reads of the state before the step
     contact_forces: ClassVar[bool] = False  # whether `cfrc_ext` is among the outputs: it has to be computed
     position_noise: ClassVar[float] = 0.1  # initial positions: uniform within this
     velocity_noise: ClassVar[float] = 0.1  # initial velocities: Gaussian with this deviation
@@ -147,6 +149,18 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         if bad:
             raise Diverged(self._describe_divergence(state, after, context))
         return after
+
+    def pack(self, state: MujocoState) -> dict[str, Array]:
+        """The state row, and the outputs that the next reward reads."""
+        return {"physics": state.physics} | {name: self.output(state, name) for name in self.remembered}
+
+    def unpack(self, saved: Mapping[str, Array], like: MujocoState) -> MujocoState:
+        """The inverse; outputs that nothing will read are NaN."""
+        physics = saved["physics"]
+        outputs = np.full((len(physics), like.outputs.shape[1]), np.nan)
+        for name in self.remembered:
+            outputs[:, self.output_columns[name]] = saved[name]
+        return MujocoState(physics, physics[:, self._qpos], physics[:, self._qvel], outputs)
 
     def _describe_divergence(self, before: MujocoState, after: MujocoState, context: C) -> str:
         sound = np.isfinite(after.qpos).all(axis=1) & np.isfinite(after.qvel).all(axis=1)

@@ -1,0 +1,1 @@
+"""Leaderboards with replayable evidence: submissions, their verification, ranking and the static site."""
