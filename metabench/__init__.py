@@ -6,7 +6,7 @@
 from metabench.agent import Agent, Algorithm, Timestep, Yardstick
 from metabench.checks import check_family
 from metabench.evaluate import evaluate, standard_protocol
-from metabench.family import Family, Field
+from metabench.family import Diverged, DivergenceWarning, Family, Field
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
 from metabench.results import Protocol, Result
 from metabench.rng import SlotRng
@@ -15,6 +15,8 @@ from metabench.tasks import Range, Task, TaskTable, latent, param
 __all__ = [
     "Agent",
     "Algorithm",
+    "Diverged",
+    "DivergenceWarning",
     "Family",
     "Field",
     "Protocol",

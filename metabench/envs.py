@@ -18,7 +18,6 @@ from metabench.rng import Array, SlotRng
 from metabench.simulator import Outcome, Replayable, Trials
 from metabench.tasks import OFF_TABLE, Task, TaskBatch, latent_ranges, param_ranges, stack
 
-RENDER_MODES = ("rgb_array", "ansi")
 _OPTIONS = ("task",)
 _INTEGERS = (int, np.int64)
 _RESET_FIRST = "the environment has no state yet: call reset() before step() or render()"
@@ -49,10 +48,13 @@ class _Face:
     """What both faces share: spaces, options and the trials behind them."""
 
     def __init__(self, trials: Trials, expose_task: bool, render_mode: str | None):
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"unknown render_mode {render_mode!r}; available: {', '.join(RENDER_MODES)}")
         self.trials, self.expose_task = trials, expose_task
         self.family = trials.family
+        modes = self.family.render_modes
+        if render_mode is not None and render_mode not in modes:
+            window = "; for a window wrap the environment in gymnasium.wrappers.HumanRendering"
+            hint = window * (render_mode == "human")
+            raise ValueError(f"unknown render_mode {render_mode!r}; available: {', '.join(modes)}{hint}")
 
     def observation_space(self) -> spaces.Box:
         base = self.family.observation_space
@@ -132,7 +134,13 @@ class _Face:
     def render(self, slot: int, mode: str | None) -> Any:
         self.require_reset()
         simulator = self.trials.simulator
-        return simulator.picture(slot) if mode == "rgb_array" else simulator.text(slot)
+        draw = {"rgb_array": "picture", "ansi": "text", "human": "show"}[str(mode)]
+        return getattr(simulator, draw)(slot)
+
+
+def _metadata(base: dict[str, Any], trials: Trials) -> dict[str, Any]:
+    family = trials.family
+    return {**base, "render_modes": list(family.render_modes), "render_fps": family.render_fps}
 
 
 class MetaEnv(gym.Env[Array, Any]):
@@ -143,15 +151,16 @@ class MetaEnv(gym.Env[Array, Any]):
     the split, and a mapping of parameters picks a task off the table.
 
     `info` holds `task_id` (row in the split, -1 off the table), `episode_in_trial`, `session` (of the episode)
-    and `session_ended` (training labels; no part of the observation); `success` where the family knows it.
+    and `session_ended` (training labels; no part of the observation); `success` where the family knows it. A simulation
+    that diverges ends its episode (`terminated`), with `info["diverged"]` and a `DivergenceWarning` naming the task.
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012  Gymnasium's own annotation
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # noqa: RUF012  Gymnasium's own annotation
 
     def __init__(self, trials: Trials, *, expose_task: bool = False, render_mode: str | None = None):
         self._face = _Face(trials, expose_task, render_mode)
         self._trials = trials
-        self.metadata = {**type(self).metadata, "render_fps": trials.family.render_fps}
+        self.metadata = _metadata(type(self).metadata, trials)
         self.observation_space = self._face.observation_space()
         self.action_space = copy.deepcopy(trials.family.action_space)
         self.render_mode = render_mode
@@ -181,6 +190,8 @@ class MetaEnv(gym.Env[Array, Any]):
         self._face.restart(rng, tasks)
         trials = self._trials
         self._episode = {"task_id": int(trials.tasks.row[0]), "episode_in_trial": int(trials.episode[0])}
+        if self.render_mode == "human":
+            self.render()
         return self._face.observe()[0], {**self._episode, "session": 0, "session_ended": False}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -192,17 +203,28 @@ class MetaEnv(gym.Env[Array, Any]):
             actions = self._actions[action]
         else:
             actions = check_actions(np.asarray(action)[None], self.action_space, 1)  # pyright: ignore[reportArgumentType]
-        observation, reward, terminated, truncated, session_ended, success = simulator.step(actions)
+        observation, reward, terminated, truncated, session_ended, success, diverged = simulator.step(actions)
         if self._face.expose_task:
             observation = self._face.expose(observation)
         info = {**self._episode, "session": simulator.session.item(), "session_ended": session_ended.item()}
         if success is not None:
             info["success"] = success.item()
+        if diverged is not None:
+            info["diverged"] = True
+        if self.render_mode == "human":
+            self.render()
         return observation[0], reward.item(), terminated.item(), truncated.item(), info
 
     def render(self) -> Any:
-        """`[H, W, 3]` uint8 or a string, as `render_mode` says; None without one."""
+        """`[H, W, 3]` uint8 or a string, as `render_mode` says; None without one, or where it goes to a window.
+
+        In the mode "human", reset and step do it by themselves.
+        """
         return None if self.render_mode is None else self._face.render(0, self.render_mode)
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        self.family.close()
 
 
 class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
@@ -211,17 +233,22 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
     Autoreset is SAME_STEP: the observation at an episode's end is the next episode's first, the last one is in
     `info["final_obs"]` where `info["_final_obs"]`. In `info`, `session_ended` and `success` are of the step just taken;
     `task_id`, `episode_in_trial` and `session` are of the episode that goes on. Slot i equals the single environment
-    reset with `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`.
+    reset with `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`. A simulation that diverges ends its
+    slot's episode, with `info["diverged"]` and a warning that names slot and task; the other slots go on.
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {  # noqa: RUF012  Gymnasium's own annotation
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
     def __init__(self, trials: Trials, num_envs: int, *, expose_task: bool = False, render_mode: str | None = None):
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self._face = _Face(trials, expose_task, render_mode)
         self._trials = trials
-        self.metadata = {**type(self).metadata, "render_fps": trials.family.render_fps}
+        self.metadata = _metadata(type(self).metadata, trials)
         self.num_envs = num_envs
         self.single_observation_space = self._face.observation_space()
         self.single_action_space = copy.deepcopy(trials.family.action_space)
@@ -249,6 +276,8 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         }
         if outcome is not None and outcome.success is not None:
             info["success"] = outcome.success.copy()
+        if outcome is not None and outcome.diverged is not None:
+            info["diverged"] = outcome.diverged.copy()
         return info | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in info}  # Gymnasium's masks
 
     def reset(

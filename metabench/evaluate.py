@@ -71,7 +71,8 @@ def evaluate(
         The returns `[task][repeat][episode]` with what it takes to read and repeat them.
 
     Raises:
-        ValueError: One sentence, for an unknown id or split, or actions that do not fit the action space.
+        ValueError: One sentence, for an unknown id or split, actions that do not fit the action space, or a simulation
+            that diverges: an episode cut short by it would be worth another number of steps.
     """
     protocol = benchmark if isinstance(benchmark, Protocol) else standard_protocol(benchmark, split, seed)
     result, evidence = _evaluate(agent, protocol, train_seed, name, slots, progress, record=trace is not None)
@@ -161,6 +162,9 @@ def play(
             recorder.before(env)
         observation, reward, terminated, truncated, info = env.step(action)
         live = np.flatnonzero(episode < episodes)
+        if "diverged" in info and info["diverged"][live].any():
+            task = tasks[live[info["diverged"][live]]][0]
+            raise ValueError(f"there is no score: under this agent's actions the simulation of task {task} diverged")
         returns[live, episode[live]] += reward[live]
         if "success" in info:
             successes = np.zeros((count, episodes), dtype=bool) if successes is None else successes

@@ -28,6 +28,23 @@ class Field(NamedTuple):
     constant: bool = False  # never changes; kept where the published observation has it
 
 
+class Diverged(ArithmeticError):
+    """The simulation of some slots has left the finite numbers: raised by `transition`, all other slots are sound.
+
+    Attributes:
+        state: The state after the step; the rows of failed slots are as they were before it.
+        slots: `[B]` bool: which have failed.
+    """
+
+    def __init__(self, message: str, state: Any, slots: Array):
+        super().__init__(message)
+        self.state, self.slots = state, slots
+
+
+class DivergenceWarning(RuntimeWarning):
+    """An episode has ended because its simulation diverged; the message names slot and task."""
+
+
 class Family(abc.ABC, Generic[S, C]):
     """Dynamics, observation and reward of one task family.
 
@@ -44,6 +61,7 @@ class Family(abc.ABC, Generic[S, C]):
     horizon: int  # steps of an episode
     dt: float = 1.0  # seconds a step lasts; 1 where time has no unit
     render_fps: int = 10
+    render_modes: tuple[str, ...] = ("rgb_array", "ansi")
     backends: tuple[str, ...] = ("batched",)  # ways to step it, the default first; see `simulator`
 
     @abc.abstractmethod
@@ -52,7 +70,11 @@ class Family(abc.ABC, Generic[S, C]):
 
     @abc.abstractmethod
     def transition(self, state: S, action: Array, context: C, rng: SlotRng) -> S:
-        """The state after one step; actions are `[B]` int64 or `[B, A]`, inside the space for Discrete."""
+        """The state after one step; actions are `[B]` int64 or `[B, A]`, inside the space for Discrete.
+
+        Raises:
+            Diverged: If the simulation of a slot fails; the simulator then ends that slot's episode.
+        """
 
     @abc.abstractmethod
     def observation(self, state: S) -> Array:
@@ -100,6 +122,13 @@ class Family(abc.ABC, Generic[S, C]):
     def picture(self, state: S, context: C, slot: int) -> Array:
         """An RGB image `[H, W, 3]` uint8 of one slot, hidden task included: it is for people, not for agents."""
         raise ValueError(f"{type(self).__name__} draws no pictures")
+
+    def show(self, state: S, context: C, slot: int) -> None:
+        """Draws one slot in a window of the family's own, where "human" is among its `render_modes`."""
+        raise ValueError(f"{type(self).__name__} opens no window")
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
 
     def text(self, state: S, context: C, slot: int) -> str:
         """The same in characters."""

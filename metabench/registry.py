@@ -209,7 +209,7 @@ def make(
         episodes_per_task: Length of a trial; the benchmark's own by default.
         sessions: Makes the task change inside the episode, for example {"kind": "geometric", "p": 0.05}.
         expose_task: Appends the hidden context to the observation, for oracles.
-        render_mode: "rgb_array" or "ansi".
+        render_mode: "rgb_array" or "ansi"; "human", a window, for the MuJoCo families.
         backend: One of the family's `backends`; the first by default. "reference" steps the third party's own code.
 
     Raises:

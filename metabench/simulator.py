@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from metabench.drift import NEVER, Drift
-from metabench.family import Family
+from metabench.family import Diverged, DivergenceWarning, Family
 from metabench.rng import Array, SlotRng
 from metabench.tasks import TaskBatch, TaskTable, stack
 
@@ -28,6 +29,7 @@ class Outcome(NamedTuple):
     truncated: Array  # [B] bool: the horizon ended the episode
     session_ended: Array  # [B] bool: the latent task has changed after this step's reward; no agent may see this
     success: Array | None  # [B] bool: the task is achieved; None where the family knows no success
+    diverged: Array | None = None  # [B] bool: the simulation failed, which ended the episode; None if it did nowhere
 
 
 class Simulator(Protocol):
@@ -139,14 +141,21 @@ class FunctionalSimulator(Generic[S, C]):
     def step(self, action: Array) -> Outcome:
         """One step in every slot: transition, reward, and only then the end of a session."""
         family, before, context = self.family, self.state, self.context
-        self.state = after = family.transition(before, action, context, self.rng)
+        try:
+            after, diverged = family.transition(before, action, context, self.rng), None
+        except Diverged as failure:
+            warnings.warn(str(failure), DivergenceWarning, stacklevel=3)
+            after, diverged = failure.state, failure.slots
+        self.state = after
         reward = family.reward(before, action, after, context)
         self._clock += 1
         truncated = self._nowhere if self._clock < self._first_episode_end else self._episode_end <= self._clock
         ended = self._nowhere if self._clock < self._first_session_end else self._end_sessions()
         terminated = family.terminal(after) if self._terminates else self._nowhere
+        if diverged is not None:
+            terminated = terminated | diverged
         success = family.success(after) if self._succeeds else None
-        return Outcome(family.observation(after), reward, terminated, truncated, ended, success)
+        return Outcome(family.observation(after), reward, terminated, truncated, ended, success, diverged)
 
     def _end_sessions(self) -> Array:
         ended = self._session_end == self._clock
@@ -192,6 +201,10 @@ class FunctionalSimulator(Generic[S, C]):
     def picture(self, slot: int) -> Array:
         """RGB image `[H, W, 3]` of a slot."""
         return self.family.picture(self.state, self.context, slot)
+
+    def show(self, slot: int) -> None:
+        """A slot in the family's window."""
+        self.family.show(self.state, self.context, slot)
 
     def text(self, slot: int) -> str:
         """A slot in characters."""

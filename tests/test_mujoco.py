@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -20,8 +21,9 @@ from metabench.families.hopper import HopperParam
 from metabench.families.humanoid import HumanoidDir
 from metabench.families.reacher import ReacherGoal
 from metabench.families.walker import WalkerParam
-from metabench.physics.mujoco import Diverged
+from metabench.family import DivergenceWarning
 from metabench.physics.workers import THREADS_VARIABLE, default_threads
+from metabench.plugins import load_plugin
 from metabench.simulator import FunctionalSimulator
 from metabench.tasks import TaskBatch
 
@@ -221,24 +223,68 @@ def test_contact_forces_do_not_leak_between_slots():
     assert (family.external_forces(env._trials.simulator.state) == 0).all()
 
 
-def test_divergence_names_slot_and_task_and_spares_the_others(tmp_path, monkeypatch):
+def race(env, slot, velocity=1e11, dof=0):
+    """Sets a slot's velocity beyond what MuJoCo takes, as a diverging simulation does before it fails."""
+    simulator = env._trials.simulator
+    physics = simulator.state.physics.copy()
+    physics[slot, 1 + env.family.model.nq + dof] = velocity
+    simulator.state = simulator.state._replace(physics=physics)
+
+
+def test_divergence_ends_the_slots_episode_and_spares_the_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log file where it stands
     env, twin_env = (make_vec("CheetahVel-v0", 4, split="test") for _ in range(2))
     for e in (env, twin_env):
         e.reset(seed=0, options={"task": [0, 1, 2, 3]})
         e.step(np.zeros((4, 6)))
-    simulator = env._trials.simulator
-    physics = simulator.state.physics.copy()
-    physics[2, 12] = np.nan
-    simulator.state = simulator.state._replace(physics=physics)
-    with pytest.raises(Diverged, match=r"simulation of slot 2 diverged \(task speed=1\.027"):
-        env.step(np.zeros((4, 6)))
-    physics = physics.copy()
-    physics[2] = twin_env._trials.simulator.state.physics[2]
-    simulator.state = simulator.state._replace(physics=physics)  # nothing else was changed by the failed step
+    race(env, 2)
+    with pytest.warns(DivergenceWarning, match=r"simulation of slot 2 diverged \(task speed=1\.027"):
+        observation, reward, terminated, truncated, info = env.step(np.zeros((4, 6)))
+    expected = twin_env.step(np.zeros((4, 6)))
+    assert terminated.tolist() == info["diverged"].tolist() == [False, False, True, False] and not truncated.any()
+    assert info["_final_obs"].tolist() == terminated.tolist() and info["episode_in_trial"].tolist() == [0, 0, 1, 0]
+    assert np.isfinite(observation).all() and np.isfinite(reward).all() and np.isfinite(info["final_obs"]).all()
+    others = [0, 1, 3]
+    assert np.array_equal(observation[others], expected[0][others])
     for _ in range(5):
         ours, theirs = (e.step(np.full((4, 6), 0.3)) for e in (env, twin_env))
-        assert np.array_equal(ours[0], theirs[0]) and np.array_equal(ours[1], theirs[1])
+        assert np.array_equal(ours[0][others], theirs[0][others]) and np.array_equal(ours[1][others], theirs[1][others])
+        assert "diverged" not in ours[4] and np.isfinite(ours[0]).all()
+
+
+@pytest.mark.parametrize(("steps", "dof", "velocity"), [(1, 0, 1e11), (0, 1, -9e9)], ids=["at once", "a frame later"])
+def test_divergence_ends_a_single_episode(steps, dof, velocity, tmp_path, monkeypatch):
+    """Also in an episode's first step, where a clock that was reset has not gone back."""
+    monkeypatch.chdir(tmp_path)
+    env = make("HopperParam-v0", split="test")
+    env.reset(seed=0)
+    for _ in range(steps):
+        env.step(np.zeros(3))
+    race(env, 0, velocity, dof)
+    with pytest.warns(DivergenceWarning, match="slot 0 diverged"):
+        *_, terminated, truncated, info = env.step(np.ones(3))
+    assert terminated and not truncated and info["diverged"]
+    env.reset()
+    assert "diverged" not in env.step(np.zeros(3))[4]
+
+
+def test_a_diverging_agent_has_no_score(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = CheetahVel._run
+
+    def run(self, context, physics, control, frame_skip):
+        if frame_skip and physics[0, 0] > 0.2:
+            physics = physics.copy()
+            physics[1, 10] = 1e11
+        return real(self, context, physics, control, frame_skip)
+
+    monkeypatch.setattr(CheetahVel, "_run", run)
+    agent = load_plugin("zero").build("CheetahVel-v0", "test", 0)
+    with (
+        pytest.warns(DivergenceWarning),
+        pytest.raises(ValueError, match=r"no score: .* simulation of task 0 diverged"),
+    ):
+        metabench.evaluate(agent, "CheetahVel-v0", split="test")
 
 
 def test_a_thousand_bodies_stay_finite():
@@ -344,3 +390,54 @@ def test_published_tables():
     assert np.allclose(speeds, [2.10655, 1.24210, 1.02704, 1.78778, 0.59959], atol=1e-5)
     angles = metabench.spec("AntDir-v0").table().rows["test"][:, 0]
     assert np.allclose(angles, [2.1510, 3.7443, 1.2558, 0.6267, 4.6156], atol=1e-4)
+
+
+@pytest.fixture
+def display():
+    """A display nobody sees, where Xvfb is installed."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("Xvfb is not installed: no display to open windows on")
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-noreset", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+def test_windows(display):
+    """The window shows what the picture shows: two frames differ, and a new task's body gets its own."""
+    code = (
+        "import gymnasium as gym, numpy as np, metabench\n"
+        "env = gym.make('metabench/HopperParam-v0', render_mode='human', split='test')\n"
+        "env.reset(seed=0, options={'task': 0})\n"
+        "screen = env.unwrapped.family._screens['human']\n"
+        "for _ in range(3): env.step(np.ones(3, np.float32))\n"
+        "assert env.unwrapped.family._screens['human'] is screen\n"
+        "env.reset(options={'task': 1})\n"
+        "assert env.unwrapped.family._screens['human'] is not screen\n"
+        "env.close()\n"
+        "assert not env.unwrapped.family._screens\n"
+        "print('shown')"
+    )
+    environment = {**os.environ, "DISPLAY": display, "MUJOCO_GL": "glfw"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("shown"), done.stderr
+
+
+def test_no_display_is_told(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    env = make("CheetahVel-v0", render_mode="human")
+    with pytest.raises(ValueError, match="no display to open a window on: use render_mode='rgb_array'"):
+        env.reset(seed=0)
+    env = make("CheetahVel-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    if sys.platform == "linux":
+        with pytest.raises(ValueError, match="start Python with MUJOCO_GL=egl"):
+            env.render()
+    with pytest.raises(ValueError, match=r"unknown render_mode 'human'; .* gymnasium\.wrappers\.HumanRendering"):
+        make("PointRobot-v0", render_mode="human")

@@ -35,7 +35,7 @@ NAP_MICROSECONDS = 20
 
 # Words of the control block, each on its own cache line; the job's stay together, nobody writes them during a batch.
 WORD, DONE, BAD, STOP, JOB, PARKED = 0, 8, 16, 24, 32, 40  # PARKED + 8 k belongs to thread k
-COUNT, CHUNK, FRAME_SKIP, RNE, FORWARD, FINITE = range(JOB, JOB + 6)
+COUNT, CHUNK, FRAME_SKIP, RNE, FORWARD, FINITE, LEAST = range(JOB, JOB + 7)
 CLOSED = (1 << 31) - 1  # the next slot of a generation that is over: late threads find nothing to take
 
 # What a thread works on, as addresses and sizes. Each source is an address in its mjData and a number of doubles.
@@ -141,7 +141,8 @@ def take_chunks(control, generation, table):
 
     Args:
         control: The shared words. The job among them: slots, chunk, frame_skip, whether to call mj_rnePostConstraint,
-            whether to call mj_forward, and how many columns of the state must stay finite.
+            whether to call mj_forward, how many columns of the state must stay finite, and by how many nanoseconds
+            its clock must advance.
         generation: The one this thread was called for.
         table: Addresses and sizes, in the order of the constants above: one array costs less to hand over than ten.
     """
@@ -172,9 +173,7 @@ def take_chunks(control, generation, table):
             finite = 0.0
             for column in range(control[FINITE]):
                 finite += 0.0 * load_double(row + 8 * column)  # 0, or NaN if any is not finite
-            if finite != 0.0 or (
-                control[FRAME_SKIP] > 0 and load_double(row) <= time
-            ):  # MuJoCo resets what diverged to time 0
+            if finite != 0.0 or load_double(row) - time < 1e-9 * control[LEAST]:  # MuJoCo resets what diverges
                 atomic_add(control, BAD, 1)
             place = table[OUTPUTS] + 8 * table[OUTPUT_SIZE] * i
             for k in range(table[SOURCES]):

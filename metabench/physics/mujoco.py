@@ -13,8 +13,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Mapping
@@ -23,12 +21,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from metabench.family import Family
+from metabench.family import Diverged, Family
 from metabench.rng import Array, SlotRng
 
 if TYPE_CHECKING:
     import mujoco
 
+    from metabench.physics.screen import Screen
     from metabench.physics.workers import Stepper
 
 C = TypeVar("C")
@@ -53,10 +52,6 @@ class _Models(NamedTuple):
     models: tuple[Any, ...]
 
 
-class Diverged(ValueError):
-    """The simulation of one slot has left the finite numbers."""
-
-
 class MujocoFamily(Family[MujocoState, C], Generic[C]):
     """A family on one MJCF model. What a context changes in the model, `configure` says."""
 
@@ -73,7 +68,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     varies_model: ClassVar[bool] = False  # whether `configure` does anything
     model_fields: ClassVar[tuple[str, ...] | None] = None  # the context's fields that it reads; all by default
     forward_after: ClassVar[bool] = False  # whether `mj_forward` follows a step, so that `outputs` are of its end
-    camera: ClassVar[str] = "track"  # of the pictures, where the model has cameras
+    render_modes = ("human", "rgb_array", "ansi")
+    camera: ClassVar[str] = "track"  # of the pictures, where the model has it
     threads: int | None = None  # of the stepping; METABENCH_THREADS or all cores by default
 
     def __init__(self) -> None:
@@ -81,6 +77,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         self._steppers: dict[int, Stepper] = {}
         self._known: dict[int, _Models] = {}
         self._models: dict[tuple[float, ...], mujoco.MjModel] = {}
+        self._screens: dict[str, Screen] = {}  # by render mode
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -143,11 +140,11 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         """`frame_skip` steps of MuJoCo under the same controls.
 
         Raises:
-            Diverged: If a slot's state is no longer finite, or MuJoCo has reset it. No state has been changed.
+            Diverged: If a slot's state is no longer finite, or MuJoCo has reset it.
         """
         after, bad = self._run(context, state.physics, action, self.frame_skip)
         if bad:
-            raise Diverged(self._describe_divergence(state, after, context))
+            raise self._divergence(state, after, context)
         return after
 
     def pack(self, state: MujocoState) -> dict[str, Array]:
@@ -162,13 +159,16 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
             outputs[:, self.output_columns[name]] = saved[name]
         return MujocoState(physics, physics[:, self._qpos], physics[:, self._qvel], outputs)
 
-    def _describe_divergence(self, before: MujocoState, after: MujocoState, context: C) -> str:
+    def _divergence(self, before: MujocoState, after: MujocoState, context: C) -> Diverged:
         sound = np.isfinite(after.qpos).all(axis=1) & np.isfinite(after.qvel).all(axis=1)
-        sound &= after.physics[:, 0] > before.physics[:, 0]
+        sound &= after.physics[:, 0] - before.physics[:, 0] > self.model.opt.timestep * (self.frame_skip - 0.5)
+        state = MujocoState(*(np.where(sound[:, None], new, old) for new, old in zip(after, before, strict=True)))
         slot = int(np.flatnonzero(~sound)[0])
+        more = f" and {(~sound).sum() - 1} more" if (~sound).sum() > 1 else ""
         names = [f.name for f in dataclasses.fields(self.context_type)][:4]  # pyright: ignore[reportArgumentType]
         task = ", ".join(f"{name}={getattr(context, name)[slot]:g}" for name in names)
-        return f"the simulation of slot {slot} diverged (task {task}): try smaller actions or another task"
+        text = f"the simulation of slot {slot}{more} diverged (task {task}): try smaller actions or another task"
+        return Diverged(text, state, ~sound)
 
     def _run(self, context: C, physics: Array, control: Array, frame_skip: int) -> tuple[MujocoState, int]:
         count = len(physics)
@@ -271,29 +271,38 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return np.clip(self.output(state, "cfrc_ext"), -1.0, 1.0)
 
     def picture(self, state: MujocoState, context: C, slot: int) -> Array:
-        """MuJoCo's own picture `[480, 480, 3]`; ValueError in one sentence where there is nothing to draw with."""
-        import mujoco
+        """Gymnasium's picture `[480, 480, 3]`; ValueError in one sentence where there is nothing to draw with."""
+        picture = self._draw("rgb_array", state, context, slot)
+        assert picture is not None
+        return picture
 
-        screen = {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & set(os.environ)
-        if sys.platform == "linux" and not screen:
-            raise ValueError(
-                "MuJoCo has no screen to draw with: start Python with MUJOCO_GL=egl (or osmesa) in its environment"
-            )
-        model = self.drawn_model(context, slot)
-        data = mujoco.MjData(model)
-        mujoco.mj_setState(model, data, state.physics[slot], mujoco.mjtState.mjSTATE_INTEGRATION)
-        mujoco.mj_forward(model, data)
-        with mujoco.Renderer(model, 480, 480) as renderer:
-            renderer.update_scene(data, camera=self.camera if model.ncam else -1)
-            self.annotate(renderer.scene, state, context, slot)
-            return renderer.render().copy()
+    def show(self, state: MujocoState, context: C, slot: int) -> None:
+        """Draws one slot in Gymnasium's window, with its keys and mouse; ValueError where there is no display."""
+        self._draw("human", state, context, slot)
+
+    def close(self) -> None:
+        """Closes the window and frees what draws; both are made anew when they are needed."""
+        while self._screens:
+            self._screens.popitem()[1].close()
 
     def drawn_model(self, context: C, slot: int) -> mujoco.MjModel:
         """The model of a slot's picture: the one that is stepped, or one that has its states and more to look at."""
         return self.model_of(context, slot)
 
-    def annotate(self, scene: mujoco.MjvScene, state: MujocoState, context: C, slot: int) -> None:
-        """Adds to the picture what people should see and the model does not have; nothing, by default."""
+    def markers(self, state: MujocoState, context: C, slot: int) -> list[dict[str, Any]]:
+        """What people should see and the model does not have, as markers of MujocoRenderer; nothing, by default."""
+        return []
+
+    def _draw(self, mode: str, state: MujocoState, context: C, slot: int) -> Array | None:
+        from metabench.physics.screen import Screen
+
+        model = self.model_of(context, slot)
+        screen = self._screens.get(mode)
+        if screen is None or screen.stepped is not model:
+            if screen is not None:
+                self._screens.pop(mode).close()
+            screen = self._screens[mode] = Screen(model, self.drawn_model(context, slot), self.camera, mode)
+        return screen.draw(state.physics[slot], self.markers(state, context, slot))
 
     def text(self, state: MujocoState, context: C, slot: int) -> str:
         """Time, the first positions and the task."""
