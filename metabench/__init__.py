@@ -3,8 +3,9 @@
 `import metabench` registers every benchmark with Gymnasium, by strings: no simulator and no torch is imported.
 """
 
-from metabench.agent import Agent, Algorithm, Timestep, Yardstick
+from metabench.agent import Agent, Algorithm, Behaviour, Demonstrator, Timestep, Yardstick
 from metabench.checks import check_family
+from metabench.datasets import DatasetId, TrialDataset, load_dataset
 from metabench.evaluate import evaluate, standard_protocol
 from metabench.family import Diverged, DivergenceWarning, Family, Field
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
@@ -15,6 +16,9 @@ from metabench.tasks import Range, Task, TaskTable, latent, param
 __all__ = [
     "Agent",
     "Algorithm",
+    "Behaviour",
+    "DatasetId",
+    "Demonstrator",
     "Diverged",
     "DivergenceWarning",
     "Family",
@@ -27,11 +31,13 @@ __all__ = [
     "Task",
     "TaskTable",
     "Timestep",
+    "TrialDataset",
     "Yardstick",
     "check_family",
     "declare",
     "evaluate",
     "latent",
+    "load_dataset",
     "make",
     "make_vec",
     "param",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -57,4 +58,27 @@ class Yardstick(Protocol):
 
     def build(self, benchmark: str, split: str, seed: int) -> Agent[Any]:
         """The agent for one benchmark and split; ValueError in one sentence where it is not defined."""
+        ...
+
+
+class Behaviour(NamedTuple):
+    """A policy that plays for a dataset."""
+
+    name: str  # in words
+    step: int  # environment steps it was trained for: orders a learning history
+    sha256: str  # of its weights; empty for closed-form policies
+    settings: Mapping[str, float | str]  # whatever else defines it
+    make: Callable[[int], Agent[Any]]  # the agent, from a seed for its own randomness
+
+
+@runtime_checkable
+class Demonstrator(Protocol):
+    """What a plug-in in the group `metabench.behaviours` offers: policies of every quality for offline datasets."""
+
+    def behaviours(self, benchmark: str, split: str, quality: str) -> Sequence[Behaviour]:
+        """The policies of a quality, by rising skill; ValueError in one sentence where it knows none.
+
+        Qualities: random; medium (a third to a half of the way from random to the oracle); expert; replay (a learning
+        history in order). `mixed` is made of medium and expert.
+        """
         ...

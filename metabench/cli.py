@@ -1,4 +1,4 @@
-"""The command line: list, show, train, evaluate, summarise, bench, quickstart. Starting it imports no torch."""
+"""The command line: list, show, train, evaluate, summarise, dataset, bench, quickstart. It starts without torch."""
 
 from __future__ import annotations
 
@@ -141,6 +141,7 @@ ABOUT = """The meta-reinforcement-learning benchmark.
   metabench train rl2 GridSwitch-v0 --seed 0  train an agent into runs/
   metabench evaluate bayes GridSwitch-v0      play an agent under the protocol
   metabench summarise runs/*/result.json      several training runs as one line
+  metabench dataset                           offline datasets: generate, download, verify
   metabench quickstart                        all of it in a minute or two
 
 `metabench COMMAND --help` explains a command; `metabench train AGENT --help` an agent's settings.
@@ -204,13 +205,18 @@ def _dispatch(given: list[str]) -> None:
     if name == "train":
         train(given[1:])
         return
+    if name == "dataset":
+        from metabench.dataset_commands import dataset
+
+        dataset(given[1:])
+        return
     if name == "--version":
         out.print(commands.version(), highlight=False)
         return
     if name not in COMMANDS:
         from metabench.tasks import suggest
 
-        raise ValueError(f"unknown command {name!r}; {suggest(name, [*COMMANDS, 'train'])}")
+        raise ValueError(f"unknown command {name!r}; {suggest(name, [*COMMANDS, 'train', 'dataset'])}")
     tyro.cli(COMMANDS[name], prog=f"metabench {name}", args=given[1:]).run()
 
 

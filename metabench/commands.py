@@ -18,7 +18,7 @@ from rich.table import Table
 
 from metabench.agent import Agent
 from metabench.evaluate import evaluate
-from metabench.plugins import agent_names, load_plugin
+from metabench.plugins import agent_names, load_agent, load_plugin
 from metabench.registry import NAMESPACE, Spec, make_vec, spec, specs
 from metabench.results import Result
 from metabench.summary import Summary, summarise
@@ -135,25 +135,6 @@ def _split_table(chosen: Spec) -> Table:
         table.add_row(split, str(frozen.size(split)), frozen.digest(split)[:12], *means)
     table.add_row("fresh", "endless", "", *("" for _ in names))
     return table
-
-
-def load_agent(name: str, benchmark: str, split: str, seed: int) -> tuple[Agent[Any], str, int | None]:
-    """A yardstick by name or a trained agent by folder; with its name and its training seed."""
-    folder = Path(name)
-    if (folder / "config.json").is_file():
-        settings = json.loads((folder / "config.json").read_text())
-        if settings["benchmark"] != spec(benchmark).id:
-            raise ValueError(f"{folder} was trained on {settings['benchmark']}, not on {spec(benchmark).id}")
-        algorithm: Any = load_plugin(settings["agent"])
-        return algorithm.load(folder), settings["agent"], settings["seed"]
-    if folder.is_dir():
-        raise ValueError(f"there is no trained agent in {folder}: it has no config.json")
-    plugin: Any = load_plugin(name)
-    if not hasattr(plugin, "build"):
-        raise ValueError(
-            f"{name} has to be trained first: metabench train {name} {benchmark}, then give the run's folder"
-        )
-    return plugin.build(benchmark, split, seed), name, None
 
 
 def evaluate_agent(out: Console, name: str, benchmark: str, split: str, seed: int, target: Path | None) -> Result:

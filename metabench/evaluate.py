@@ -132,7 +132,7 @@ def _evaluate(
         track="oracle" if privileged else "online",
         task_digest=digest,
         train_seed=train_seed,
-        versions=_versions(),
+        versions=versions(),
         returns=_nested(np.concatenate([part.returns for part in parts]), protocol),
         successes=_nested(np.concatenate(won), protocol) if won else None,
     )
@@ -185,7 +185,8 @@ def _nested(values: Array, protocol: Protocol) -> Any:
     return tuple(tuple(tuple(repeat) for repeat in task) for task in table)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The packages that can change a number, and the machine."""
     packages = ("metabench", "numpy", "gymnasium", "mujoco", "torch")
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in packages:

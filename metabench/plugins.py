@@ -1,14 +1,19 @@
-"""Agents by name: whatever the installed packages offer in the entry-point group `metabench.agents`."""
+"""Agents by name, and behaviour policies: what installed packages offer as entry points."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from metabench.agent import Algorithm, Yardstick
+from metabench.agent import Agent, Algorithm, Behaviour, Demonstrator, Yardstick
+from metabench.registry import spec
 from metabench.tasks import suggest
 
 AGENT_GROUP = "metabench.agents"
+BEHAVIOUR_GROUP = "metabench.behaviours"
 
 
 def agent_names() -> tuple[str, ...]:
@@ -37,3 +42,42 @@ def load_plugin(name: str) -> Algorithm | Yardstick:
     if not isinstance(plugin, Algorithm | Yardstick):
         raise ValueError(f"{points[name].value} offers neither train and load (an algorithm) nor build (a yardstick)")
     return plugin
+
+
+def load_agent(name: str, benchmark: str, split: str, seed: int) -> tuple[Agent[Any], str, int | None]:
+    """A yardstick by name or a trained agent by folder; with its name and its training seed."""
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        settings = json.loads((folder / "config.json").read_text())
+        if settings["benchmark"] != spec(benchmark).id:
+            raise ValueError(f"{folder} was trained on {settings['benchmark']}, not on {spec(benchmark).id}")
+        algorithm: Any = load_plugin(settings["agent"])
+        return algorithm.load(folder), settings["agent"], settings["seed"]
+    if folder.is_dir():
+        raise ValueError(f"there is no trained agent in {folder}: it has no config.json")
+    plugin: Any = load_plugin(name)
+    if not hasattr(plugin, "build"):
+        raise ValueError(
+            f"{name} has to be trained first: metabench train {name} {benchmark}, then give the run's folder"
+        )
+    return plugin.build(benchmark, split, seed), name, None
+
+
+def behaviours(benchmark: str, split: str, quality: str) -> Sequence[Behaviour]:
+    """The policies that play a quality of data on a benchmark, from the first plug-in that knows some.
+
+    Raises:
+        ValueError: One sentence, if none does: with each plug-in's reason.
+    """
+    reasons = []
+    for point in metadata.entry_points(group=BEHAVIOUR_GROUP):
+        demonstrator = point.load()
+        if not isinstance(demonstrator, Demonstrator):
+            raise ValueError(f"{point.value} offers no behaviours(benchmark, split, quality)")
+        try:
+            return demonstrator.behaviours(benchmark, split, quality)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError(
+        "; ".join(reasons) or "no installed package offers behaviour policies: pip install 'metabench[agents]'"
+    )

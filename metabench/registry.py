@@ -161,6 +161,11 @@ def spec(id: str) -> Spec:
     return _SPECS[name]
 
 
+def ids() -> tuple[str, ...]:
+    """The ids known without importing a family: ours, and those registered so far."""
+    return tuple(sorted({*_SPECS, *_DECLARED}))
+
+
 def specs() -> tuple[Spec, ...]:
     """Every benchmark, by id, third parties' included."""
     for module in set(_DECLARED.values()):

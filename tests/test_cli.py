@@ -29,7 +29,7 @@ def test_list_names_every_benchmark(capsys):
     text = run(capsys, "list")
     for spec in metabench.specs():
         assert spec.id in text
-    assert "agents: bayes, oracle, random, rl2, win-stay-lose-shift, zero" in text
+    assert "agents: bayes, oracle, random, rl2, sac-oracle, win-stay-lose-shift, zero" in text
 
 
 def test_show_tells_all(capsys):

@@ -25,7 +25,8 @@ def test_the_readme_opens_with_the_two_commands():
     assert (ROOT / "README.md").read_text().index("make run") < 60
 
 
-def test_the_readme_examples_run(capsys):
+def test_the_readme_examples_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
     names = {}
     code = blocks("README.md", "python")
     assert code[0].count("\n") <= 20
@@ -42,6 +43,17 @@ def test_the_evaluation_examples_run(capsys, tmp_path, monkeypatch):
         exec(compile(block, "evaluation.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "(50, 20, 1)" in printed and "steps=60000" in printed
+
+
+def test_the_dataset_examples_run(monkeypatch, tmp_path):
+    from metabench.datasets import generate
+
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
+    generate("metabench/point-robot/mixed-v0")
+    names = {}
+    for block in blocks("docs/datasets.md", "python"):
+        exec(compile(block, "datasets.md", "exec"), names)
+    assert names["batch"].observations.shape == (128, 20, 2) and len(names["rewards"]) == 90_000
 
 
 def test_the_example_family_passes_the_checks(tmp_path, monkeypatch):
@@ -99,7 +111,9 @@ def test_pages_are_generated_for_every_benchmark(tmp_path):
     }
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/extending.md", "docs/concepts.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/index.md", "docs/extending.md", "docs/concepts.md", "docs/datasets.md"]
+)
 def test_links_inside_the_repository_exist(path):
     text = (ROOT / path).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):

@@ -1,4 +1,4 @@
-"""Where experience is kept."""
+"""Where experience is kept: an on-policy rollout, a ring of single steps."""
 
 from __future__ import annotations
 
@@ -39,3 +39,33 @@ class Rollout:
             value=column(),
             reward=column(),
         )
+
+
+class Replay:
+    """A ring of single steps, one contiguous row each, drawn uniformly; the oldest are overwritten."""
+
+    def __init__(self, capacity: int, observation: int, action: int):
+        self.rows = torch.empty(capacity, 2 * observation + action + 2)
+        self.sizes = (observation, action, 1, observation, 1)
+        self.written = 0  # rows ever written
+
+    def __len__(self) -> int:
+        return min(self.written, len(self.rows))
+
+    def add(
+        self, observation: Tensor, action: Tensor, reward: Tensor, next_observation: Tensor, terminal: Tensor
+    ) -> None:
+        """Appends B steps: `[B, O]`, `[B, A]`, `[B]`, `[B, O]`, `[B]`."""
+        block = torch.cat((observation, action, reward[:, None], next_observation, terminal[:, None]), dim=1)
+        where = torch.arange(self.written, self.written + len(block)) % len(self.rows)
+        self.rows[where] = block.float()
+        self.written += len(block)
+
+    def sample(self, batches: int, size: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
+        """`batches` times `size` steps with replacement, in the order of `add`'s arguments."""
+        drawn = torch.randint(len(self), (batches * size,), generator=generator)
+        parts = []
+        for rows in self.rows[drawn].chunk(batches):
+            o, a, r, following, terminal = rows.split(self.sizes, dim=1)
+            parts.append((o, a, r[:, 0], following, terminal[:, 0]))
+        return parts

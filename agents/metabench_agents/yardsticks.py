@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,6 +190,24 @@ class PlannedAgent:
         return self._plans[a, b]
 
 
+WEIGHTS = Path(__file__).parent / "weights"  # of trained oracles, by benchmark
+SHARED_WEIGHTS = {  # benchmarks whose body, task and reward are another's, but for the sessions
+    "CheetahDirSwitch-v0": "CheetahDir-v0",
+    "CheetahVelSwitch-v0": "CheetahVel-v0",
+    "ReacherSwitch-v0": "ReacherGoal-v0",
+}
+
+
+def weights_path(benchmark: str) -> Path:
+    """Where the trained oracle of a benchmark is kept, whether there is one or not."""
+    return WEIGHTS / f"{SHARED_WEIGHTS.get(benchmark, benchmark)}.safetensors"
+
+
+def has_weights(benchmark: str) -> bool:
+    """Whether a trained oracle comes with the package."""
+    return weights_path(metabench.spec(benchmark).id).is_file()
+
+
 class _Random:
     """The random agent of any benchmark."""
 
@@ -212,13 +231,18 @@ class _Oracle:
 
     def build(self, benchmark: str, split: str, seed: int) -> Agent[Any]:
         """The benchmark's oracle; ValueError where none is written."""
-        family = type(metabench.spec(benchmark).family()).__name__
+        chosen = metabench.spec(benchmark)
+        benchmark, family = chosen.id, type(chosen.family()).__name__
         if family == "GridSwitch":
             return PlannedAgent(grid_switch_model(benchmark, split), oracle_plan, sees=True, name="oracle")
+        if has_weights(benchmark):
+            from metabench_agents.oracle import shipped_agent
+
+            return shipped_agent(benchmark, weights_path(benchmark))
         if family not in self._CHOICES:
-            raise ValueError(
-                f"there is no oracle for {benchmark}; it exists for {', '.join([*self._CHOICES, 'GridSwitch'])}"
-            )
+            trained = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+            known = ", ".join([*self._CHOICES, "GridSwitch", *trained])
+            raise ValueError(f"there is no oracle for {benchmark}; it exists for {known}")
         return Memoryless(self._CHOICES[family])
 
 

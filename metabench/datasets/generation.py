@@ -1,0 +1,361 @@
+"""Makes a dataset split: plays behaviour policies shard by shard, then packs the shards into the final files.
+
+A shard is a group of tasks with all their episodes. What it holds depends on the plan and its own number alone, it
+becomes visible whole, and it is never made twice: a generation that was killed goes on with the next shard and ends
+in the same bytes. The split's folder appears by one rename, when everything in it is on the disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metabench.agent import Behaviour
+from metabench.datasets.format import (
+    EPISODE,
+    EPISODES,
+    FINAL,
+    MANIFEST,
+    STATES,
+    STEPS,
+    FileRecord,
+    Manifest,
+    PolicyRecord,
+    hash_file,
+    read_manifest,
+    row_type,
+    sync_folder,
+    task_statistics,
+    write_column,
+)
+from metabench.datasets.ids import DatasetId, data_root, split_folder
+from metabench.datasets.record import Recording, record
+from metabench.evaluate import versions
+from metabench.plugins import behaviours, load_agent
+from metabench.registry import Spec
+from metabench.results import write_atomically
+from metabench.rng import Array
+
+EPISODES_PER_TASK = 100  # as Meta-DT's collectors
+MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
+SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
+PLAN = "plan.json"
+_SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
+
+
+class _Recipe(NamedTuple):
+    """All that decides about the content."""
+
+    id: DatasetId
+    benchmark: Spec
+    split: str
+    seed: int
+    episodes: int  # per task
+    place: int  # episodes of a trial: 1 unless the behaviour remembers
+    state_every: int | None
+    behaviours: Sequence[Behaviour]
+    schedule: tuple[int, ...]  # [episodes] which behaviour plays each of a task's episodes
+    agent: str | None
+
+    @property
+    def tasks(self) -> int:
+        return self.benchmark.table().size(self.split)
+
+    @property
+    def shards(self) -> list[range]:
+        """Groups of tasks; a task's episodes are never apart."""
+        slots = SIMULATED_SLOTS if self.benchmark.extra else SLOTS
+        size = max(1, slots // self.episodes)
+        return [range(a, min(a + size, self.tasks)) for a in range(0, self.tasks, size)]
+
+    @property
+    def command(self) -> str:
+        parts = [f"metabench dataset generate {self.id} --split {self.split} --episodes {self.episodes}"]
+        parts += [f"--seed {self.seed}"]
+        parts += [f"--agent {self.agent}"] if self.agent else []
+        parts += [f"--states {self.state_every}"] if self.state_every else []
+        return " ".join(parts)
+
+    def policies(self) -> tuple[PolicyRecord, ...]:
+        return tuple(
+            PolicyRecord(name=b.name, step=b.step, sha256=b.sha256, settings=dict(b.settings)) for b in self.behaviours
+        )
+
+    def to_json(self) -> str:
+        """The plan as it is kept beside the shards."""
+        record = {
+            "id": str(self.id),
+            "spec": json.loads(self.benchmark.to_json()),
+            "split": self.split,
+            "digest": self.benchmark.table().digest(self.split),
+            "seed": self.seed,
+            "episodes": self.episodes,
+            "place": self.place,
+            "state_every": self.state_every,
+            "policies": [policy.model_dump(mode="json") for policy in self.policies()],
+            "schedule": self.schedule,
+            "shards": [[tasks.start, tasks.stop] for tasks in self.shards],
+            "versions": versions(),
+        }
+        return json.dumps(record, indent=1, sort_keys=True)
+
+
+def generate(
+    id: str | DatasetId,
+    split: str = "train",
+    *,
+    episodes: int = EPISODES_PER_TASK,
+    seed: int = 0,
+    root: Path | None = None,
+    agent: str | None = None,
+    state_every: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Makes one split of a dataset, or goes on making it.
+
+    Args:
+        id: For example "metabench/cheetah-vel/mixed-v0".
+        split: A frozen split of the benchmark.
+        episodes: Episodes of each task.
+        seed: Of starts, dynamics and behaviours, 0 to 2^24 - 1.
+        root: Where datasets lie; `METABENCH_DATA` or the platform's cache by default.
+        agent: A yardstick by name or a trained agent by folder, as the behaviour; by quality by default. Agents that
+            remember play whole trials of the benchmark.
+        state_every: Steps between recorded simulator states; none by default.
+        progress: Called with episodes played and episodes in all after every shard.
+
+    Returns:
+        The split's folder.
+
+    Raises:
+        ValueError: One sentence: an unknown id, split or quality; a folder that holds another set or another plan.
+    """
+    from filelock import FileLock
+
+    recipe = plan(DatasetId.parse(id) if isinstance(id, str) else id, split, episodes, seed, agent, state_every)
+    target = split_folder(recipe.id, split, root or data_root())
+    work = target.with_name(f".{split}.generating")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{split}.lock")):
+        if target.exists():
+            _check_same(recipe, target)
+        else:
+            _begin(recipe, work)
+            for number, tasks in enumerate(recipe.shards):
+                if not _shard(work, number).exists():
+                    _write_shard(play_shard(recipe, number), _shard(work, number))
+                if progress:
+                    progress(tasks.stop * episodes, recipe.tasks * episodes)
+            pack(recipe, work, target)
+        if work.exists():
+            shutil.rmtree(work)
+    return target
+
+
+def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None, state_every: int | None) -> _Recipe:
+    """Who plays what; ValueError in one sentence for what does not exist or does not fit."""
+    benchmark = id.benchmark
+    benchmark.table().size(split)
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if not 0 <= seed < _SEED_LIMIT:
+        raise ValueError(f"the seed of a dataset must be 0 to {_SEED_LIMIT - 1}, got {seed}")
+    if state_every is not None and state_every < 1:
+        raise ValueError(f"states are recorded every k >= 1 steps, got {state_every}")
+    place = 1
+    if agent is not None:
+        chosen, place = (_behaviour_of(agent, benchmark, split),), benchmark.episodes
+        schedule: tuple[int, ...] = (0,) * episodes
+        if episodes % place:
+            raise ValueError(
+                f"{agent} plays trials of {place} episodes, so episodes must be a multiple, got {episodes}"
+            )
+    elif id.quality == "mixed":
+        chosen = (*behaviours(benchmark.id, split, "medium"), *behaviours(benchmark.id, split, "expert"))
+        medium = round(MEDIUM_SHARE * episodes)
+        schedule = (0,) * medium + (1,) * (episodes - medium)
+    else:
+        chosen = tuple(behaviours(benchmark.id, split, id.quality))
+        schedule = tuple(j * len(chosen) // episodes for j in range(episodes))
+    return _Recipe(id, benchmark, split, seed, episodes, place, state_every, chosen, schedule, agent)
+
+
+def _behaviour_of(agent: str, benchmark: Spec, split: str) -> Behaviour:
+    weights = Path(agent) / "checkpoint.safetensors"
+    digest = hash_file(weights) if weights.is_file() else ""
+    label = load_agent(agent, benchmark.id, split, 0)[1]
+    return Behaviour(label, 0, digest, {}, lambda seed: load_agent(agent, benchmark.id, split, seed)[0])
+
+
+def _check_same(recipe: _Recipe, target: Path) -> None:
+    found = read_manifest(target)
+    if found.command != recipe.command or found.policies != recipe.policies():
+        raise ValueError(
+            f"{target} holds another dataset (made by `{found.command}`); remove it or choose another root"
+        )
+
+
+def _begin(recipe: _Recipe, work: Path) -> None:
+    path = work / PLAN
+    if path.exists() and path.read_text() != recipe.to_json():
+        raise ValueError(f"{work} holds an unfinished generation with other settings; finish it or remove the folder")
+    if not path.exists():
+        write_atomically(path, recipe.to_json().encode())
+    for leftover in itertools.chain(work.glob("*.part"), work.glob(".plan*")):  # of a run that was killed
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _shard(work: Path, number: int) -> Path:
+    return work / f"shard-{number:05d}"
+
+
+def play_shard(recipe: _Recipe, number: int) -> Recording:
+    """All episodes of a shard's tasks, task by task, in the schedule's order."""
+    tasks, schedule = np.array(recipe.shards[number]), np.array(recipe.schedule)
+    parts: list[Recording] = []
+    order: list[Array] = []  # of each recording's episodes: where they belong
+    for index, behaviour in enumerate(recipe.behaviours):
+        turns = np.flatnonzero(schedule == index)
+        if not len(turns):
+            continue
+        trials = turns.reshape(-1, recipe.place)  # [trials, episodes of a trial]
+        slot_task, slot_trial = np.repeat(tasks, len(trials)), np.tile(np.arange(len(trials)), len(tasks))
+        seeds = episode_seed(recipe.seed, slot_task, trials[slot_trial, 0])
+        agent = behaviour.make(agent_seed(recipe.seed, number, index))
+        part = record(
+            agent,
+            recipe.benchmark.id,
+            recipe.split,
+            slot_task,
+            seeds,
+            place=recipe.place,
+            state_every=recipe.state_every,
+        )
+        part.episodes["policy"], part.episodes["policy_step"] = index, behaviour.step
+        parts.append(part)
+        order.append((slot_task[:, None] * recipe.episodes + trials[slot_trial]).reshape(-1))
+    return _merge(parts, np.concatenate(order), recipe.state_every)
+
+
+def episode_seed(seed: int, task: Array, turn: Array) -> Array:
+    """`[B]` uint64 what the environment is reset with: no two episodes of a generation share one."""
+    return (np.uint64(seed) << np.uint64(40)) + (task.astype(np.uint64) << np.uint64(20)) + turn.astype(np.uint64)
+
+
+def agent_seed(seed: int, shard: int, policy: int) -> int:
+    """Of a behaviour's own randomness in one shard."""
+    return int(np.random.SeedSequence([seed, shard, policy]).generate_state(1)[0] >> 1)
+
+
+def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) -> Recording:
+    """Recordings as one, the episodes sorted by `order`."""
+    offsets = np.cumsum([0] + [len(part.steps) for part in parts])
+    steps = np.concatenate([part.steps for part in parts])
+    episodes = np.concatenate([part.episodes for part in parts])
+    start = np.concatenate([part.episodes["start"] + offset for part, offset in zip(parts, offsets, strict=False)])
+    rank = np.argsort(order, kind="stable")
+    length = episodes["length"].astype(np.int64)
+    states = np.zeros((0, 0))
+    if state_every:
+        states = np.concatenate([part.states for part in parts])
+        states = states[_pieces(-(-length // state_every), rank)]
+    steps = steps[_pieces(length, rank, start)]
+    episodes = episodes[rank]
+    episodes["start"] = np.cumsum(episodes["length"]) - episodes["length"]
+    return Recording(steps, episodes, np.concatenate([part.final for part in parts])[rank], states)
+
+
+def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:
+    """Indices that put pieces of these lengths into the order `rank`."""
+    start = np.cumsum(length) - length if start is None else start
+    sorted_length = length[rank]
+    ends = np.cumsum(sorted_length)
+    shift = np.repeat(start[rank] - (ends - sorted_length), sorted_length)
+    return shift + np.arange(int(ends[-1]))
+
+
+def _write_shard(recording: Recording, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")
+    part.mkdir()
+    for name, column in ((STEPS, recording.steps), (EPISODES, recording.episodes), (FINAL, recording.final)):
+        write_column(part / name, column.dtype, column.shape, [column])
+    write_column(part / STATES, np.dtype("<f8"), recording.states.shape, [recording.states])
+    sync_folder(part)
+    part.rename(target)
+    sync_folder(target.parent)
+
+
+def pack(recipe: _Recipe, work: Path, target: Path) -> Manifest:
+    """Joins the shards into the final files, writes the manifest, and shows the folder under its name."""
+    folder = target.with_name(f".{target.name}.packing")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    shards = [_shard(work, number) for number in range(len(recipe.shards))]
+    episodes = _joined_episodes([np.load(shard / EPISODES, allow_pickle=False) for shard in shards])
+    steps, columns = int(episodes["length"].sum()), len(recipe.benchmark.family().observation_fields)
+    action_space = recipe.benchmark.family().action_space
+    rows, finals = row_type(columns, action_space), (len(episodes), columns)
+    files = [
+        write_column(folder / STEPS, rows, (steps,), _parts(shards, STEPS)),
+        write_column(folder / EPISODES, EPISODE, episodes.shape, [episodes]),
+        write_column(folder / FINAL, np.dtype("<f4"), finals, _parts(shards, FINAL)),
+    ]
+    if recipe.state_every:
+        shapes = [np.load(shard / STATES, mmap_mode="r", allow_pickle=False).shape for shard in shards]
+        shape = (sum(shape[0] for shape in shapes), shapes[0][1])
+        files.append(write_column(folder / STATES, np.dtype("<f8"), shape, _parts(shards, STATES)))
+    manifest = _manifest(recipe, episodes, steps, files)
+    write_atomically(folder / MANIFEST, manifest.to_bytes())
+    sync_folder(folder)
+    folder.rename(target)
+    sync_folder(target.parent)
+    return manifest
+
+
+def _parts(shards: Sequence[Path], name: str) -> Iterator[Array]:
+    return (np.load(shard / name, mmap_mode="r", allow_pickle=False) for shard in shards)
+
+
+def _joined_episodes(parts: Sequence[Array]) -> Array:
+    episodes = np.concatenate(parts)
+    episodes["start"] = np.cumsum(episodes["length"].astype(np.int64)) - episodes["length"]
+    return episodes
+
+
+def _manifest(recipe: _Recipe, episodes: Array, steps: int, files: Sequence[FileRecord]) -> Manifest:
+    family = recipe.benchmark.family()
+    return Manifest(
+        id=str(recipe.id),
+        benchmark=recipe.benchmark.id,
+        spec=json.loads(recipe.benchmark.to_json()),
+        split=recipe.split,
+        quality=recipe.id.quality,
+        task_digest=recipe.benchmark.table().digest(recipe.split),
+        observation=len(family.observation_fields),
+        action=tuple(family.action_space.shape or ()),
+        actions=int(family.action_space.n) if hasattr(family.action_space, "n") else None,  # pyright: ignore[reportAttributeAccessIssue]
+        steps=steps,
+        episodes=len(episodes),
+        state_every=recipe.state_every,
+        sessions=not recipe.benchmark.drift(recipe.split).constant,
+        has_success=_knows_success(family),
+        seed=recipe.seed,
+        policies=recipe.policies(),
+        statistics=task_statistics(episodes),
+        files=tuple(files),
+        versions=versions(),
+        command=recipe.command,
+    )
+
+
+def _knows_success(family: Any) -> bool:
+    from metabench.family import Family
+
+    return type(family).success is not Family.success

@@ -1,0 +1,50 @@
+"""Datasets by id: where they are, what is here, and `load_dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from metabench.datasets.format import MANIFEST
+from metabench.datasets.ids import DatasetId, data_root, split_folder
+from metabench.datasets.trials import TrialDataset
+
+
+def load_dataset(id: str | Path, split: str = "train", *, root: Path | None = None) -> TrialDataset:
+    """One split of a dataset, memory-mapped.
+
+    Args:
+        id: For example "metabench/cheetah-vel/mixed-v0" (the namespace may be left out), or the folder of a split.
+        split: A frozen split of the benchmark: train, test, ood.
+        root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
+
+    Raises:
+        ValueError: One sentence: no such id, no such split, a damaged folder; and where it is nowhere to be had, the
+            command that makes it.
+    """
+    folder = Path(id)
+    if isinstance(id, Path) or (folder / MANIFEST).is_file():
+        return TrialDataset(folder)
+    name = DatasetId.parse(str(id))
+    name.benchmark.table().size(split)
+    folder = split_folder(name, split, root)
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{name} ({split}) is not in {root or data_root()}; "
+            f"make it: metabench dataset generate {name} --split {split}"
+        )
+    return TrialDataset(folder)
+
+
+def local_datasets(root: Path | None = None) -> Iterator[tuple[DatasetId, str, Path]]:
+    """Id, split and folder of every split that is here, in order."""
+    base = root or data_root()
+    for path in sorted(base.glob(f"*/*/*/{MANIFEST}")):
+        folder = path.parent
+        if folder.name.startswith("."):
+            continue
+        try:
+            name = DatasetId.parse(folder.parent.relative_to(base).as_posix())
+        except ValueError:
+            continue
+        yield name, folder.name, folder

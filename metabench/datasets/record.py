@@ -1,0 +1,151 @@
+"""Plays behaviour policies in the vector environment and keeps every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metabench.agent import Agent, Timestep
+from metabench.datasets.format import EPISODE, returns_to_go, row_type
+from metabench.envs import MetaVectorEnv
+from metabench.registry import make_vec
+from metabench.rng import Array
+
+StateOf = Callable[[Any], Array]
+
+
+class Recording(NamedTuple):
+    """Whole episodes, one after the other, slot by slot."""
+
+    steps: Array  # [N] rows of steps.npy
+    episodes: Array  # [E] rows of episodes.npy; `start` counts from this recording's first step
+    final: Array  # [E, O] float32
+    states: Array  # [K, S] float64, in the order of the episodes; K = 0 unless asked for
+
+
+def simulator_state(simulator: Any) -> Array:
+    """`[B, S]` float64 what a simulator continues from: MuJoCo's state row, or all arrays of the state side by side.
+
+    Raises:
+        ValueError: If the simulator does not show its state.
+    """
+    state = getattr(simulator, "state", None)
+    if state is None:
+        raise ValueError("this benchmark's simulator does not show its state: generate without states")
+    physics = getattr(state, "physics", None)
+    if physics is not None:
+        return physics
+    return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in state], axis=1)
+
+
+def record(
+    agent: Agent[Any],
+    benchmark: str,
+    split: str,
+    tasks: Array,
+    seeds: Array,
+    *,
+    place: int = 1,
+    state_every: int | None = None,
+) -> Recording:
+    """Plays one trial per slot.
+
+    Args:
+        agent: The behaviour; shown the hidden task if it says `privileged`.
+        benchmark: An id.
+        split: Its frozen split.
+        tasks: `[B]` rows of the split's table.
+        seeds: `[B]` of the slots: slot i is the single environment reset with `seeds[i]` and `tasks[i]`.
+        place: Episodes of a trial.
+        state_every: Steps between recorded simulator states; none by default.
+    """
+    privileged = bool(getattr(agent, "privileged", False))
+    env = make_vec(benchmark, len(tasks), split=split, episodes_per_task=place, expose_task=privileged)
+    tape = _Tape(env, tasks, place, state_every)
+    observation, _ = env.reset(seed=seeds.tolist(), options={"task": tasks})
+    space = env.single_action_space
+    action: Array = np.zeros((len(tasks), *(space.shape or ())), space.dtype)
+    reward, first, belief = np.zeros(len(tasks)), np.ones(len(tasks), dtype=bool), agent.begin(len(tasks))
+    while not tape.full:
+        action, belief = agent.act(Timestep(observation, action, reward, first), belief)
+        tape.before(observation, action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        first = terminated | truncated
+        tape.after(reward, terminated, truncated, info)
+        if first.any():  # an episode begins there: no action led to it and no reward came with it
+            action, reward = np.array(action), np.where(first, 0.0, reward)
+            action[first] = 0
+    return tape.cut(seeds)
+
+
+class _Tape:
+    """Rows `[B, T]` that fill up tick by tick, and where episodes ended."""
+
+    def __init__(self, env: MetaVectorEnv, tasks: Array, place: int, state_every: int | None):
+        self.env, self.tasks, self.place, self.state_every = env, tasks, place, state_every
+        self.columns = len(env.family.observation_fields)
+        horizon = env._trials.horizon * place
+        self.rows = np.zeros((len(tasks), horizon), row_type(self.columns, env.family.action_space))
+        self.fields = {name: self.rows[name] for name in self.rows.dtype.names or ()}
+        self.tick = 0
+        self.played = np.zeros(len(tasks), dtype=np.int64)  # episodes finished
+        self.within = np.zeros(len(tasks), dtype=np.int64)  # steps into the episode
+        self.ends = np.zeros((len(tasks), place), dtype=np.int64)  # tick after each episode's last
+        self.final = np.zeros((len(tasks), place, self.columns), dtype=np.float32)
+        self.states: list[tuple[Array, Array]] = []  # slots and their states, tick by tick
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot has played its trial."""
+        return bool((self.played >= self.place).all())
+
+    def before(self, observation: Array, action: Array) -> None:
+        """What is known before the step."""
+        self.fields["observation"][:, self.tick] = observation[:, : self.columns]
+        self.fields["action"][:, self.tick] = action
+        if self.state_every:
+            due = np.flatnonzero((self.within % self.state_every == 0) & (self.played < self.place))
+            if len(due):
+                self.states.append((due, np.array(simulator_state(self.env._trials.simulator)[due])))
+
+    def after(self, reward: Array, terminated: Array, truncated: Array, info: dict[str, Any]) -> None:
+        """What the step gave."""
+        tick, fields = self.tick, self.fields
+        fields["reward"][:, tick] = reward
+        fields["session_ended"][:, tick] = info["session_ended"]
+        if "success" in info:
+            fields["success"][:, tick] = info["success"]
+        self.tick += 1
+        self.within += 1
+        done = terminated | truncated
+        if not done.any():
+            return
+        fields["terminated"][:, tick], fields["truncated"][:, tick] = terminated, truncated
+        over = np.flatnonzero(done)
+        live = over[self.played[over] < self.place]
+        self.ends[live, self.played[live]] = self.tick
+        self.final[live, self.played[live]] = info["final_obs"][live, : self.columns]
+        self.played[over] += 1
+        self.within[over] = 0
+
+    def cut(self, seeds: Array) -> Recording:
+        """The episodes; what slots did after their trial is dropped."""
+        count, ticks = len(self.tasks), self.ends[:, -1]
+        lengths = np.diff(self.ends, axis=1, prepend=0).reshape(-1)
+        if (ticks == self.rows.shape[1]).all():
+            steps = self.rows.reshape(-1)
+        else:
+            steps = np.concatenate([self.rows[b, : ticks[b]] for b in range(count)])
+        steps["return_to_go"] = returns_to_go(steps["reward"], lengths)
+        episodes = np.zeros(len(lengths), dtype=EPISODE)
+        episodes["task"], episodes["seed"] = np.repeat(self.tasks, self.place), np.repeat(seeds, self.place)
+        episodes["length"], episodes["start"] = lengths, np.cumsum(lengths) - lengths
+        episodes["place"] = np.tile(np.arange(self.place), count)
+        episodes["return"] = np.add.reduceat(steps["reward"].astype(np.float64), episodes["start"])
+        states = np.zeros((0, 0))
+        if self.states:
+            slots = np.concatenate([slot for slot, _ in self.states])
+            states = np.concatenate([state for _, state in self.states])[np.argsort(slots, kind="stable")]
+        return Recording(steps, episodes, self.final.reshape(-1, self.columns), states)

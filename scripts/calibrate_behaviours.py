@@ -1,0 +1,70 @@
+"""Finds the share of random actions with which a diluted oracle is `medium`: 0.42 of the way from random to the oracle.
+
+    python scripts/calibrate_behaviours.py                  # every benchmark whose oracle is a closed form
+    python scripts/calibrate_behaviours.py PointRobot-v0     # this one
+
+Played on training tasks only. The numbers belong into MEDIUM_RANDOM of metabench_agents/behaviour.py, to two decimals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gymnasium import spaces
+from metabench_agents import yardsticks
+from metabench_agents.behaviour import EXPERT_NOISE, Diluted
+
+import metabench
+from metabench.results import Protocol
+
+GOAL, SEED, TRIALS = 0.42, 30_000, 1000  # share of the way; no evaluation uses the seed; trials at least
+
+
+def level(agent: Any, benchmark: str) -> float:
+    """Mean return of single episodes on the training tasks."""
+    size = metabench.spec(benchmark).table().size("train")
+    protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=-(-TRIALS // size), seed=SEED)
+    return float(metabench.evaluate(agent, protocol).array().mean())
+
+
+def diluted(benchmark: str, random: float) -> Diluted:
+    """The oracle with this share of random actions."""
+    space: Any = metabench.spec(benchmark).family().action_space
+    noise = EXPERT_NOISE if isinstance(space, spaces.Box) else 0.0
+    return Diluted(yardsticks.oracle.build(benchmark, "train", SEED), space, random, noise, SEED)
+
+
+def calibrate(benchmark: str) -> tuple[float, float]:
+    """The share of random actions, and how far the policy comes with it."""
+    low = level(yardsticks.random.build(benchmark, "train", SEED), benchmark)
+    high = level(yardsticks.oracle.build(benchmark, "train", SEED), benchmark)
+
+    def share(random: float) -> float:
+        return (level(diluted(benchmark, random), benchmark) - low) / (high - low)
+
+    good, bad = 0.0, 1.0
+    for _ in range(7):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if share(middle) > GOAL else (good, middle)
+    chosen = round((good + bad) / 2, 2)
+    return chosen, share(chosen)
+
+
+def main() -> None:
+    """Prints one line per benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmarks", nargs="*")
+    for chosen in parser.parse_args().benchmarks or [s.id for s in metabench.specs()]:
+        try:
+            yardsticks.oracle.build(chosen, "train", SEED)
+        except ValueError:
+            continue
+        if yardsticks.has_weights(chosen):
+            continue
+        random, share = calibrate(chosen)
+        print(f'    "{chosen}": {random},  # {share:.3f} of the way', flush=True)
+
+
+if __name__ == "__main__":
+    main()

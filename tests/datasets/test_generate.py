@@ -1,0 +1,272 @@
+"""Generated data is what the simulator gives, in the promised order; a killed generation ends in the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import metabench
+from metabench.datasets import DatasetId, generate, load_dataset
+from metabench.datasets.format import MANIFEST, hash_file, read_manifest
+from metabench.datasets.generation import episode_seed
+from metabench.datasets.ids import family_slug
+from metabench.datasets.record import record
+from metabench.datasets.verify import verify
+
+
+def tree(folder):
+    """Name to sha256 of every file."""
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(("id", "split"), [("point-robot/mixed-v0", "train"), ("grid-switch/medium-v0", "test")])
+def test_every_episode_is_the_single_environments(sets, id, split):
+    data = load_dataset(id, split, root=sets)
+    for index in np.random.default_rng(0).permutation(len(data))[:12]:
+        episode = data[int(index)]
+        env = metabench.make(data.manifest.benchmark, split=split, episodes_per_task=1)
+        observation, _ = env.reset(seed=int(episode.record["seed"]), options={"task": episode.task})
+        for t in range(len(episode.rewards)):
+            assert (observation.astype(np.float32) == episode.observations[t]).all()
+            action = episode.actions[t]
+            action = int(action) if action.ndim == 0 else action
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert np.float32(reward) == episode.rewards[t]
+            assert terminated == episode.terminated[t] and info["session_ended"] == episode.session_ended[t]
+        assert truncated and (observation.astype(np.float32) == episode.final_observation).all()
+
+
+def test_order_shares_and_seeds(sets):
+    data = load_dataset("point-robot/mixed-v0", "train", root=sets)
+    assert (data.episodes["task"] == np.repeat(np.arange(45), 10)).all()
+    assert (data.episodes["policy"].reshape(45, 10) == [0] * 7 + [1] * 3).all()  # 70 % medium, then 30 % expert
+    assert len(np.unique(data.episodes["seed"])) == len(data)
+    returns = data.episodes["return"].reshape(45, 10)
+    assert returns[:, 7:].mean() > returns[:, :7].mean() + 3
+    assert read_manifest(data.folder).statistics[3].mean == pytest.approx(returns[3].mean())
+
+
+def test_qualities_lie_where_they_should(tmp_path):
+    """Medium a third to a half of the way from random to the oracle, expert near the oracle; replay rises."""
+    for slug in ("point-robot", "grid-navigation"):
+        benchmark = DatasetId.parse(f"{slug}/medium-v0").benchmark
+        levels = benchmark.references("train")
+        low, high = levels["random"]["mean"], levels["oracle"]["mean"]
+        share = {}
+        for quality in ("random", "medium", "expert", "replay"):
+            generate(f"{slug}/{quality}-v0", episodes=20, root=tmp_path)
+            data = load_dataset(f"{slug}/{quality}-v0", root=tmp_path)
+            share[quality] = (data.episodes["return"] - low) / (high - low)
+        assert abs(share["random"].mean()) < 0.05
+        assert 1 / 3 < share["medium"].mean() < 1 / 2
+        assert share["expert"].mean() > 0.9
+        steps = data.episodes["policy_step"]
+        stages = [share["replay"][steps == step].mean() for step in np.unique(steps)]
+        assert len(stages) == 10 and np.corrcoef(stages, range(10))[0, 1] > 0.9
+        per_task = steps.reshape(-1, 20)
+        assert (np.diff(per_task, axis=1) >= 0).all()  # a learning history, in order
+
+
+def test_generation_is_deterministic_and_depends_on_the_seed(sets, tmp_path):
+    again = generate("point-robot/mixed-v0", "test", episodes=4, root=tmp_path)
+    assert tree(again) == tree(sets / "point-robot" / "mixed-v0" / "test")
+    other = generate("point-robot/mixed-v0", "test", episodes=4, seed=1, root=tmp_path / "other")
+    assert tree(other) != tree(again)
+
+
+def test_another_set_is_never_overwritten(sets):
+    folder = generate("point-robot/mixed-v0", "test", episodes=4, root=sets)  # the same again: nothing to do
+    before = tree(folder)
+    with pytest.raises(ValueError, match="holds another dataset"):
+        generate("point-robot/mixed-v0", "test", episodes=5, root=sets)
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"id": "PointRobot/medium"}, "is no dataset id"),
+        ({"id": "point-robots/medium-v0"}, "did you mean 'point-robot-v0'"),
+        ({"id": "point-robot/medium-v7"}, "did you mean 'point-robot-v0'"),
+        ({"id": "point-robot/better-v0"}, "no behaviour policy plays 'better'"),
+        ({"split": "tests"}, "did you mean 'test'"),
+        ({"split": "fresh"}, "has no table"),
+        ({"episodes": 0}, "at least 1"),
+        ({"seed": -1}, "seed of a dataset"),
+        ({"state_every": 0}, "every k >= 1"),
+        ({"agent": "randm"}, "did you mean 'random'"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        generate(**{"id": "point-robot/medium-v0", "split": "test", "root": tmp_path, "episodes": 2, **arguments})
+
+
+def test_any_agent_can_play(tmp_path):
+    folder = generate("grid-navigation/zeros-v0", "test", episodes=8, root=tmp_path, agent="zero")
+    data = load_dataset(folder)
+    assert (data.column("action") == 0).all()
+    assert (data.episodes["place"] == np.tile([0, 1, 2, 3], 10)).all()  # whole trials of four episodes
+    assert not verify(folder, replay=5)
+    with pytest.raises(ValueError, match="multiple"):
+        generate("grid-navigation/zeros-v0", "ood", episodes=6, root=tmp_path, agent="zero")
+
+
+def test_slugs():
+    names = {
+        "CheetahVel": "cheetah-vel",
+        "MetaWorld-PickPlace": "metaworld-pick-place",
+        "MetaWorld-ML10": "metaworld-ml10",
+    }
+    assert {name: family_slug(name) for name in names} == names
+    assert str(DatasetId.of("GridSwitch-v0", "mixed")) == "metabench/grid-switch/mixed-v0"
+    for id in metabench.registry.ids():
+        assert DatasetId.of(id, "expert").benchmark.id == id
+
+
+EARLY = '''
+"""A family whose episodes end early, by the task's own rule."""
+from dataclasses import dataclass
+from typing import NamedTuple
+import numpy as np
+from gymnasium import spaces
+from metabench import Family, Field, SlotRng, Spec, TaskTable, param, register
+
+@dataclass(frozen=True)
+class Fuse:
+    length: np.ndarray = param(1, 9, "step", "how long it burns", integer=True)
+
+class State(NamedTuple):
+    left: np.ndarray  # [B] steps
+    count: np.ndarray  # [B] steps so far
+
+class Bomb(Family):
+    context_type = Fuse
+    observation_fields = (Field("count", 0, 20),)
+    action_space = spaces.Discrete(3)
+    action_meanings = ("a", "b", "c")
+    horizon = 6
+    def initial(self, context, rng):
+        return State(context.length + rng.integers(2), np.zeros(len(rng), dtype=np.int64))
+    def transition(self, state, action, context, rng):
+        return State(state.left - 1, state.count + 1)
+    def observation(self, state):
+        return state.count[:, None].astype(np.float32)
+    def reward(self, state, action, next_state, context):
+        return action + 0.5 * next_state.count
+    def terminal(self, state):
+        return state.left <= 0
+
+'''
+
+
+@pytest.fixture
+def early(tmp_path, monkeypatch):
+    """The family registered as FuseBomb-v0."""
+    (tmp_path / "tables").mkdir()
+    rows = {"train": [[2], [5], [9]], "test": [[1], [3]], "ood": [[4]]}
+    table = {"fields": ["length"], "splits": {name: {"source": "", "rows": r} for name, r in rows.items()}}
+    (tmp_path / "tables" / "FuseBomb-v0.json").write_text(json.dumps({"family": "FuseBomb-v0", **table}))
+    (tmp_path / "fuse_bomb.py").write_text(textwrap.dedent(EARLY))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import fuse_bomb
+
+    from metabench import registry
+
+    frozen = metabench.TaskTable.load("FuseBomb-v0", fuse_bomb.Fuse, tmp_path / "tables" / "FuseBomb-v0.json")
+    digests = {name: frozen.digest(name) for name in rows}
+    spec = metabench.Spec("FuseBomb-v0", "fuse_bomb:Bomb", "It ends.", ("here",), 6, digests, episodes=2)
+    monkeypatch.setitem(registry._SPECS, spec.id, spec)
+    yield spec
+    sys.modules.pop("fuse_bomb")
+
+
+def test_episodes_that_end_early(early, tmp_path):
+    folder = generate("fuse-bomb/random-v0", "train", episodes=6, root=tmp_path / "data", state_every=2)
+    assert not verify(folder, replay=18)
+    data = load_dataset(folder)
+    lengths = data.episodes["length"].reshape(3, 6)
+    assert set(lengths[0]) <= {2, 3} and set(lengths[1]) <= {5, 6} and set(lengths[2]) == {6}
+    for episode in data:
+        count = len(episode.rewards)
+        assert (episode.observations[:, 0] == np.arange(count)).all() and episode.final_observation == count
+        assert episode.terminated.sum() == (0 if episode.task == 2 else episode.terminated[-1])
+        assert not episode.terminated[:-1].any()
+    assert len(data.states()) == sum(-(-int(n) // 2) for n in data.episodes["length"])
+    rows = np.concatenate([np.arange(0, n, 2) for n in data.episodes["length"]])
+    assert (data.states()[:, 1] == rows).all()  # the step count is the state's second column
+    windows = next(data.windows(3, 500, np.random.default_rng(0)))
+    assert (windows.observations[..., 0][windows.mask] == windows.timesteps[windows.mask]).all()
+
+
+def test_agents_that_remember_play_whole_trials(early):
+    class Counter:
+        def begin(self, num_trials):
+            return np.zeros(num_trials, dtype=np.int64)
+
+        def act(self, step, belief):
+            belief = belief + step.first
+            return (belief - 1).clip(0, 2), belief
+
+    tasks, seeds = np.array([0, 1, 2, 0]), np.arange(4, dtype=np.uint64)
+    out = record(Counter(), "FuseBomb-v0", "train", tasks, seeds, place=2)
+    assert (out.episodes["place"] == [0, 1] * 4).all()
+    for row in out.episodes:
+        assert (out.steps["action"][row["start"] : row["start"] + row["length"]] == row["place"]).all()
+
+
+def test_seeds_do_not_collide():
+    task, turn = np.meshgrid(np.arange(50), np.arange(1000))
+    seeds = np.concatenate([episode_seed(seed, task.ravel(), turn.ravel()) for seed in (0, 1, 2**24 - 1)])
+    assert len(np.unique(seeds)) == len(seeds)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import metabench.datasets.generation as g
+g.SLOTS = 40  # many small shards
+g.generate("grid-navigation/mixed-v0", "train", episodes=20, root=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_generations_end_in_the_same_bytes(tmp_path, kills):
+    """kill -9 at random moments: finished shards stay, and the outcome does not change by a byte."""
+    command = [sys.executable, "-c", KILLED]
+    start = time.perf_counter()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    whole = time.perf_counter() - start
+    rng, part, done = np.random.default_rng(0), tmp_path / "part", 0
+    work = part / "grid-navigation" / "mixed-v0" / ".train.generating"
+    shards: set[str] = set()
+    for _ in range(kills):
+        child = subprocess.Popen([*command, str(part)])
+        time.sleep(whole * rng.uniform(0.5, 1.0))
+        os.kill(child.pid, signal.SIGKILL)
+        done += child.wait() == 0
+        if work.exists():
+            now = {path.name for path in work.glob("shard-?????")}
+            assert shards <= now  # nothing finished is lost
+            shards = now
+    subprocess.run([*command, str(part)], check=True)
+    name = "grid-navigation/mixed-v0/train"
+    assert tree(part / name) == tree(tmp_path / "whole" / name)
+    assert not work.exists() and not verify(part / name)
+    assert (part / name / MANIFEST).is_file()
+
+
+def test_an_unfinished_generation_with_other_settings_is_kept(tmp_path):
+    target = tmp_path / "point-robot" / "medium-v0"
+    work = target / ".test.generating"
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="unfinished generation"):
+        generate("point-robot/medium-v0", "test", episodes=2, root=tmp_path)
+    assert (work / "plan.json").read_text() == "{}"
