@@ -167,6 +167,7 @@ class MetaEnv(gym.Env[Array, Any]):
         self._episode: dict[str, int] = {}  # what info says of the episode
         count = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else 0
         self._actions = [np.array([action]) for action in range(count)]  # families do not write into actions
+        self._shape = None if count else self.action_space.shape
 
     @property
     def family(self) -> Any:
@@ -201,6 +202,13 @@ class MetaEnv(gym.Env[Array, Any]):
             raise ResetNeeded(_RESET_FIRST)
         if type(action) in _INTEGERS and 0 <= action < len(self._actions):
             actions = self._actions[action]
+        elif (
+            type(action) is np.ndarray  # the common case, without the detours of the general one
+            and action.shape == self._shape
+            and action.dtype.kind == "f"
+            and np.count_nonzero(np.isfinite(action)) == action.size
+        ):
+            actions = action[None]
         else:
             actions = check_actions(np.asarray(action)[None], self.action_space, 1)  # pyright: ignore[reportArgumentType]
         observation, reward, terminated, truncated, session_ended, success, diverged = simulator.step(actions)

@@ -1,6 +1,7 @@
 """MuJoCo families: equal to Gymnasium's environments and to `mj_step`, bit for bit; safe when the physics is not."""
 
 import gc
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -319,8 +320,12 @@ def test_environments_survive_pickle_fork_and_exit():
         assert len(lines) == 2 and lines[0] == lines[1]
 
 
-def test_asynchronous_vector_environments():
-    env = gym.make_vec("metabench/CheetahVel-v0", 2, vectorization_mode="async")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_asynchronous_vector_environments(context):
+    if context not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"there is no {context} here")
+    keywords = {"context": context}
+    env = gym.make_vec("metabench/CheetahVel-v0", 2, vectorization_mode="async", vector_kwargs=keywords)
     native = make_vec("CheetahVel-v0", 2)
     assert np.array_equal(env.reset(seed=3)[0], native.reset(seed=3)[0])
     assert np.array_equal(env.step(np.ones((2, 6), np.float32))[1], native.step(np.ones((2, 6), np.float32))[1])

@@ -138,9 +138,9 @@ def test_against_envpool(benchmark, id, goal):
     assert ratio >= 0.8 * goal
 
 
-@pytest.mark.parametrize("id", list(PEERS))
+@pytest.mark.parametrize("id", [*PEERS, "HumanoidDir-v0", "ReacherGoal-v0"])
 def test_single_environments(benchmark, id):
-    """One environment by gym.make, against Gymnasium's own: not slower, 20 % of noise allowed."""
+    """One environment by gym.make, against Gymnasium's own: not slower, 10 % of noise allowed."""
     family = metabench.spec(id).family()
 
     def stepper(env):
@@ -156,8 +156,9 @@ def test_single_environments(benchmark, id):
 
         return run
 
-    keywords = {} if id == "CheetahVel-v0" else {"terminate_when_unhealthy": False}
-    peer = gym.make(PEERS[id], max_episode_steps=200, **keywords)  # episodes as long as ours
+    keywords = {} if id in ("CheetahVel-v0", "ReacherGoal-v0") else {"terminate_when_unhealthy": False}
+    name = {**PEERS, "HumanoidDir-v0": "Humanoid-v5", "ReacherGoal-v0": "Reacher-v5"}[id]
+    peer = gym.make(name, max_episode_steps=family.horizon, **keywords)  # episodes as long as ours
     if family.timestep is not None:
         peer.unwrapped.model.opt.timestep = family.timestep
     runs = {"ours": stepper(gym.make(f"metabench/{id}")), "gymnasium": stepper(peer)}
@@ -165,8 +166,8 @@ def test_single_environments(benchmark, id):
     ratio = seconds["gymnasium"] / seconds["ours"]
     benchmark.extra_info["times Gymnasium"] = round(ratio, 2)
     benchmark.pedantic(runs["ours"], rounds=3)
-    print(f"\n{id}: single environment, {ratio:.2f} times {PEERS[id]}")
-    assert ratio >= 0.8
+    print(f"\n{id}: single environment, {ratio:.2f} times {name}")
+    assert ratio >= 0.9
 
 
 def test_policy_in_the_loop(benchmark):
