@@ -149,6 +149,35 @@ def bodies(count: int) -> dict[str, Any]:
     }
 
 
+def grids(axes: tuple[Any, Any], small: Any, train: Any, legal: Any) -> dict[str, Any]:
+    """A grid of two factors; tests inside it, out of distribution around it. R8 and R16 are MetaDreamer's names."""
+    r16 = np.array([[a, b] for a in axes[0] for b in axes[1]])
+    r8 = np.array([[a, b] for a in small for b in axes[1]])
+    (low, high), (least, most) = np.array(train).T, np.array(legal).T
+    inside = np.random.RandomState(SEED).uniform(low, high, (20, 2))
+    wide = np.random.RandomState(SEED + 1).uniform(least, most, (200, 2))
+    outside = wide[((wide < low) | (wide > high)).any(axis=1)][:20]
+    return {
+        "train": (r16, "the grid R16: 4 x 4 values"),
+        "test": (inside, f"RandomState({SEED}).uniform over the grid's box, 20 rows: interpolation"),
+        "ood": (outside, f"RandomState({SEED + 1}).uniform over the legal box, the first 20 rows outside the grid's"),
+        "R8": (r8, "every other row of R16"),
+        "R16": (r16, "train under MetaDreamer's name"),
+    }
+
+
+def highway_merge() -> dict[str, Any]:
+    """Traffic speed and courtesy."""
+    speeds, courtesies = (11.0, 12.5, 13.5, 15.0), (-0.75, -0.25, 0.25, 0.75)
+    return grids((speeds, courtesies), (11.0, 15.0), ((11.0, 15.0), (-0.75, 0.75)), ((9.0, 16.0), (-1.0, 1.0)))
+
+
+def highway_merge_hidas() -> dict[str, Any]:
+    """D_v and b_f."""
+    decreases, decelerations = (0.5, 1.5, 3.0, 4.0), (0.5, 1.0, 1.75, 2.5)
+    return grids((decreases, decelerations), (0.5, 4.0), ((0.5, 4.0), (0.5, 2.5)), ((0.0, 5.0), (0.3, 3.0)))
+
+
 def without_interpolation(table: dict[str, Any]) -> dict[str, Any]:
     """The three splits every family has."""
     return {split: table[split] for split in ("train", "test", "ood")}
@@ -171,6 +200,9 @@ TABLES = {
     "ReacherSwitch-v0": lambda: disc(0.0, 1.0),
     "CheetahDir-v0": directions,
     "CheetahDirSwitch-v0": directions,
+    "HighwayMerge-v0": highway_merge,
+    "HighwayMergeDiscrete-v0": highway_merge,
+    "HighwayMergeHidas-v0": highway_merge_hidas,
 }
 
 
