@@ -17,7 +17,7 @@ import numpy as np
 from metabench.rng import Array
 
 MAX_FILE = 2**26  # bytes of a file that is opened at all: 64 MiB
-MAX_CONTENT = 2**31  # bytes of all its arrays
+MAX_CONTENT = 2**28  # bytes of all its arrays: 256 MiB, thirty times what an honest file of that size holds
 _MAX_MEMBERS = 256
 _HEADER = 4096  # bytes an array's header may take
 _KINDS = "biuf"  # booleans, integers, floats: nothing that could hold an object or text

@@ -17,11 +17,13 @@ SCHEMA = 1  # the version of the record; one file of every version is kept among
 PROTOCOL_VERSION = "slots-1"  # fixed slots: every trial is one slot and plays exactly its episodes
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen record: unknown fields and numbers that are not finite are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Protocol(_Record):
+class Protocol(Record):
     """How a benchmark is played: every task `repeats` times, `episodes` episodes each, none dropped."""
 
     benchmark: str
@@ -32,7 +34,7 @@ class Protocol(_Record):
     version: str = PROTOCOL_VERSION
 
 
-class Result(_Record):
+class Result(Record):
     """One agent's evaluation: the raw returns, and what it takes to read and repeat them."""
 
     schema_version: Literal[1] = SCHEMA

@@ -45,7 +45,7 @@ def summarise(results: Sequence[Result]) -> Summary:
         raise ValueError("there is no result to summarise")
     first = results[0]
     for other in results[1:]:
-        if (other.agent, other.protocol, other.task_digest) != (first.agent, first.protocol, first.task_digest):
+        if _alike(other) != _alike(first):
             raise ValueError(
                 f"results of one agent under one protocol are needed; {other.agent} on {other.protocol.split} "
                 f"does not go with {first.agent} on {first.protocol.split}"
@@ -76,6 +76,11 @@ def summarise(results: Sequence[Result]) -> Summary:
         regret=lost,
         share=share,
     )
+
+
+def _alike(result: Result) -> tuple[str, Protocol, str]:
+    """What the results of one agent's runs have in common: all but the seeds."""
+    return result.agent, result.protocol.model_copy(update={"seed": 0}), result.task_digest
 
 
 def _score(trials: Array) -> Interval:

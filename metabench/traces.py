@@ -11,6 +11,7 @@ episode begins and at every multiple of `EVERY`, so the episodes' lengths tell w
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from metabench.npz import SafeNpz, pack
 from metabench.registry import Spec
-from metabench.results import Protocol, _Record, parse, write_atomically
+from metabench.results import Protocol, Record, parse, write_atomically
 from metabench.rng import Array
 
 EVERY = 10  # steps between checkpoints; with 50, nudges of the tolerance's size could be worth 4 of return per episode
@@ -28,7 +29,7 @@ _LEVEL = 1  # of the packing: what can be packed are whole columns, and higher o
 _PREFIX = "checkpoint."  # of the checkpoints' names in the file
 
 
-class TraceHeader(_Record):
+class TraceHeader(Record):
     """What was played, and by whom."""
 
     schema_version: Literal[1] = TRACE_SCHEMA
@@ -225,8 +226,9 @@ def join(parts: Sequence[Trace]) -> Trace:
 
 
 def spec_digest(spec: Spec) -> str:
-    """sha256 of a benchmark's spec."""
-    return hashlib.sha256(spec.to_json().encode()).hexdigest()
+    """sha256 of what defines a benchmark: everything in its spec but the words for readers."""
+    told = {name: value for name, value in json.loads(spec.to_json()).items() if name not in ("summary", "sources")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _narrow(array: Array) -> Array:

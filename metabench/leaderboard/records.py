@@ -1,0 +1,260 @@
+"""What a submission says of itself, what a board asks, what a verification found: frozen records, schema-checked."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from metabench.results import PROTOCOL_VERSION, Protocol, Record, Result, parse
+from metabench.tasks import suggest
+
+SUBMISSION_SCHEMA = 1
+SUBMISSION, RESULT, CARD, VERIFICATION, BOARDS = (
+    "submission.json",
+    "result.json",
+    "card.md",
+    "verification.json",
+    "boards.toml",
+)
+
+# What may be a folder's name: lower-case letters, digits, dashes and single dots or underscores inside.
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=48)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Url = Annotated[str, StringConstraints(max_length=300, pattern=r"^(https?://[^\s<>\"'`]+)?$")]
+Track: TypeAlias = Literal["online", "offline-zero-shot", "offline-few-shot", "prompt-k", "oracle"]
+Tier: TypeAlias = Literal["claimed", "replayed", "reproduced"]
+
+TRACKS: Mapping[Track, str] = {
+    "online": "trained by interaction; judged on all episodes of a trial",
+    "offline-zero-shot": "trained on the declared datasets only; judged on the first episode",
+    "offline-few-shot": "trained on the declared datasets only; judged on the last episode, after its own experience",
+    "prompt-k": "trained on the declared datasets only and prompted with k steps of the test task; judged on the last",
+    "oracle": "shown the hidden task: an upper bound, not a competitor",
+}
+
+
+class Dataset(Record):
+    """A dataset that training read."""
+
+    id: Line
+    sha256: Sha256
+
+
+class Training(Record):
+    """What one run of training used."""
+
+    env_steps: int = Field(ge=0, le=10**15)  # steps taken in the environment, test tasks never
+    datasets: tuple[Dataset, ...] = ()
+    hours: float | None = Field(default=None, ge=0, le=10**7)  # wall clock
+    hardware: Line = ""
+
+
+class Run(Record):
+    """One training run, or one repetition of an agent that does not train."""
+
+    train_seed: int | None = Field(default=None, ge=0)
+    policy_sha256: Sha256  # of its files; the evaluation's seed follows from it
+
+
+class Submission(Record):
+    """Everything a reader wants to know of an entry; the numbers themselves are in the other files."""
+
+    schema_version: Literal[1] = SUBMISSION_SCHEMA
+    board: Slug
+    agent: Slug
+    version: Line = "1"
+    title: Line
+    authors: tuple[Line, ...] = Field(min_length=1, max_length=64)
+    date: datetime.date
+    paper: Url = ""
+    code: Url = ""
+    commit: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{7,64})?$")] = ""
+    track: Track
+    trains: bool  # False: an agent made from the benchmark's definition, whose runs are repetitions
+    plugin: Line = ""  # its name among the installed agents, for who wants to run it again
+    training: Training
+    test_tasks: Literal["none", "selection", "training"]  # what tasks of evaluation splits were used for
+    runs: tuple[Run, ...] = Field(min_length=1, max_length=100)  # every run that was started
+    versions: Mapping[Line, Line]
+    cpu_flags: tuple[Line, ...] = ()  # of the machine that evaluated, where they are known
+    files: Mapping[Line, Sha256]  # every other file of the folder
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        offline = self.track not in ("online", "oracle")
+        if offline and not self.training.datasets:
+            raise ValueError(f"the track {self.track} needs the datasets that were trained on, each with its sha256")
+        if offline and self.training.env_steps:
+            raise ValueError(f"the track {self.track} allows no environment steps, {self.training.env_steps} declared")
+        if not self.trains and (self.training.env_steps or self.training.datasets):
+            raise ValueError("an agent that does not train has used no environment steps and no datasets")
+        if self.track == "online" and self.trains and not self.training.env_steps:
+            raise ValueError("a trained agent of the track online has used environment steps; 0 are declared")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The folder's name: the date, and what follows from all the files."""
+        told = {**self.model_dump(mode="json"), "date": ""}
+        return f"{self.date.isoformat()}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]}"
+
+    @property
+    def place(self) -> Path:
+        """Where the folder lies below the leaderboards."""
+        return Path(self.board) / self.agent / self.id
+
+
+class Results(Record):
+    """The results of all runs, in the order of the submission's runs."""
+
+    schema_version: Literal[1] = 1
+    results: tuple[Result, ...] = Field(min_length=1)
+
+
+class Board(Record):
+    """One leaderboard. Its meaning never changes: what would change it is a new board that supersedes this one."""
+
+    id: Slug
+    title: Line
+    benchmark: Line
+    split: Line = "test"
+    protocol: Line = PROTOCOL_VERSION
+    episodes: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    task_digest: Sha256
+    tracks: tuple[Track, ...] = Field(min_length=1)  # each is ranked by itself
+    metric: Literal["iqm", "data-efficiency"] = "iqm"
+    target: float | None = None  # data-efficiency: the score an agent must reach to be ranked by its environment steps
+    min_runs: int = Field(default=5, ge=1)
+    pins: Mapping[str, str] = {}  # package -> beginning of its version, for who evaluates and who verifies
+    about: Line = ""
+    superseded_by: str = ""
+
+    @model_validator(mode="after")
+    def _target(self) -> Self:
+        if (self.metric == "data-efficiency") != (self.target is not None):
+            raise ValueError("a target belongs to the metric data-efficiency, and to no other")
+        return self
+
+    def played(self, seed: int) -> Protocol:
+        """The protocol of one run."""
+        return Protocol(
+            benchmark=self.benchmark,
+            split=self.split,
+            episodes=self.episodes,
+            repeats=self.repeats,
+            seed=seed,
+            version=self.protocol,
+        )
+
+    def broken_pin(self, versions: Mapping[str, str]) -> str:
+        """The first package whose version is not the pinned one, in words; empty if all are."""
+        for package, pin in self.pins.items():
+            found = versions.get(package, "none")
+            if found != pin and not found.startswith(pin + "."):
+                return f"{package} {found}, but the board {self.id} is pinned to {pin}"
+        return ""
+
+
+class Check(Record):
+    """One thing that was checked."""
+
+    name: Line
+    found: Line
+
+
+class Rerun(Record):
+    """The policies played again, on seeds that nobody knew."""
+
+    seed: int = Field(ge=0)
+    submitted: float  # mean return per episode
+    again: float
+    difference: tuple[float, float]  # 99 % interval of again - submitted
+
+
+class Verification(Record):
+    """What a verification found. It belongs to one content: `submission_sha256` covers every file."""
+
+    schema_version: Literal[1] = 1
+    submission_sha256: Sha256
+    tier: Tier
+    checks: tuple[Check, ...]
+    flags: tuple[Line, ...] = ()  # what a person should look at
+    rerun: Rerun | None = None
+    versions: Mapping[str, str]
+
+
+def evaluation_seed(board: str, policy_sha256: str, run: int) -> int:
+    """The seed a run is evaluated with, 0 to 2^32 - 1. Nobody knows it before the policy is fixed."""
+    digest = hashlib.sha256(f"metabench/{board}/{policy_sha256}/{run}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def policy_sha256(files: Mapping[str, bytes]) -> str:
+    """The hash of a policy's files by name."""
+    parts = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_boards(path: Path) -> dict[str, Board]:
+    """The boards of a TOML file, by id; ValueError in one sentence naming the first fault."""
+    if not path.is_file():
+        raise ValueError(f"there is no file of boards {path}")
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    boards: dict[str, Board] = {}
+    for entry in table.get("board", []):
+        try:
+            board = Board.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the record"
+            raise ValueError(f"{path}: board {entry.get('id', '?')}: {where}: {first['msg']}") from None
+        if board.id in boards:
+            raise ValueError(f"{path}: the board {board.id} stands twice")
+        boards[board.id] = board
+    for board in boards.values():
+        if board.superseded_by and board.superseded_by not in boards:
+            raise ValueError(f"{path}: {board.id} is superseded by {board.superseded_by!r}, which is no board")
+    if not boards:
+        raise ValueError(f"{path} has no [[board]]")
+    return boards
+
+
+def board_of(boards: Mapping[str, Board], id: str) -> Board:
+    """One board; ValueError with near names for an unknown one."""
+    if id not in boards:
+        raise ValueError(f"unknown board {id!r}; {suggest(id, sorted(boards))}")
+    return boards[id]
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schema of every record, by file name."""
+    kinds = {SUBMISSION: Submission, RESULT: Results, VERIFICATION: Verification, BOARDS: Board}
+    return {name: model.model_json_schema() for name, model in kinds.items()}
+
+
+def read_submission(text: str) -> Submission:
+    """ValueError in one sentence naming the first fault."""
+    return parse(Submission, text, SUBMISSION)
+
+
+def dump(record: Record) -> bytes:
+    """A record as JSON, one way only: indented for readers, but for the thousands of returns."""
+    indent = None if isinstance(record, Results) else 1
+    return (json.dumps(record.model_dump(mode="json"), indent=indent) + "\n").encode()
+
+
+TRACE_NAME = re.compile(r"^traces/run_(\d{3})\.npz$")
+POLICY_NAME = re.compile(r"^policies/run_(\d{3})/(config\.json|policy\.safetensors)$")

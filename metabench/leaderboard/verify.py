@@ -1,0 +1,370 @@
+"""Verifies a submission: every number is recomputed from its traces, every piece of them replayed in the simulator."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from metabench.leaderboard.folder import MAX_CARD, Folder
+from metabench.leaderboard.records import (
+    CARD,
+    RESULT,
+    VERIFICATION,
+    Board,
+    Check,
+    Rerun,
+    Results,
+    Submission,
+    Tier,
+    Verification,
+    board_of,
+    dump,
+    evaluation_seed,
+    policy_sha256,
+)
+from metabench.leaderboard.replay import Fault, replay
+from metabench.leaderboard.rerun import rerun
+from metabench.registry import Spec, spec
+from metabench.results import Result, write_atomically
+from metabench.stats import normalise
+from metabench.summary import reference_levels
+from metabench.traces import Trace, spec_digest
+
+PACKAGES = ("metabench", "numpy", "gymnasium", "mujoco", "torch")
+TOO_GOOD = 1.02  # a score above this is worth a look: the oracle has 1
+
+Progress = Callable[[int, int], None]  # (steps replayed, of how many)
+
+
+class Verdict(NamedTuple):
+    """What a verification found."""
+
+    folder: Path
+    checks: tuple[Check, ...]  # what was found in order, up to the first fault
+    fault: str  # the first fault, in words; empty if there is none
+    tier: Tier  # claimed where there is a fault, or no evidence
+    flags: tuple[str, ...]
+    rerun: Rerun | None
+    submission: Submission | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the evidence proves the scores."""
+        return not self.fault and self.tier != "claimed"
+
+
+def verify(
+    path: Path,
+    boards: Mapping[str, Board],
+    *,
+    rerun_seed: int | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Verifies the submission in folder `path`, which may come from anybody.
+
+    Args:
+        path: The folder; it is read, nothing in it is executed.
+        boards: The boards it may belong to.
+        rerun_seed: Also plays the submitted policies again, with seeds that follow from this number. Every agent's code
+            is the installed one; only weights and settings are the submission's. A verification.json that claims the
+            tier reproduced is checked so by default, with its own seed.
+        progress: Called with the steps replayed so far and in all.
+
+    Returns:
+        The checks made and the first fault in words. There is no exception for anything a submission may contain.
+    """
+    work = _Verification(path, boards, progress or (lambda done, total: None))
+    try:
+        work.run()
+        fault, tier = "", ("replayed" if work.traced else "claimed")
+        if rerun_seed is None:
+            rerun_seed = work.recorded_seed()
+        if rerun_seed is not None:
+            work.again(rerun_seed)
+            tier = "reproduced"
+    except Fault as error:
+        fault, tier = str(error), "claimed"
+    except (ValueError, ImportError, OSError, MemoryError, RecursionError, OverflowError) as error:
+        fault, tier = f"it cannot be verified: {type(error).__name__}: {str(error)[:300]}", "claimed"
+    return Verdict(path, tuple(work.checks), fault, tier, tuple(work.flags), work.rerun, work.submission)
+
+
+def record(verdict: Verdict) -> Path:
+    """Writes verification.json beside what was verified; ValueError unless it was accepted."""
+    if not verdict.accepted:
+        raise ValueError(f"{verdict.folder.name} was not accepted: {verdict.fault or 'it has no traces'}")
+    target = verdict.folder / VERIFICATION
+    write_atomically(
+        target,
+        dump(
+            Verification(
+                submission_sha256=Folder(verdict.folder).sha256(),
+                tier=verdict.tier,
+                checks=verdict.checks,
+                flags=verdict.flags,
+                rerun=verdict.rerun,
+                versions=versions(),
+            )
+        ),
+    )
+    return target
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what an evaluation depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class _Verification:
+    """The checks in the order of their cost; each raises Fault or adds to `checks`."""
+
+    def __init__(self, path: Path, boards: Mapping[str, Board], progress: Progress):
+        self.path, self.boards, self.progress = path, boards, progress
+        self.checks: list[Check] = []
+        self.flags: list[str] = []
+        self.submission: Submission | None = None
+        self.rerun: Rerun | None = None
+        self.traced = False
+
+    def found(self, name: str, what: str) -> None:
+        self.checks.append(Check(name=name, found=what))
+
+    def run(self) -> None:
+        folder = Folder(self.path)
+        self.folder = folder
+        self.submission = submission = folder.submission()
+        self._files(folder, submission)
+        board = self._board(submission)
+        self._runs(submission, board)
+        self._policies(folder, submission)
+        results = folder.results()
+        self._results(results, submission, board)
+        self.results, self.board = results, board
+        if folder.traces():
+            self._traces(folder, submission, results, board)
+        else:
+            self.found("traces", "none: the scores are a claim")
+        self._look(results, board)
+
+    def recorded_seed(self) -> int | None:
+        """The seed of the re-run that the folder's own verification.json speaks of, if it does."""
+        record = self.folder.verification()
+        if record is None or record.tier != "reproduced":
+            return None
+        if record.rerun is None:
+            raise Fault(f"{VERIFICATION} says reproduced and names no re-run")
+        return record.rerun.seed
+
+    def again(self, seed: int) -> None:
+        assert self.submission is not None
+        if not self.traced:
+            raise Fault("there are no traces: what was not replayed cannot be reproduced")
+        self.rerun = rerun(self.folder, self.submission, self.results, self.board, seed)
+        low, high = self.rerun.difference
+        self.found(
+            "re-run",
+            f"{self.rerun.again:.2f} against {self.rerun.submitted:.2f}; the difference is {low:+.2f} to {high:+.2f}",
+        )
+
+    def _files(self, folder: Folder, submission: Submission) -> None:
+        here = Path(*folder.path.absolute().parts[-3:])
+        if here != submission.place:
+            raise Fault(f"the folder is {here}, but its content belongs into {submission.place}")
+        hashes = folder.hashes()
+        for name in sorted({*hashes, *submission.files}):
+            if name not in hashes:
+                raise Fault(f"{name[:120]} is declared and missing")
+            if name not in submission.files:
+                raise Fault(f"{name[:120]} is there and not declared")
+            if hashes[name] != submission.files[name]:
+                raise Fault(f"{name} is not the file whose sha256 is declared: it was changed afterwards")
+        folder.text(CARD, MAX_CARD)
+        self.found("files", f"{len(hashes)} files, every sha256 as declared, no links")
+
+    def _board(self, submission: Submission) -> Board:
+        board = board_of(self.boards, submission.board)
+        if submission.track not in board.tracks:
+            raise Fault(f"the board {board.id} has no track {submission.track}; it has {', '.join(board.tracks)}")
+        chosen = spec(board.benchmark)
+        if (chosen.episodes, chosen.repeats) != (board.episodes, board.repeats):
+            raise Fault(f"the board {board.id} is of another protocol of {chosen.id} than the installed one")
+        if chosen.table().digest(board.split) != board.task_digest:
+            raise Fault(f"the installed tasks of {chosen.id} are not the board's: another table digest")
+        if wrong := board.broken_pin(submission.versions):
+            raise Fault(f"it was evaluated with {wrong}")
+        if wrong := board.broken_pin(versions()):
+            raise Fault(f"this machine has {wrong}: it cannot verify the submission")
+        if board.superseded_by:
+            self.flags.append(f"the board is superseded by {board.superseded_by}")
+        self.found(
+            "board", f"{board.id}: {chosen.id}, split {board.split}, track {submission.track}; versions as pinned"
+        )
+        return board
+
+    def _runs(self, submission: Submission, board: Board) -> None:
+        runs, seeds = submission.runs, [run.train_seed for run in submission.runs]
+        if submission.trains:
+            if None in seeds:
+                raise Fault("a run of an agent that trains has no training seed")
+            if sorted(seeds) != list(range(len(seeds))):  # pyright: ignore[reportArgumentType]
+                raise Fault(
+                    f"the training seeds are {', '.join(str(s) for s in seeds)}; all runs of a sweep must be there, "
+                    f"with the seeds 0 to {len(seeds) - 1}: no choice of the best"
+                )
+            if len({run.policy_sha256 for run in runs}) < len(runs):
+                raise Fault("two runs have the same policy: a run stands twice")
+        elif any(seed is not None for seed in seeds) or len({run.policy_sha256 for run in runs}) > 1:
+            raise Fault(
+                "the runs of an agent that does not train are repetitions of one policy, without training seeds"
+            )
+        if len(runs) < board.min_runs:
+            raise Fault(f"there are {len(runs)} runs; the board {board.id} asks for at least {board.min_runs}")
+        self.found("runs", f"{len(runs)}, none left out" if submission.trains else f"{len(runs)} repetitions")
+
+    def _policies(self, folder: Folder, submission: Submission) -> None:
+        policies = folder.policies()
+        if not policies:
+            self.found("policies", "only their sha256: they are not part of the submission")
+            return
+        if sorted(policies) != list(range(len(submission.runs))):
+            raise Fault(f"there are policies of the runs {sorted(policies)}, but {len(submission.runs)} runs")
+        for index, run in enumerate(submission.runs):
+            if policy_sha256(policies[index]) != run.policy_sha256:
+                raise Fault(f"the policy of run {index} is not the one whose sha256 is declared")
+        self.found("policies", f"{len(policies)}, every sha256 as declared")
+
+    def _results(self, results: Results, submission: Submission, board: Board) -> None:
+        if len(results.results) != len(submission.runs):
+            raise Fault(f"{RESULT} has {len(results.results)} results, but {len(submission.runs)} runs are declared")
+        for index, (result, run) in enumerate(zip(results.results, submission.runs, strict=True)):
+            played = board.played(evaluation_seed(board.id, run.policy_sha256, index))
+            _same_protocol(f"the result of run {index}", result.protocol, played)
+            _same_digest(f"the result of run {index}", result.task_digest, board)
+            if (result.track == "oracle") != (submission.track == "oracle"):
+                raise Fault(_privileged(index, result.track == "oracle", submission))
+            if result.train_seed != run.train_seed:
+                raise Fault(
+                    f"the result of run {index} has the training seed {result.train_seed}, not {run.train_seed}"
+                )
+            if wrong := board.broken_pin(result.versions):
+                raise Fault(f"run {index} was evaluated with {wrong}")
+            count = spec(board.benchmark).table().size(board.split)
+            if len(result.returns) != count:
+                raise Fault(f"the result of run {index} has {len(result.returns)} tasks, the split has {count}")
+        self.found("results", f"{len(results.results)}, with the seeds that follow from the policies' hashes")
+
+    def _traces(self, folder: Folder, submission: Submission, results: Results, board: Board) -> None:
+        names = folder.traces()
+        if names != [f"traces/run_{index:03d}.npz" for index in range(len(submission.runs))]:
+            raise Fault(f"there are {len(names)} traces, but {len(submission.runs)} runs: each run needs its own")
+        chosen = spec(board.benchmark)
+        trials = chosen.table().size(board.split) * board.repeats
+        most = trials * board.episodes * chosen.horizon * len(names)
+        steps, pieces, state_error, reward_error, done = 0, 0, 0.0, 0.0, 0
+        actions: list[bytes] = []
+        for index, name in enumerate(names):
+            try:
+                trace = _load(folder.path / name, trials, chosen)
+                self._header(trace, index, submission, results.results[index], board, chosen)
+                _same_scores(trace, results.results[index])
+
+                def tell(count: int, start: int = done) -> None:
+                    nonlocal done
+                    done += count
+                    self.progress(done, most)
+
+                seen = replay(trace, tell)
+            except Fault as fault:
+                raise Fault(f"run {index}: {fault}") from None
+            steps, pieces = steps + seen.steps, pieces + seen.pieces
+            state_error, reward_error = max(state_error, seen.state_error), max(reward_error, seen.reward_error)
+            actions.append(trace.actions.tobytes())
+        if submission.trains and len(set(actions)) < len(actions):
+            self.flags.append("two runs did exactly the same")
+        self.traced = True
+        self.found("scores", "recomputed from the rewards, every return equal")
+        self.found(
+            "replay",
+            f"{steps:,} steps in {pieces:,} pieces; states within {state_error:.1e}, rewards within {reward_error:.1e}",
+        )
+
+    def _header(
+        self, trace: Trace, index: int, submission: Submission, result: Result, board: Board, chosen: Spec
+    ) -> None:
+        _same_protocol("the trace", trace.header.protocol, result.protocol)
+        _same_digest("the trace", trace.header.task_digest, board)
+        if trace.header.spec_digest != spec_digest(chosen):
+            raise Fault(f"the trace is of another version of {chosen.id} than the installed one")
+        if trace.header.privileged != (submission.track == "oracle"):
+            raise Fault(_privileged(index, trace.header.privileged, submission))
+
+    def _look(self, results: Results, board: Board) -> None:
+        """Flags for a person; no fault by themselves."""
+        levels = reference_levels(board.benchmark, board.split)
+        if not {"random", "oracle"} <= levels.keys():
+            return
+        returns = np.stack([result.array() for result in results.results])
+        first = float(normalise(returns[..., 0].mean(), levels["random"], levels["oracle"]))
+        score = float(normalise(returns.mean(), levels["random"], levels["oracle"]))
+        if score > TOO_GOOD:
+            self.flags.append(f"the mean score is {score:.3f}: better than the oracle")
+        elif board.episodes > 1 and first > TOO_GOOD:
+            self.flags.append(f"the first episode scores {first:.3f}: better than the oracle, before any experience")
+        if self.submission is not None and self.submission.test_tasks != "none":
+            self.flags.append(f"tasks of evaluation splits were used for {self.submission.test_tasks}")
+
+
+def _load(path: Path, trials: int, chosen: Spec) -> Trace:
+    try:
+        return Trace.load(path, trials, chosen.horizon)
+    except ValueError as error:
+        raise Fault(str(error)) from None
+
+
+def _same_protocol(what: str, found: object, wanted: object) -> None:
+    told, asked = dict(found), dict(wanted)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for name, value in asked.items():
+        if told[name] != value:
+            why = ", which follows from the policy's hash" if name == "seed" else ""
+            raise Fault(f"{what} was played with {name} {told[name]!r}; the board asks for {value!r}{why}")
+
+
+def _same_digest(what: str, found: str, board: Board) -> None:
+    if found != board.task_digest:
+        raise Fault(f"{what} has the table digest {found[:12]}; the tasks of {board.id} have {board.task_digest[:12]}")
+
+
+def _same_scores(trace: Trace, result: Result) -> None:
+    own, told = trace.returns(), result.trials()
+    if (own != told).any():
+        trial, episode = (int(i) for i in np.argwhere(own != told)[0])
+        task, repeat = divmod(trial, result.protocol.repeats)
+        raise Fault(
+            f"task {task}, repeat {repeat}, episode {episode}: {RESULT} has the return {told[trial, episode]:.9g}, "
+            f"the trace's rewards add up to {own[trial, episode]:.9g}"
+        )
+    won = None if result.successes is None else np.array(result.successes).reshape(own.shape)
+    if (won is None) != (trace.successes is None) or (won is not None and (won != trace.successes).any()):
+        raise Fault(f"{RESULT} has other successes than the trace")
+
+
+def _privileged(index: int, sees: bool, submission: Submission) -> str:
+    shown = "was shown the hidden task (a privileged observation)" if sees else "was not shown the hidden task"
+    return f"run {index}: the agent {shown}, which does not go with the track {submission.track}"
+
+
+def fresh_seed() -> int:
+    """A seed nobody could have known."""
+    return int.from_bytes(os.urandom(4), "big")
