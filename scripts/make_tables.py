@@ -178,6 +178,27 @@ def highway_merge_hidas() -> dict[str, Any]:
     return grids((decreases, decelerations), (0.5, 4.0), ((0.5, 4.0), (0.5, 2.5)), ((0.0, 5.0), (0.3, 3.0)))
 
 
+def itches() -> dict[str, Any]:
+    """Itches even over both limbs, of women and men; out of distribution: smaller and taller people, other poses."""
+    rng, other = np.random.RandomState(SEED), np.random.RandomState(SEED + 1)
+    place = np.stack([rng.uniform(0, 2, 100), rng.uniform(0, 2 * np.pi, 100)], axis=1)
+    pose = np.tile([np.pi / 6, np.pi / 2], (100, 1))
+    near = np.concatenate([place, rng.randint(2, size=(100, 1)), pose], axis=1)
+    columns = [other.uniform(0, 2, 20), other.uniform(0, 2 * np.pi, 20), other.uniform(-0.5, -0.2, 20)]
+    columns[2][10:] = 1.0 - columns[2][10:]
+    columns += [other.uniform(0.25, 0.75, 20), other.uniform(1.7, 2.1, 20)]
+    source = f"RandomState({SEED}): 100 places uniform in [0, 2], 100 sides in [0, 2 pi], 100 bodies 0 or 1, rows"
+    return {
+        "train": (near[:80], f"{source} 0-79"),
+        "test": (near[80:], f"{source} 80-99"),
+        "ood": (
+            np.stack(columns, axis=1),
+            f"RandomState({SEED + 1}): 20 places, sides, bodies uniform in [-0.5, -0.2] (the last 10: 1 minus that), "
+            "abductions in [0.25, 0.75] and bends of the elbow in [1.7, 2.1]",
+        ),
+    }
+
+
 def without_interpolation(table: dict[str, Any]) -> dict[str, Any]:
     """The three splits every family has."""
     return {split: table[split] for split in ("train", "test", "ood")}
@@ -198,6 +219,8 @@ TABLES = {
     "HumanoidDir-v0": headings,
     "ReacherGoal-v0": lambda: disc(0.0, 1.0),
     "ReacherSwitch-v0": lambda: disc(0.0, 1.0),
+    "ScratchItch-v0": itches,
+    "ScratchItchSwitch-v0": itches,
     "CheetahDir-v0": directions,
     "CheetahDirSwitch-v0": directions,
     "HighwayMerge-v0": highway_merge,
