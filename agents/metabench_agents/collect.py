@@ -1,0 +1,175 @@
+"""Plays whole episodes of chosen tasks, all tasks side by side, and counts every step that anything learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metabench
+from metabench_agents.latent_sac import ActorCritic
+from metabench_agents.posterior import Gaussian
+from metabench_agents.replay import TaskReplay, Transitions
+
+UNLIMITED = 2**31 - 1  # episodes of a trial: a slot never leaves its task
+
+
+class Played(NamedTuple):
+    """Whole episodes of B slots."""
+
+    rows: list[Tensor]  # packed transitions [n, W] of each slot in the order they were played
+    returns: Tensor  # [B, E] undiscounted
+    starts: Tensor  # [B, O] the first observation of each slot's first episode
+
+
+class Collector:
+    """Real experience of one benchmark's training tasks.
+
+    Args:
+        benchmark: An id.
+        split: Where the tasks come from.
+        seed: Of every episode's start and dynamics.
+    """
+
+    def __init__(self, benchmark: str, split: str, seed: int):
+        self.benchmark, self.split, self.seed = benchmark, split, seed
+        self.frames, self.calls = 0, 0  # environment steps played, calls made
+        self._envs: dict[int, Any] = {}  # by number of slots
+
+    def play(
+        self,
+        network: ActorCritic,
+        tasks: Sequence[int],
+        latent: Callable[[int], Tensor],
+        episodes: int,
+        generator: torch.Generator,
+    ) -> Played:
+        """Plays `episodes` episodes of each task (a row of the split) with the policy's random actions.
+
+        Steps that a slot idles through while others finish belong to nobody: they are not kept and not counted.
+
+        Args:
+            network: The policy.
+            tasks: One row of the split per slot.
+            latent: Given the number of the episode, the latents `[B, L]` that its actions depend on.
+            episodes: How many.
+            generator: For the actions.
+        """
+        env = self._env(len(tasks))
+        self.calls += 1
+        observation, _ = env.reset(
+            seed=(self.seed * 2**32 + self.calls) * 2**20, options={"task": np.asarray(tasks, dtype=np.int64)}
+        )
+        starts = torch.as_tensor(observation, dtype=torch.float32).clone()
+        latents = torch.stack([latent(number) for number in range(episodes)])  # [E, B, L]
+        episode, slots = np.zeros(len(tasks), dtype=np.int64), np.arange(len(tasks))
+        returns, ticks, lives = np.zeros((len(tasks), episodes)), [], []
+        while (episode < episodes).any():
+            seen = torch.as_tensor(observation, dtype=torch.float32)
+            z = latents[np.minimum(episode, episodes - 1), slots]
+            action = self._act(network, seen, z, generator)
+            observation, reward, terminated, truncated, info = env.step(network.actions.to_env(action))
+            done, live = terminated | truncated, episode < episodes
+            last = torch.as_tensor(info["final_obs"] if done.any() else observation, dtype=torch.float32)
+            after = torch.where(torch.from_numpy(done)[:, None], last, torch.as_tensor(observation).float())
+            columns = (seen, action, torch.from_numpy(reward), after, torch.from_numpy(terminated))
+            ticks.append(Transitions(*columns).pack())
+            lives.append(live)
+            returns[live, episode[live]] += reward[live]
+            episode += done
+        self.frames += int(np.sum(lives))
+        table, kept = torch.stack(ticks), torch.from_numpy(np.stack(lives))  # [ticks, B, W], [ticks, B]
+        return Played([table[kept[:, slot], slot] for slot in slots], torch.from_numpy(returns), starts)
+
+    @staticmethod
+    @torch.inference_mode()
+    def _act(network: ActorCritic, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(observation), network.actions.size, generator=generator)
+        return network.act(network.see(observation, z), noise).action.clone()
+
+    def _env(self, slots: int) -> Any:
+        if slots not in self._envs:
+            self._envs[slots] = metabench.make_vec(self.benchmark, slots, split=self.split, episodes_per_task=UNLIMITED)
+        return self._envs[slots]
+
+    def state(self) -> dict[str, int]:
+        """What it takes to go on."""
+        return {"frames": self.frames, "calls": self.calls}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """The inverse of `state`."""
+        self.frames, self.calls = state["frames"], state["calls"]
+
+
+def gather(
+    network: ActorCritic,
+    collector: Collector,
+    replay: TaskReplay,
+    tasks: Sequence[int],
+    infer: Callable[[], Gaussian],
+    episodes: tuple[int, int],
+    generator: torch.Generator,
+    rows: Sequence[int] | None = None,
+) -> tuple[dict[str, float], Tensor]:
+    """New data of some tasks as PEARL collects them: prior episodes, which become the context, then further ones.
+
+    Args:
+        network: The policy.
+        collector: Where the tasks are played.
+        replay: Where the transitions go.
+        tasks: Numbers of the replay's tasks.
+        infer: Beliefs `[T, L]` about the tasks given their contexts.
+        episodes: How many with z from the prior, and how many further; of these the first is still with z from the
+            prior, as in PEARL's code.
+        generator: For latents and actions.
+        rows: The tasks' rows in the split; their numbers by default.
+
+    Returns:
+        Mean returns, and the first observation of each task `[T, O]`.
+    """
+
+    @torch.inference_mode()
+    def guess(number: int) -> Tensor:
+        belief = infer()
+        noise = torch.randn(belief.mean.shape, generator=generator)
+        return noise if number == 0 else belief.sample(noise).clone()
+
+    def prior(number: int) -> Tensor:
+        return torch.randn(len(tasks), network.latent, generator=generator)
+
+    explored = collector.play(network, rows or tasks, prior, episodes[0], generator)
+    for task, new in zip(tasks, explored.rows, strict=True):
+        replay.begin_context(task)
+        replay.add(task, new, context=True)
+    metrics = {"return_prior": float(explored.returns.mean())}
+    if episodes[1]:
+        adapted = collector.play(network, rows or tasks, guess, episodes[1], generator)
+        for task, new in zip(tasks, adapted.rows, strict=True):
+            replay.add(task, new, context=False)
+        informed = adapted.returns[:, 1:] if episodes[1] > 1 else adapted.returns
+        metrics["return_posterior"] = float(informed.mean())
+    return metrics, explored.starts
+
+
+def adaptation(agent: Any, benchmark: str, splits: Sequence[str], episodes: int, seed: int = 0) -> dict[str, float]:
+    """One point of the learning curve: mean returns of the first and the last episode of a trial on each split.
+
+    Args:
+        agent: The agent as it would be evaluated.
+        benchmark: An id.
+        splits: Frozen splits.
+        episodes: The least number of episodes of a trial; the benchmark's own if that is more.
+        seed: Of the trials: the same at every point.
+    """
+    chosen, points = metabench.spec(benchmark), {}
+    for split in splits:
+        count = max(episodes, chosen.episodes)
+        protocol = metabench.Protocol(
+            benchmark=chosen.id, split=split, episodes=count, repeats=chosen.repeats, seed=seed
+        )
+        curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)
+        points |= {f"{split}/first": float(curve[0]), f"{split}/last": float(curve[-1])}
+    return points

@@ -1,0 +1,258 @@
+"""Soft actor-critic whose networks are also given a latent task: what PEARL and MetaDreamer learn their policies with.
+
+It is the form of Haarnoja et al. 2018 (arXiv 1801.01290) with a state-value network and a fixed temperature of 1, which
+PEARL's code uses; the reward scale takes the temperature's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metabench_agents.linear import Linear
+from metabench_agents.nn import Scaler
+from metabench_agents.replay import Transitions
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL's code
+HIDDEN_BIAS, OUTPUT_BOUND = 0.1, 3e-3  # how networks start, likewise
+
+
+def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
+    """ReLU layers that start as PEARL's: uniform by fan-in, biases 0.1, outputs next to zero."""
+    widths = [inputs, *[hidden] * layers]
+    parts: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        layer = Linear(width, following)
+        nn.init.uniform_(layer.weight, -1.0 / math.sqrt(width), 1.0 / math.sqrt(width))
+        nn.init.constant_(layer.bias, HIDDEN_BIAS)
+        parts += [layer, nn.ReLU()]
+    last = Linear(widths[-1], outputs)
+    nn.init.uniform_(last.weight, -OUTPUT_BOUND, OUTPUT_BOUND)
+    nn.init.uniform_(last.bias, -OUTPUT_BOUND, OUTPUT_BOUND)
+    return nn.Sequential(*parts, last)
+
+
+class ActionScale:
+    """Between a bounded Box and the policy's units, [-1, 1] along each axis."""
+
+    def __init__(self, space: Any):
+        if not isinstance(space, spaces.Box) or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(f"this agent acts in bounded Box spaces only, not in {space}")
+        self.low, self.high = np.asarray(space.low), np.asarray(space.high)
+        self.center, self.half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        self.size = int(np.prod(space.shape))
+
+    def to_env(self, action: Tensor) -> npt.NDArray[Any]:
+        """Actions in the environment's units, inside the box."""
+        raw = action.float().numpy().reshape(-1, *self.low.shape)
+        return np.clip(self.center + self.half * raw, self.low, self.high).astype(self.low.dtype)
+
+    def from_env(self, action: npt.NDArray[Any]) -> Tensor:
+        """The inverse: `[B, A]` float32; what lay outside the box comes back on its border."""
+        unit = np.clip((np.asarray(action) - self.center) / self.half, -1.0, 1.0)
+        return torch.as_tensor(unit.reshape(len(unit), self.size), dtype=torch.float32)
+
+
+class Act(NamedTuple):
+    """A squashed Gaussian policy at some observations, and an action drawn from it."""
+
+    action: Tensor  # [..., A] in [-1, 1]
+    log_prob: Tensor  # [...]
+    mean: Tensor  # [..., A] before tanh
+    log_std: Tensor  # [..., A]
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> Act:
+    """An action, tanh of mean + std * noise, and its log density; log(1 - tanh^2 u) = 2 (log 2 - u - softplus(-2u))."""
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    u = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+    jacobian = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+    return Act(torch.tanh(u), (gaussian - jacobian).sum(-1), mean, log_std)
+
+
+class ActorCritic(nn.Module):
+    """Policy, two action values, a state value and its slow copy; all see (s, z), the action values a as well."""
+
+    def __init__(self, observation_space: spaces.Box, action_space: Any, latent: int, hidden: int, layers: int):
+        super().__init__()
+        self.latent = latent
+        self.scaler, self.actions = Scaler(observation_space), ActionScale(action_space)
+        state = observation_space.shape[0] + latent
+        self.policy = mlp(state, hidden, layers, 2 * self.actions.size)
+        self.q1 = mlp(state + self.actions.size, hidden, layers, 1)
+        self.q2 = mlp(state + self.actions.size, hidden, layers, 1)
+        self.value = mlp(state, hidden, layers, 1)
+        self.target = mlp(state, hidden, layers, 1).requires_grad_(False)
+        self.target.load_state_dict(self.value.state_dict())
+
+    def see(self, observation: Tensor, z: Tensor) -> Tensor:
+        """The networks' input `[..., O + L]`."""
+        return torch.cat((self.scaler(observation), z), dim=-1)
+
+    def act(self, state: Tensor, noise: Tensor) -> Act:
+        """An action at `see(...)`; the most probable one for zero noise."""
+        mean, log_std = self.policy(state).float().chunk(2, dim=-1)
+        return squash(mean, log_std, noise)
+
+    def q(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Both action values `[...]`."""
+        x = torch.cat((state, action), dim=-1)
+        return self.q1(x).float()[..., 0], self.q2(x).float()[..., 0]
+
+
+def bellman_target(reward: Tensor, terminal: Tensor, next_value: Tensor, scale: float, discount: float) -> Tensor:
+    """Targets scale * r + discount * V'(s'), nothing after the task's own end. PEARL scales rewards only here."""
+    return scale * reward + (1.0 - terminal) * discount * next_value
+
+
+def critic_loss(q1: Tensor, q2: Tensor, target: Tensor) -> Tensor:
+    """The mean squared errors of both action values, added."""
+    return F.mse_loss(q1, target) + F.mse_loss(q2, target)
+
+
+def value_loss(value: Tensor, min_q: Tensor, log_prob: Tensor) -> Tensor:
+    """The mean squared error of V against min(Q1, Q2) - log pi, which has no gradient."""
+    return F.mse_loss(value, (min_q - log_prob).detach())
+
+
+def policy_loss(act: Act, min_q: Tensor, mean_weight: float, std_weight: float) -> Tensor:
+    """mean(log pi - min(Q1, Q2)) plus penalties on the squares of mean and log std."""
+    penalty = mean_weight * (act.mean**2).mean() + std_weight * (act.log_std**2).mean()
+    return (act.log_prob - min_q).mean() + penalty
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the learner; the defaults are oyster's."""
+
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    reward_scale: float = 5.0
+    target_rate: float = 5e-3
+    mean_weight: float = 1e-3
+    std_weight: float = 1e-3
+    bf16: bool = False  # matrix products in bfloat16
+    compile: bool = False  # torch.compile the losses
+
+
+class Learner:
+    """Networks, their optimisers and one update.
+
+    Args:
+        network: Changed in place by `update`.
+        settings: See there.
+        encoder: Parameters that learn with the critics: those of an encoder whose samples are given to `update`.
+    """
+
+    def __init__(self, network: ActorCritic, settings: Settings, encoder: Sequence[nn.Parameter] = ()):
+        self.network, self.settings = network, settings
+        groups = {
+            "critic": [*network.q1.parameters(), *network.q2.parameters(), *encoder],
+            "value": list(network.value.parameters()),
+            "policy": list(network.policy.parameters()),
+        }
+        rate = settings.learning_rate
+        self.optimisers = {name: torch.optim.Adam(group, lr=rate, fused=True) for name, group in groups.items()}
+        wrap: Callable[[Any], Any] = torch.compile if settings.compile else lambda function: function
+        self._critic, self._actor = wrap(self._critic_stage), wrap(self._actor_stage)
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which networks run: a fresh one per stage, because it caches the weights it has cast."""
+        return torch.autocast("cpu", torch.bfloat16) if self.settings.bf16 else contextlib.nullcontext()
+
+    def _critic_stage(self, batch: Transitions, z: Tensor) -> tuple[Tensor, Tensor]:
+        network, own = self.network, self.settings
+        with torch.no_grad():
+            following = network.target(network.see(batch.next_observation, z)).float()[..., 0]
+            target = bellman_target(batch.reward, batch.terminal, following, own.reward_scale, own.discount)
+        q1, q2 = network.q(network.see(batch.observation, z), batch.action)
+        return critic_loss(q1, q2, target), q1
+
+    def _actor_stage(self, batch: Transitions, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Act]:
+        network, own = self.network, self.settings
+        state = network.see(batch.observation, z)
+        act = network.act(state, noise)
+        min_q = torch.minimum(*network.q(state, act.action))
+        value = value_loss(network.value(state).float()[..., 0], min_q, act.log_prob)
+        return value, policy_loss(act, min_q, own.mean_weight, own.std_weight), act
+
+    def update(self, batch: Transitions, z: Tensor, noise: Tensor, penalty: Tensor | None = None) -> dict[str, Tensor]:
+        """One step of critics (and encoder), then of value and policy with the new critics, then of the slow copy.
+
+        Args:
+            batch: `[T, N, ...]` of T tasks.
+            z: `[T, L]`, one sample per task shared by its transitions; the critics' loss is differentiated through it,
+                the other losses are not.
+            noise: `[T, N, A]` standard normal, for the policy's actions.
+            penalty: Added to the critics' loss: the encoder's own loss.
+        """
+        per_step = z[:, None].expand(-1, batch.reward.shape[1], -1)
+        with self.precision():
+            critic, q = self._critic(batch, per_step)
+        _descend(critic if penalty is None else critic + penalty, self.optimisers["critic"])
+        with self.precision(), frozen(self.network.q1, self.network.q2):
+            value, policy, act = self._actor(batch, per_step.detach(), noise)
+        # Neither loss depends on the other's parameters, so the gradient of the sum is both gradients.
+        _descend(value + policy, self.optimisers["value"], self.optimisers["policy"])
+        with torch.no_grad():
+            pairs = zip(self.network.target.parameters(), self.network.value.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, self.settings.target_rate)
+        named = {"critic_loss": critic, "value_loss": value, "policy_loss": policy, "q": q.mean()}
+        return {name: loss.detach() for name, loss in named.items()} | {"entropy": -act.log_prob.detach().mean()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimisers' moments, by name."""
+        return {
+            f"{name}/{index}/{key}": value
+            for name, optimiser in self.optimisers.items()
+            for index, moments in optimiser.state_dict()["state"].items()
+            for key, value in moments.items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for name, optimiser in self.optimisers.items():
+            restore_adam(optimiser, {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(name)})
+
+
+def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts moments named `index/key` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+@contextlib.contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """The networks' weights get no gradients inside, so that none are computed; their inputs still do."""
+    for network in networks:
+        network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
+
+
+def _descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+    """One step along the loss's gradient in the optimisers' own parameters, and in no others."""
+    parameters = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    for optimiser in optimisers:
+        optimiser.step()

@@ -1,0 +1,171 @@
+"""Soft actor-critic with a latent: losses by hand, the order of the update, gradients where they belong, bfloat16."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from metabench_agents.latent_sac import (
+    Act,
+    ActionScale,
+    ActorCritic,
+    Learner,
+    Settings,
+    bellman_target,
+    critic_loss,
+    frozen,
+    mlp,
+    policy_loss,
+    squash,
+    value_loss,
+)
+from metabench_agents.linear import Linear, prefers_onednn
+from metabench_agents.replay import Transitions
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
+SEES, ACTS = spaces.Box(-2.0, 2.0, (3,), np.float32), spaces.Box(-0.1, 0.1, (2,), np.float32)
+
+
+def parts(seed=0, tasks=4, rows=8, **settings):
+    torch.manual_seed(seed)
+    network = ActorCritic(SEES, ACTS, 2, 16, 2)
+    encoder = torch.nn.Linear(3, 2)
+    batch = Transitions.unpack(torch.randn(tasks, rows, 10), 3, 2)
+    batch = batch._replace(terminal=(batch.terminal > 1.0).float(), action=batch.action.clamp(-1, 1))
+    return network, encoder, batch, Learner(network, Settings(**settings), list(encoder.parameters()))
+
+
+def test_losses_by_hand():
+    reward, terminal, value = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), torch.tensor([10.0, 10.0])
+    target = bellman_target(reward, terminal, value, scale=5.0, discount=0.9)
+    assert target.tolist() == pytest.approx([5.0 + 9.0, 10.0])
+    q1, q2 = torch.tensor([14.0, 12.0]), torch.tensor([13.0, 10.0])
+    assert float(critic_loss(q1, q2, target)) == pytest.approx((0 + 4) / 2 + (1 + 0) / 2)
+    v, min_q, log_prob = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1.0]), torch.tensor([0.5, -1.0])
+    assert float(value_loss(v, min_q, log_prob)) == pytest.approx((0.25 + 4.0) / 2)
+    act = Act(torch.zeros(2, 1), log_prob, torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [-2.0]]))
+    assert float(policy_loss(act, min_q, 0.1, 0.01)) == pytest.approx((-1.5 - 2.0) / 2 + 0.1 * 5.0 + 0.01 * 2.0)
+
+
+def test_the_value_target_has_no_gradient():
+    min_q = torch.ones(3, requires_grad=True)
+    value = torch.zeros(3, requires_grad=True)
+    value_loss(value, min_q, torch.zeros(3)).backward()
+    assert min_q.grad is None and value.grad.tolist() == pytest.approx([-2.0 / 3] * 3)
+
+
+def test_log_density_is_torchs():
+    torch.manual_seed(0)
+    mean, log_std, noise = torch.randn(5, 2), torch.randn(5, 2) * 0.3, torch.randn(5, 2)
+    act = squash(mean, log_std, noise)
+    law = TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform(cache_size=1)])
+    assert torch.allclose(act.log_prob, law.log_prob(act.action).sum(-1), atol=1e-3)
+    far = squash(torch.tensor([[30.0]]), torch.tensor([[0.0]]), torch.zeros(1, 1))  # tanh is 1 to the last bit
+    assert float(far.log_prob) == pytest.approx(-0.5 * math.log(2 * math.pi) - 2 * (math.log(2.0) - 30.0), rel=1e-5)
+
+
+def test_actions_go_to_the_box_and_back():
+    scale = ActionScale(spaces.Box(np.array([-1.0, 0.0]), np.array([3.0, 0.5]), dtype=np.float64))
+    unit = torch.tensor([[-1.0, 1.0], [0.0, 0.0], [0.5, -0.25]])
+    assert scale.to_env(unit).tolist() == [[-1.0, 0.5], [1.0, 0.25], [2.0, 0.1875]]
+    assert torch.allclose(scale.from_env(scale.to_env(unit)), unit)
+    for space in (spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (1,))):
+        with pytest.raises(ValueError, match="bounded Box"):
+            ActionScale(space)
+
+
+def reference(network, encoder, batch, facts, noise, settings):
+    """One update the way PEARL's code does it: one optimiser per network, a backward pass after the other."""
+    named = {"q1": network.q1, "q2": network.q2, "encoder": encoder, "value": network.value, "policy": network.policy}
+    adam = {name: torch.optim.Adam(net.parameters(), lr=settings.learning_rate) for name, net in named.items()}
+    z = encoder(facts)
+    rows = batch.reward.shape[1]
+    wide, still = z.repeat_interleave(rows, 0), z.detach().repeat_interleave(rows, 0)
+    flat = Transitions(*(c.flatten(0, 1) for c in batch))
+    state = torch.cat((network.scaler(flat.observation), wide), -1)
+    quiet = torch.cat((network.scaler(flat.observation), still), -1)
+    act = network.act(quiet, noise.flatten(0, 1))
+    with torch.no_grad():
+        following = network.target(torch.cat((network.scaler(flat.next_observation), still), -1))[:, 0]
+        target = settings.reward_scale * flat.reward + (1 - flat.terminal) * settings.discount * following
+    q1, q2 = (net(torch.cat((state, flat.action), -1))[:, 0] for net in (network.q1, network.q2))
+    (((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean() + 0.1 * (z**2).sum()).backward()
+    for name in ("q1", "q2", "encoder"):
+        adam[name].step()
+    value = network.value(quiet)[:, 0]
+    low = torch.min(*(net(torch.cat((quiet, act.action), -1))[:, 0] for net in (network.q1, network.q2)))
+    ((value - (low - act.log_prob).detach()) ** 2).mean().backward()
+    adam["value"].step()
+    penalty = settings.mean_weight * (act.mean**2).mean() + settings.std_weight * (act.log_std**2).mean()
+    ((act.log_prob - low).mean() + penalty).backward()
+    adam["policy"].step()
+    with torch.no_grad():
+        for slow, fast in zip(network.target.parameters(), network.value.parameters(), strict=True):
+            slow.mul_(1 - settings.target_rate).add_(settings.target_rate * fast)
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_update_is_the_plain_one(compile):
+    network, encoder, batch, learner = parts(compile=compile)
+    other, other_encoder = copy.deepcopy(network), copy.deepcopy(encoder)
+    facts, noise = torch.randn(4, 3), torch.randn(4, 8, 2)
+    reference(other, other_encoder, batch, facts, noise, learner.settings)
+    z = encoder(facts)
+    learner.update(batch, z, noise, 0.1 * (z**2).sum())
+    for ours, plain in zip(
+        [*network.parameters(), *encoder.parameters()], [*other.parameters(), *other_encoder.parameters()], strict=True
+    ):
+        assert torch.allclose(ours, plain, atol=2e-6)
+
+
+def test_the_critics_alone_teach_the_encoder():
+    """With constant critics nothing reaches the encoder, whatever policy and value lose."""
+    network, encoder, batch, learner = parts()
+    for critic in (network.q1, network.q2):
+        critic[0].weight.data.zero_()  # neither z nor the state matter
+    before = copy.deepcopy(encoder.state_dict())
+    z = encoder(torch.randn(4, 3))
+    learner.update(batch, z, torch.randn(4, 8, 2))
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_freezing_is_undone():
+    network = mlp(2, 4, 1, 1)
+    x = torch.randn(3, 2, requires_grad=True)
+    with pytest.raises(RuntimeError), frozen(network):
+        (gradient,) = torch.autograd.grad(network(x).sum(), [x])
+        assert gradient.abs().sum() > 0
+        raise RuntimeError
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_bfloat16_sees_the_new_weights():
+    """Autocast caches the weights it has cast: kept over the critics' step, the policy would see old ones."""
+    network, encoder, batch, learner = parts(bf16=True, learning_rate=0.05)
+    other, other_encoder, _, plain = parts(learning_rate=0.05)
+    noise = torch.randn(4, 8, 2)
+    for _ in range(3):
+        facts = torch.randn(4, 3)
+        half = learner.update(batch, encoder(facts), noise)
+        full = plain.update(batch, other_encoder(facts), noise)
+    for name in ("value_loss", "policy_loss", "q"):
+        assert float(half[name]) == pytest.approx(float(full[name]), rel=0.1, abs=0.05), name
+    assert next(network.q1.parameters()).dtype == torch.float32
+    assert other is not network
+
+
+def test_linear_layers_equal_torchs():
+    torch.manual_seed(0)
+    layer, x = Linear(12, 7), torch.randn(4, 200, 12, requires_grad=True)
+    plain, y = torch.nn.Linear(12, 7), x.detach().clone().requires_grad_()
+    plain.load_state_dict(layer.state_dict())
+    weights = torch.randn(4, 200, 7)
+    ours, theirs = layer(x), plain(y)
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    assert torch.allclose(ours, theirs, atol=1e-5) and torch.allclose(x.grad, y.grad, atol=1e-5)
+    assert torch.allclose(layer.weight.grad, plain.weight.grad, atol=1e-4)
+    assert torch.allclose(layer.bias.grad, plain.bias.grad, atol=1e-4)
+    assert isinstance(prefers_onednn(), bool)
