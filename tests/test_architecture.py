@@ -38,6 +38,7 @@ LAYERS = [
     "cli",
 ]
 SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
+SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 

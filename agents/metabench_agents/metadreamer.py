@@ -1,0 +1,535 @@
+"""MetaDreamer: PEARL's frame with a generative model that imagines tasks between the real ones, and plays in them.
+
+Source: Wen, Zhang, Tseng and Peng 2023, "MetaDreamer: Efficient Meta-Reinforcement Learning with Imaginary Tasks"
+(arXiv 2311.06673; IEEE RA-L 9(11), 2024). Its full text and code could not be had; what follows is known from the
+abstract and from public reviews that describe and quote it:
+
+- PEARL's frame, but with a GRU as encoder, trained by reconstruction and decoupled from the policy;
+- a beta-VAE over the latent context, beta 5 (1 as the variant), with two cluster losses: compactness within a task, and
+  separation between tasks up to a threshold sigma;
+- a physics-informed decoder: accelerations are 3 tanh(.), p' = p + v dt, v' = v + a dt; a plain network elsewhere;
+- meta-imagination: interpolation of one latent dimension at a time, f(k) being the dimension of factor k, with
+  density D_k;
+- MDP-imagination: the policy is rolled out in the decoder from real starts, for real and imagined tasks; no gradient
+  through the model;
+- runs named R8, R16, R8I8, R8IR8, R16I8; 100 to 1000 times less real data than PEARL to the same return.
+
+Everything else is our choice, not the paper's: the weights of the cluster losses and sigma, all network sizes, the
+decoder's deviation, the number and length of rollouts, the share of imagined data, and how the runs' names are read
+(`RUNS`).
+
+Choices and deviations, with reasons:
+- f(k) is measured, not found by eye: the assignment of factors to dimensions with the most mutual information of the
+  Gaussian copula between posterior means and the training tasks' parameters. Only training tasks are used.
+- Beliefs at half of the reconstructed positions are those after a random part of the context, so that short contexts,
+  as a trial begins with, are in the training data.
+- The policy's guesses for real tasks are drawn from beliefs computed once per imagination: the encoder stands still
+  while the policy learns.
+- Imagined tasks are drawn anew from all interpolations, and imagined data thrown away, at every imagination: latents
+  move while the encoder learns. Half of the imagined episodes act on guesses from the prior, as half of the real ones
+  do.
+- The decoder also predicts whether the task's own rule ends the episode.
+- Soft actor-critic, data collection and test protocol are PEARL's as in `pearl.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench import Timestep
+from metabench_agents.collect import Collector, adaptation, gather
+from metabench_agents.disentanglement import match, mig, monotone_information
+from metabench_agents.imagination import (
+    Imagined,
+    choose,
+    imagination_errors,
+    interpolate,
+    relabel,
+    rollouts,
+    simulated,
+)
+from metabench_agents.latent_sac import ActorCritic, Learner, Settings, restore_adam
+from metabench_agents.linear import Linear
+from metabench_agents.nn import GRU
+from metabench_agents.posterior import Gaussian, Guess
+from metabench_agents.replay import TaskReplay, Transitions
+from metabench_agents.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.world import cluster_losses, make_decoder, reconstruction, vae_loss
+
+NAME = "metadreamer"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run; the defaults are the run R8IR8."""
+
+    split: str = "train"  # tasks to learn from
+    tasks: int = 8  # how many of them, spread evenly over the table; 0 for all
+    imagined_tasks: int = 8  # played beside them: meta-imagination; 0 for none
+    rollouts: str = "all"  # MDP-imagination: "all" tasks, "imagined" ones, "none" (imagined tasks relabel real steps)
+    density: int = 4  # D: parts that a gap between neighbouring tasks is cut into
+    iterations: int = 100  # rounds of collecting and updating
+    initial_episodes: int = 10  # per task, before the first update, with z from the prior
+    tasks_per_iteration: int = 5  # tasks that new data are collected for
+    prior_episodes: int = 2  # of each of them with z from the prior: the new context
+    posterior_episodes: int = 2  # of each, further; the first still with z from the prior
+    model_updates: int = 200  # of encoder and decoder per iteration
+    updates: int = 500  # of policy and values per iteration
+    imagine_every: int = 100  # updates between imaginations
+    rollouts_per_task: int = 16  # imagined episodes of each task at every imagination
+    rollout_steps: int = 0  # their length; 0 for whole episodes
+    imagined_share: float = 0.5  # of a real task's batch, with rollouts "all"
+    meta_batch: int = 16  # tasks of an update
+    batch: int = 64  # transitions of each task in an update
+    context: int = 60  # consecutive transitions of each task that the encoder sees
+    targets: int = 64  # transitions of each task that beliefs are asked to reconstruct
+    latent: int = 4  # dimensions of z
+    hidden: int = 128  # width of policy, action and state values
+    layers: int = 2  # their hidden layers
+    core: int = 64  # width of the GRU
+    decoder: str = "auto"  # "physics" or "neural"; "auto" takes physics where the family bounds accelerations
+    decoder_hidden: int = 128  # width of the decoder
+    decoder_layers: int = 2  # its hidden layers
+    deviation: float = 0.1  # of reconstructed columns, in their standard deviations over a step
+    beta: float = 5.0  # of the divergence from the prior
+    within: float = 1.0  # weight of compactness within tasks
+    between: float = 1.0  # weight of separation between tasks
+    separation: float = 1.0  # sigma: how far apart tasks' centres are pushed
+    model_rate: float = 3e-3  # Adam's learning rate, of encoder and decoder
+    learning_rate: float = 1e-3  # of policy and values
+    discount: float = 0.99  # gamma
+    reward_scale: float = 5.0  # of rewards in the critics' targets
+    target_rate: float = 5e-3  # how far the target value moves to the value in an update
+    replay: int = 1_000_000  # the most transitions kept per task
+    exploration_episodes: int = 1  # of a trial at test time, with z from the prior
+    evaluate_every: int = 0  # iterations between evaluations for the learning curve; 0 for none
+    evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
+    bf16: bool = False  # matrix products of policy and values in bfloat16
+    compile: bool = False  # torch.compile their losses
+
+
+RUNS: dict[str, dict[str, Any]] = {  # the paper's names; the reading is ours
+    "R8": {"tasks": 8, "imagined_tasks": 0, "rollouts": "none"},
+    "R16": {"tasks": 16, "imagined_tasks": 0, "rollouts": "none"},
+    "R8I8": {"tasks": 8, "imagined_tasks": 8, "rollouts": "imagined"},
+    "R8IR8": {"tasks": 8, "imagined_tasks": 8, "rollouts": "all"},
+    "R16I8": {"tasks": 16, "imagined_tasks": 8, "rollouts": "imagined"},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {  # of any run
+    "no-meta-imagination": {"imagined_tasks": 0},
+    "no-mdp-imagination": {"rollouts": "none"},
+    "no-physics": {"decoder": "neural"},
+    "beta-1": {"beta": 1.0},
+}
+
+
+class Network(nn.Module):
+    """Encoder and decoder of the task, and the networks that act on guesses about it."""
+
+    def __init__(self, config: Config, env: Any):
+        super().__init__()
+        space, latent = env.single_observation_space, config.latent
+        self.latent = latent
+        self.core = ActorCritic(space, env.single_action_space, latent, config.hidden, config.layers)
+        actions, width = self.core.actions.size, config.core
+        self.embed = Linear(2 * space.shape[0] + actions + 1, width)
+        self.memory = GRU(width, width)
+        self.out = Linear(width, 2 * latent)
+        sizes = (config.decoder_hidden, config.decoder_layers)
+        self.decoder = make_decoder(config.decoder, env.family, space, actions, latent, *sizes)
+
+    def model(self) -> list[nn.Parameter]:
+        """The parameters that learn by reconstruction."""
+        return [p for part in (self.embed, self.memory, self.out, self.decoder) for p in part.parameters()]
+
+    def embedded(self, seen: Transitions) -> Tensor:
+        """What the memory is told of each transition, `[..., W]`."""
+        units = self.decoder.units
+        change = (seen.next_observation - seen.observation - units.center) / units.step
+        reward = (seen.reward - units.reward_center) / units.reward_scale
+        facts = (self.core.scaler(seen.observation), change, seen.action, reward[..., None])
+        return torch.relu(self.embed(torch.cat(facts, dim=-1)))
+
+    def beliefs(self, context: Transitions) -> Gaussian:
+        """After each transition of contexts `[B, N, ...]`: `[B, N, L]`."""
+        x = self.embedded(context).transpose(0, 1)
+        hidden = self.memory(x, x.new_zeros(x.shape[1], self.memory.hidden))
+        return Gaussian.of(self.out(hidden.transpose(0, 1)))
+
+    def posterior(self, context: Transitions, lengths: Tensor) -> Gaussian:
+        """After the first `lengths` `[B]` transitions: `[B, L]`."""
+        every, rows = self.beliefs(context), torch.arange(len(lengths))
+        return Gaussian(*(column[rows, lengths - 1] for column in every))
+
+
+def model_loss(
+    network: Network,
+    context: Transitions,
+    lengths: Tensor,
+    seen: Transitions,
+    config: Config,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
+
+    Args:
+        network: Encoder and decoder.
+        context: `[T, P, N, ...]` consecutive transitions.
+        lengths: `[T, P]` how many of them there are.
+        seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
+            after a random part of it.
+        config: Of the run.
+        generator: For the parts and the samples of z.
+    """
+    tasks, contexts = lengths.shape
+    every = network.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
+    rows, whole = torch.arange(tasks * contexts), lengths.flatten()
+    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
+    ends = torch.stack((whole, part), dim=1) - 1
+    belief = Gaussian(
+        *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
+    )  # [T, P, 2, L]
+    z = belief.sample(torch.randn(belief.mean.shape, generator=generator))[:, :, :, None]
+    count = seen.reward.shape[1]
+    shape = (tasks, contexts, 2, count)
+    wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))
+    predicted = network.decoder(wide.observation, wide.action, z.expand(*shape, -1))
+    likelihood = reconstruction(predicted, wide, network.decoder.units, config.deviation)
+    vae, metrics = vae_loss(likelihood, belief, config.beta, config.context)
+    within, between = cluster_losses(belief.mean[:, :, 0], config.separation)
+    total = vae + config.within * within + config.between * between
+    return total, metrics | {"within": within.detach(), "between": between.detach()}
+
+
+class Belief(NamedTuple):
+    """What the agent remembers of B trials."""
+
+    hidden: Tensor  # [B, H] of the encoder
+    guess: Guess  # what this episode acts on
+    observation: Tensor  # [B, O] the last one
+
+
+class Agent:
+    """The trained networks under PEARL's test protocol, with the recurrent encoder. Nothing is imagined any more."""
+
+    name = NAME
+
+    def __init__(self, network: Network, exploration_episodes: int, seed: int = 0):
+        self.network, self.exploration_episodes, self.seed = network, exploration_episodes, seed
+
+    def begin(self, num_trials: int) -> Belief:
+        """Nothing seen."""
+        network = self.network
+        guess = Guess.begin(num_trials, network.latent, self.seed)
+        empty = torch.zeros(num_trials, network.core.scaler.center.shape[0])
+        return Belief(torch.zeros(num_trials, network.memory.hidden), guess, empty)
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
+        """Takes in the transition just completed; where an episode begins, guesses anew."""
+        network, core, first = self.network, self.network.core, np.asarray(step.first)
+        observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
+        action = core.actions.from_env(step.action)
+        seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
+        hidden = network.memory.step(network.embedded(seen), belief.hidden)
+        hidden = torch.where(torch.from_numpy(first)[:, None], belief.hidden, hidden)
+        guess = belief.guess.renew(first, Gaussian.of(network.out(hidden)), self.exploration_episodes)
+        act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
+        return core.actions.to_env(act.action), Belief(hidden, guess, observation)
+
+
+class Training(NamedTuple):
+    """Everything of a run that changes."""
+
+    network: Network
+    learner: Learner  # of policy and values
+    model: torch.optim.Adam  # of encoder and decoder
+    replay: TaskReplay  # real experience
+    collector: Collector
+    rows: list[int]  # of the split: the real tasks
+    factors: np.ndarray  # [R, K] their parameters
+    starts: Tensor  # [R, O] a first observation of each
+
+
+class Dream(NamedTuple):
+    """What one imagination gives the policy to learn from."""
+
+    beliefs: Gaussian  # [R, C, L] about the real tasks
+    imagined: Imagined | None  # M tasks
+    variance: Tensor  # [R + M, L] of guesses about them
+    replay: TaskReplay | None  # of R + M tasks, where there were rollouts
+
+
+def collect(state: Training, tasks: Sequence[int], config: Config, generator: torch.Generator) -> dict[str, float]:
+    """New data of some of the real tasks, numbered 0 .. R-1."""
+
+    def infer() -> Gaussian:
+        context, lengths = state.replay.windows(tasks, config.context, generator)
+        return state.network.posterior(context, lengths)
+
+    real = [state.rows[task] for task in tasks]
+    episodes = (config.prior_episodes, config.posterior_episodes)
+    metrics, starts = gather(
+        state.network.core, state.collector, state.replay, tasks, infer, episodes, generator, rows=real
+    )
+    state.starts[list(tasks)] = starts
+    return metrics
+
+
+def update_model(state: Training, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
+    """One step of encoder and decoder on two contexts of every real task (of `meta_batch` at most)."""
+    tasks = torch.randperm(len(state.replay), generator=generator)[: config.meta_batch].tolist()
+    twice = [task for task in tasks for _ in range(2)]
+    context, lengths = state.replay.windows(twice, config.context, generator)
+    context = Transitions(*(column.unflatten(0, (len(tasks), 2)) for column in context))
+    seen = state.replay.sample(tasks, config.targets, generator)
+    loss, metrics = model_loss(state.network, context, lengths.view(-1, 2), seen, config, generator)
+    state.model.zero_grad(set_to_none=True)
+    loss.backward()
+    state.model.step()
+    return {f"model_{name}": value for name, value in metrics.items()}
+
+
+@torch.inference_mode()
+def real_beliefs(state: Training, config: Config, generator: torch.Generator, contexts: int = 16) -> Gaussian:
+    """Beliefs `[R, C, L]` about every real task after C windows of its context."""
+    tasks = [task for task in range(len(state.replay)) for _ in range(contexts)]
+    belief = state.network.posterior(*state.replay.windows(tasks, config.context, generator))
+    return Gaussian(*(column.unflatten(0, (-1, contexts)).clone() for column in belief))
+
+
+def factor_map(beliefs: Gaussian, factors: np.ndarray) -> tuple[int, ...]:
+    """f(k): the latent dimension of each factor, by mutual information over all beliefs about real tasks."""
+    contexts = beliefs.mean.shape[1]
+    table = monotone_information(beliefs.mean.flatten(0, 1).numpy(), np.repeat(factors, contexts, axis=0))
+    return match(table)
+
+
+def imagine(state: Training, config: Config, generator: torch.Generator) -> Dream:
+    """Beliefs about the real tasks, tasks between them, and rollouts in the decoder."""
+    beliefs = real_beliefs(state, config, generator)
+    centers, spread = beliefs.mean.mean(1), beliefs.variance.mean(1)
+    imagined, latents, variance, bases = None, centers, spread, np.arange(len(centers))
+    if config.imagined_tasks:
+        every = interpolate(centers, state.factors, factor_map(beliefs, state.factors), config.density)
+        imagined = choose(every, config.imagined_tasks, generator)
+        latents = torch.cat((centers, imagined.z))
+        variance = torch.cat((spread, spread[torch.as_tensor(imagined.base)]))
+        bases = np.concatenate((bases, imagined.base))
+    if config.rollouts == "none":
+        return Dream(beliefs, imagined, variance, None)
+    first = 0 if config.rollouts == "all" else len(centers)
+    played, count = list(range(first, len(latents))), config.rollouts_per_task
+    world = latents[first:].repeat_interleave(count, 0)
+    guess = torch.randn(world.shape, generator=generator)
+    informed = (torch.arange(len(world)) % 2 == 0)[:, None]
+    deviation = variance[first:].sqrt().repeat_interleave(count, 0)
+    guess = torch.where(informed, world + deviation * guess, guess)
+    starts = state.starts[torch.as_tensor(bases[first:])].repeat_interleave(count, 0)
+    steps = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
+    replay = TaskReplay(len(latents), starts.shape[1], state.network.core.actions.size, count * steps)
+    episodes = rollouts(state.network.decoder, state.network.core, starts, world, guess, steps, generator)
+    for number, rows in enumerate(episodes):
+        replay.add(played[number // count], rows, context=False)
+    return Dream(beliefs, imagined, variance, replay)
+
+
+def update(state: Training, dream: Dream, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
+    """One step of policy and values on real and imagined tasks, drawn evenly."""
+    real = len(state.replay)
+    count = real + (len(dream.imagined.base) if dream.imagined else 0)
+    drawn = torch.randint(count, (config.meta_batch,), generator=generator)
+    ours, theirs = drawn[drawn < real].tolist(), (drawn[drawn >= real] - real).tolist()
+    parts, guesses = [], []
+    if ours:
+        dreamt = round(config.batch * config.imagined_share) if config.rollouts == "all" and dream.replay else 0
+        batch = state.replay.sample(ours, config.batch - dreamt, generator)
+        if dreamt and dream.replay:
+            more = dream.replay.sample(ours, dreamt, generator)
+            batch = Transitions(*(torch.cat(pair, dim=1) for pair in zip(batch, more, strict=True)))
+        which = torch.randint(dream.beliefs.mean.shape[1], (len(ours),), generator=generator)
+        belief = Gaussian(*(column[torch.as_tensor(ours), which] for column in dream.beliefs))
+        parts.append(batch)
+        guesses.append(belief.sample(torch.randn(belief.mean.shape, generator=generator)))
+    if theirs and dream.imagined:
+        z, base = dream.imagined.z[theirs], dream.imagined.base[theirs].tolist()
+        if dream.replay:
+            parts.append(dream.replay.sample([real + t for t in theirs], config.batch, generator))
+        else:
+            parts.append(relabel(state.network.decoder, state.replay.sample(base, config.batch, generator), z))
+        noise = torch.randn(z.shape, generator=generator)
+        guesses.append(z + dream.variance[[real + t for t in theirs]].sqrt() * noise)
+    batch = Transitions(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    noise = torch.randn(batch.action.shape, generator=generator)
+    return state.learner.update(batch, torch.cat(guesses), noise)
+
+
+def diagnose(state: Training, config: Config, generator: torch.Generator) -> dict[str, float]:
+    """How disentangled beliefs are (MIG), and how far imagined tasks are from the simulator's (state, reward).
+
+    `imagination` compares rollouts of interpolated latents with the simulator at the factors they should stand for;
+    `model` does the same for real tasks, and `neighbour` plays the imagined tasks with the latent of the real task they
+    were made from: what interpolation has to beat.
+    """
+    beliefs, count = real_beliefs(state, config, generator, contexts=64), 32
+    means = beliefs.mean.flatten(0, 1).numpy()
+    scores = {"mig": mig(means, np.repeat(state.factors, beliefs.mean.shape[1], axis=0))}
+    centers = beliefs.mean.mean(1)
+    every = interpolate(centers, state.factors, factor_map(beliefs, state.factors), config.density)
+    between, real = choose(every, count, generator), np.resize(np.arange(len(centers)), count)
+    cases = {
+        "imagination": (between.factors, between.z),
+        "neighbour": (between.factors, centers[torch.as_tensor(between.base)]),
+        "model": (state.factors[real], centers[torch.as_tensor(real)]),
+    }
+    horizon = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
+    for name, (factors, z) in cases.items():
+        args = (state.collector.benchmark, factors, state.network.core, z, horizon, 0, stream(state.collector.seed, 7))
+        errors = imagination_errors(state.network.decoder, *simulated(*args), z)
+        scores |= {f"{name}_state": float(errors.state.mean()), f"{name}_reward": float(errors.reward.mean())}
+    return scores
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+    """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
+
+    `frames` in the metrics are the real environment steps of training, those the generative model learns from included.
+    """
+    state = build(benchmark, config, seed)
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    agent, done = Agent(state.network, config.exploration_episodes), 0
+    if checkpoint:
+        done = checkpoint.iteration
+        restore(state, checkpoint.tensors)
+        state.collector.restore(checkpoint.state["collector"])
+    everyone = list(range(len(state.replay)))
+    with run.progress(config.iterations, done, "iterations") as advance:
+        for iteration in range(done, config.iterations):
+            start, generator = time.perf_counter(), stream(seed, iteration)
+            if iteration == 0:
+                initial = replace(config, prior_episodes=config.initial_episodes, posterior_episodes=0)
+                collect(state, everyone, initial, generator)
+                state.network.decoder.units.fit(state.replay.sample(everyone, 1000, generator))
+            chosen = torch.randperm(len(everyone), generator=generator)[: config.tasks_per_iteration].tolist()
+            row = collect(state, chosen, config, generator) | learn(state, config, generator)
+            if config.evaluate_every and (iteration + 1) % config.evaluate_every == 0:
+                row |= adaptation(agent, benchmark, config.evaluate_splits, config.exploration_episodes + 1)
+                row |= diagnose(state, config, stream(seed, iteration, 1))
+            row["time/seconds"] = time.perf_counter() - start
+            run.log({"iteration": iteration + 1, "frames": state.collector.frames} | row)
+            advance(iteration + 1, f"return {row.get('return_posterior', row['return_prior']):8.2f}")
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == config.iterations:
+                beliefs = real_beliefs(state, config, stream(seed, iteration, 2))
+                run.save(iteration + 1, tensors(state, beliefs), {"collector": state.collector.state()})
+    return agent
+
+
+def learn(state: Training, config: Config, generator: torch.Generator) -> dict[str, float]:
+    """The updates of one iteration: the model's, then the policy's with an imagination every so often."""
+    sums: dict[str, Tensor] = {}
+    dream: Dream | None = None
+
+    def count(metrics: dict[str, Tensor], share: int) -> None:
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value / share
+
+    for _ in range(config.model_updates):
+        count(update_model(state, config, generator), config.model_updates)
+    for number in range(config.updates):
+        if dream is None or number % config.imagine_every == 0:
+            dream = imagine(state, config, generator)
+        count(update(state, dream, config, generator), config.updates)
+    return {name: float(value) for name, value in sums.items()}
+
+
+def spread(size: int, count: int) -> list[int]:
+    """`count` rows of a table of `size`, evenly spaced: few real tasks should not be neighbours."""
+    return np.unique(np.linspace(0, size - 1, count).round().astype(int)).tolist()
+
+
+def build(benchmark: str, config: Config, seed: int) -> Training:
+    """Everything a run starts with; ValueError where the benchmark or the settings do not fit."""
+    table = metabench.spec(benchmark).table()
+    size = table.size(config.split)
+    if not 0 <= config.tasks <= size:
+        raise ValueError(
+            f"tasks must be 1 to {size}, the size of {benchmark}'s split {config.split!r}, or 0 for all of them;"
+            f" got {config.tasks}"
+        )
+    if config.rollouts not in ("all", "imagined", "none"):
+        raise ValueError(f"unknown rollouts {config.rollouts!r}; available: all, imagined, none")
+    if config.rollouts == "imagined" and not config.imagined_tasks:
+        raise ValueError("rollouts of imagined tasks need imagined_tasks of at least 1")
+    env = metabench.make_vec(benchmark, 1, split=config.split)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    network, rows = Network(config, env), spread(size, config.tasks or size)
+    settings = Settings(
+        learning_rate=config.learning_rate,
+        discount=config.discount,
+        reward_scale=config.reward_scale,
+        target_rate=config.target_rate,
+        bf16=config.bf16,
+        compile=config.compile,
+    )
+    width = network.core.scaler.center.shape[0]
+    return Training(
+        network,
+        Learner(network.core, settings),
+        torch.optim.Adam(network.model(), lr=config.model_rate, fused=True),
+        TaskReplay(len(rows), width, network.core.actions.size, config.replay),
+        Collector(benchmark, config.split, seed),
+        rows,
+        table.rows[config.split][rows],
+        torch.zeros(len(rows), width),
+    )
+
+
+def tensors(state: Training, beliefs: Gaussian) -> dict[str, Tensor]:
+    """Everything that a run continues from, and the last beliefs about the real tasks, by name."""
+    moments = state.model.state_dict()["state"]
+    parts = {
+        "network": state.network.state_dict(),
+        "adam": state.learner.tensors(),
+        "model": {f"{index}/{name}": t for index, own in moments.items() for name, t in own.items()},
+        "replay": state.replay.tensors(),
+        "last": {"starts": state.starts, "means": beliefs.mean, "variances": beliefs.variance},
+    }
+    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+
+def restore(state: Training, saved: dict[str, Tensor]) -> None:
+    """The inverse of `tensors`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    state.network.load_state_dict(parts["network"])
+    state.learner.restore(parts["adam"])
+    restore_adam(state.model, parts["model"])
+    state.replay.restore(parts["replay"])
+    state.starts.copy_(parts["last"]["starts"])
+
+
+def load_training(path: Path) -> tuple[Training, Config]:
+    """The whole state of the run in folder `path`, to look into; ValueError if there is none."""
+    settings, checkpoint = load_config(path), load_checkpoint(path)
+    config = Config(**{**settings["config"], "evaluate_splits": tuple(settings["config"]["evaluate_splits"])})
+    state = build(settings["benchmark"], config, settings["seed"])
+    restore(state, checkpoint.tensors)
+    state.collector.restore(checkpoint.state["collector"])
+    return state, config
+
+
+def load(path: Path) -> Agent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    state, config = load_training(path)
+    return Agent(state.network, config.exploration_episodes)

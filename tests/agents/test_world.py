@@ -1,0 +1,152 @@
+"""Generative models: kinematics by hand, losses by hand, which columns are positions and velocities."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from metabench_agents.posterior import Gaussian
+from metabench_agents.replay import Transitions
+from metabench_agents.world import (
+    KinematicDecoder,
+    NeuralDecoder,
+    Pair,
+    Prediction,
+    Units,
+    cluster_losses,
+    kinematic_pairs,
+    make_decoder,
+    reconstruction,
+    vae_loss,
+)
+
+from metabench import Field
+
+SPACE = spaces.Box(np.array([-10.0, -5.0, 0.0]), np.array([10.0, 5.0, 1.0]), dtype=np.float64)
+FIELDS = (
+    Field("ego_x", -10, 10, "m"),
+    Field("ego_speed", -5, 5, "m/s"),
+    Field("front_x", -10, 10, "m"),
+    Field("front_vx", -5, 5, "m/s"),
+    Field("gap", -10, 10, "m"),
+    Field("gap_velocity", -5, 5, "m/s"),
+    Field("heading_angle", -3, 3, "rad"),
+    Field("heading_velocity", -3, 3, "rad/s"),
+    Field("wind_speed", -3, 3, "m/s"),
+    Field("presence", 0, 1),
+)
+
+
+def test_pairs_come_from_names_and_units():
+    assert kinematic_pairs(FIELDS) == (Pair(0, 1), Pair(2, 3), Pair(4, 5), Pair(6, 7))
+    assert kinematic_pairs(FIELDS[-2:]) == ()
+
+
+def constant_outputs(decoder, values):
+    for parameter in decoder.body.parameters():
+        parameter.data.zero_()
+    decoder.body[-1].bias.data = torch.tensor(values)
+    return decoder
+
+
+def test_kinematics_by_hand():
+    """x = 1 m at 2 m/s for 0.5 s under 3 tanh(0.7) m/s^2; the third column moves as the network says."""
+    decoder = KinematicDecoder(SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.5)
+    constant_outputs(decoder, [9.0, 0.7, 0.25, -1.5, 2.0])
+    decoder.units.step.copy_(torch.tensor([7.0, 7.0, 0.4]))
+    decoder.units.center.copy_(torch.tensor([1.0, 1.0, 0.1]))
+    decoder.units.reward_center.fill_(1.0)
+    decoder.units.reward_scale.fill_(2.0)
+    step = decoder(torch.tensor([[1.0, 2.0, 0.5]]), torch.zeros(1, 1), torch.zeros(1, 2))
+    expected = [1.0 + 2.0 * 0.5, 2.0 + 3.0 * np.tanh(0.7) * 0.5, 0.5 + 0.1 + 0.4 * 0.25]
+    assert step.next_observation[0].tolist() == pytest.approx(expected)
+    assert step.reward.tolist() == pytest.approx([1.0 + 2.0 * -1.5]) and step.ends.tolist() == [2.0]
+
+
+def test_accelerations_are_bounded():
+    decoder = constant_outputs(KinematicDecoder(SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.1), [0.0, 1e6, 0.0, 0.0, 0.0])
+    step = decoder(torch.zeros(1, 3), torch.zeros(1, 1), torch.zeros(1, 2))
+    assert step.next_observation[0, 1].item() == pytest.approx(0.3)
+
+
+def test_the_neural_decoder_and_bounds_by_hand():
+    decoder = constant_outputs(NeuralDecoder(SPACE, 1, 2, 8, 1), [20.0, -1.0, 0.5, 0.0, 0.0])
+    step = decoder(torch.tensor([[1.0, 2.0, 0.9]]), torch.zeros(1, 1), torch.zeros(1, 2))
+    assert step.next_observation[0].tolist() == pytest.approx([21.0, 1.0, 1.4])
+    assert decoder.inside(step.next_observation)[0].tolist() == pytest.approx([10.0, 1.0, 1.0])
+
+
+def test_units_are_moments():
+    torch.manual_seed(0)
+    seen = Transitions.unpack(torch.randn(50, 4, 9), 3, 1)
+    seen.next_observation[..., 2] = seen.observation[..., 2]
+    units = Units(3)
+    units.fit(seen)
+    change = (seen.next_observation - seen.observation).reshape(-1, 3)
+    assert torch.allclose(units.center, change.mean(0)) and torch.allclose(units.step[:2], change.std(0)[:2])
+    assert units.step[2] == 1.0 and torch.allclose(units.reward_scale, seen.reward.std())
+
+
+def test_reconstruction_by_hand():
+    units = Units(2)
+    units.step.copy_(torch.tensor([1.0, 2.0]))
+    units.reward_scale.fill_(4.0)
+    predicted = Prediction(torch.tensor([1.0, 2.0]), torch.tensor(3.0), torch.tensor(0.0))
+    seen = Transitions(
+        *(torch.zeros(n) for n in (2, 1)), torch.tensor(1.0), torch.tensor([0.0, 0.0]), torch.tensor(1.0)
+    )
+    # ((1/1)^2 + (2/2)^2 + (2/4)^2) / (2 * 0.5^2) + log 2
+    assert float(reconstruction(predicted, seen, units, 0.5)) == pytest.approx(2.25 / 0.5 + np.log(2.0))
+
+
+def test_vae_loss_by_hand():
+    belief = Gaussian(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0], [1.0]]))  # KL 0.5 and 0
+    loss, metrics = vae_loss(torch.tensor([[2.0, 4.0], [0.0, 2.0]]), belief, beta=5.0, transitions=10)
+    assert float(loss) == pytest.approx(10 * 2.0 + 5.0 * 0.25)
+    assert float(metrics["kl"]) == pytest.approx(0.25)
+
+
+def test_cluster_losses_by_hand():
+    means = torch.tensor([[[0.0, 0.0], [2.0, 0.0]], [[1.0, 3.0], [1.0, 5.0]], [[1.0, 0.5], [1.0, 0.5]]])
+    # Centres (1, 0), (1, 4), (1, 0.5): spreads 1, 1, 0; distances 4, 0.5, 3.5; only 0.5 is below 2.
+    within, between = cluster_losses(means, separation=2.0)
+    assert float(within) == pytest.approx(2.0 / 3.0)
+    assert float(between) == pytest.approx(1.5**2 / 3.0)
+    assert float(cluster_losses(means[:1], 2.0)[1]) == 0.0
+
+
+def test_separation_pushes_equal_centres_without_nan():
+    means = torch.zeros(2, 2, 3, requires_grad=True)
+    sum(cluster_losses(means, 1.0)).backward()
+    assert torch.isfinite(means.grad).all()
+
+
+def test_cluster_gradients_pull_within_and_push_between():
+    torch.manual_seed(0)
+    means = (torch.randn(3, 4, 2) * 0.1).requires_grad_()
+    optimiser = torch.optim.SGD([means], lr=0.2)
+    for _ in range(400):
+        optimiser.zero_grad()
+        sum(cluster_losses(means, 1.0)).backward()
+        optimiser.step()
+    within, between = cluster_losses(means.detach(), 1.0)
+    assert within < 1e-3 and between < 1e-2
+
+
+def test_which_decoder_a_family_gets():
+    def family(**kwargs):
+        return SimpleNamespace(observation_fields=FIELDS[:2] + FIELDS[-1:], dt=0.1, **kwargs)
+
+    def made(kind, **kwargs):
+        return type(make_decoder(kind, family(**kwargs), SPACE, 1, 2, 8, 1))
+
+    assert made("auto") is NeuralDecoder
+    assert made("auto", max_acceleration=3.0) is KinematicDecoder
+    assert made("physics") is KinematicDecoder
+    assert made("neural", max_acceleration=3.0) is NeuralDecoder
+    with pytest.raises(ValueError, match="unknown decoder 'magic'"):
+        made("magic")
+    flat = SimpleNamespace(observation_fields=FIELDS[-1:], dt=0.1)
+    with pytest.raises(ValueError, match="no positions with velocities"):
+        make_decoder("physics", flat, SPACE, 1, 2, 8, 1)
