@@ -1,0 +1,208 @@
+"""How a decision transformer plays trials: all at once, with a cache of keys and values and a prompt that may change.
+
+Memory is the trial so far, a tuple of ticks, so a belief is a value and never changes. What was computed is kept too:
+the cache holds the prompt and the window. When the window is full, all but the last K/2 steps are dropped and those
+are computed anew. So the network always sees a stretch of steps it has been trained on (every prefix of every window
+was in the loss), at twice the cost of no window at all; to see exactly the last K steps (`sliding`) costs six times
+as much, and up to step K there is no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metabench import Timestep
+from metabench_agents.decision import TOKENS, DecisionTransformer
+from metabench_agents.sequences import Actions, Prompt
+from metabench_agents.transformer import MASKED, Cache, causal
+
+
+class Tick(NamedTuple):
+    """What was seen and done at one tick of B trials. The reward is the one that came before it."""
+
+    observation: Tensor  # [B, O] in the environment's units
+    reward: Tensor  # [B] zeros where `first`
+    first: Tensor  # [B] bool: an episode starts here
+    time: Tensor  # [B] int64 step of the episode
+    togo: Tensor  # [B] what is still asked for, divided by the return scale
+    context: Tensor  # [B, Z]
+    action: Tensor  # [B, A] what was done, encoded
+
+
+class Belief(NamedTuple):
+    """All that a sequence agent remembers."""
+
+    ticks: tuple[Tick, ...]  # of the whole trial
+    cache: Cache | None  # keys and values of the prompt and of the steps from `anchor` on
+    anchor: int  # the tick the cache begins with
+    prompt: Prompt | None  # scaled; of every trial, used where `prompted`
+    prompted: Tensor  # [B] bool
+    merit: Tensor  # [B] how good the episode is that the prompt was cut from
+
+
+class Choice(NamedTuple):
+    """Prompts cut from the episodes that have just ended."""
+
+    prompt: Prompt  # raw, [B, L, ...]
+    possible: Tensor  # [B] bool: there is one
+    merit: Tensor  # [B] kept instead of the present one where it is higher
+
+
+Recall = Callable[[tuple[Tick, ...], Tick], Tensor]  # (ticks so far, this observation's tick without context) -> z
+Choose = Callable[[tuple[Tick, ...], Timestep], Choice]  # at the start of a trial's later episodes
+
+
+class SequenceAgent:
+    """A decision transformer at play.
+
+    Args:
+        network: The transformer.
+        codec: The encoding of actions.
+        name: The agent's name in results.
+        target: The return to ask for, in the environment's units; or a function of the task's context `[B, C]`, which
+            makes the agent privileged: it must be shown the task.
+        recall: Gives z from the trial so far; None where the network takes none.
+        choose: Cuts prompts from the agent's own earlier episodes; None for none.
+        demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
+        track: The track its results belong to.
+    """
+
+    def __init__(
+        self,
+        network: DecisionTransformer,
+        codec: Actions,
+        name: str,
+        target: float | Callable[[Tensor], Tensor],
+        *,
+        recall: Recall | None = None,
+        choose: Choose | None = None,
+        demonstrations: Callable[[Tensor], Prompt] | None = None,
+        track: str = "offline",
+    ):
+        self.network, self.codec, self.name, self.track = network.eval(), codec, name, track
+        self.target, self.recall, self.choose, self.demonstrations = target, recall, choose, demonstrations
+        self.privileged = callable(target) or demonstrations is not None
+        settings = network.settings
+        self.window, self.kept = settings.window, settings.window - 1 if settings.sliding else settings.window // 2
+        self.observation = network.mean.shape[0]
+
+    def begin(self, num_trials: int) -> Belief:
+        """Nothing has been seen."""
+        nothing = torch.zeros(num_trials, dtype=torch.bool)
+        return Belief((), None, 0, None, nothing, torch.full((num_trials,), -torch.inf))
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
+        """Actions for this tick, and the belief after it."""
+        first = torch.as_tensor(np.asarray(step.first))
+        seen = torch.as_tensor(np.asarray(step.observation)).float()
+        observation, task = seen[:, : self.observation], seen[:, self.observation :]
+        belief = self._prompts(belief, step, first, task)
+        tick = self._tick(belief.ticks, step, observation, first, task)
+        full = len(belief.ticks) - belief.anchor >= self.window
+        if belief.cache is None or full or bool(first.any()):
+            belief = self._rebuild(belief, bool(first.all()))
+        action, cache = self._decide(belief, tick)
+        ticks = (*belief.ticks, tick._replace(action=action))
+        return self.codec.to_env(action), belief._replace(ticks=ticks, cache=cache)
+
+    def _tick(self, ticks: tuple[Tick, ...], step: Timestep, observation: Tensor, first: Tensor, task: Tensor) -> Tick:
+        """This tick, its action still open."""
+        rows, network = len(first), self.network
+        reward = torch.as_tensor(np.asarray(step.reward)).float()
+        target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
+        togo, time = target / network.return_scale, torch.zeros(rows, dtype=torch.int64)
+        if ticks:
+            togo = torch.where(first, togo, ticks[-1].togo - reward / network.return_scale)
+            time = torch.where(first, time, ticks[-1].time + 1)
+        nothing = torch.zeros(rows, self.codec.size)
+        tick = Tick(observation, reward, first, time, togo, torch.zeros(rows, network.context), nothing)
+        return tick if self.recall is None else tick._replace(context=self.recall(ticks, tick))
+
+    def _prompts(self, belief: Belief, step: Timestep, first: Tensor, task: Tensor) -> Belief:
+        """Demonstrations at the start of the trial; prompts from own episodes where a later one begins."""
+        if not bool(first.any()):
+            return belief
+        if self.demonstrations is not None and not belief.ticks:
+            prompt = self.network.scale_prompt(self.demonstrations(task))
+            return belief._replace(prompt=prompt, prompted=torch.ones_like(belief.prompted))
+        if self.choose is None or not belief.ticks:
+            return belief
+        choice = self.choose(belief.ticks, step)
+        better = first & choice.possible & (choice.merit >= belief.merit)
+        fresh = self.network.scale_prompt(choice.prompt)
+        if belief.prompt is not None:
+            pairs = zip(fresh, belief.prompt, strict=True)
+            fresh = Prompt(*(torch.where(better.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
+        merit = torch.where(better, choice.merit, belief.merit)
+        return belief._replace(prompt=fresh, prompted=belief.prompted | better, merit=merit)
+
+    def _rebuild(self, belief: Belief, all_first: bool) -> Belief:
+        """A cache of the prompt and the last steps, computed anew."""
+        now, network = len(belief.ticks), self.network
+        anchor = now if all_first else max(now - self.kept, belief.anchor)
+        prompt = belief.prompt if bool(belief.prompted.any()) else None
+        length = 0 if prompt is None else prompt.time.shape[1]
+        cache = network.cache(len(belief.prompted), length)
+        if prompt is not None:
+            tokens = network.prompt_tokens(prompt)
+            _, cache = network.body.extend(tokens, causal(tokens.shape[1]), cache, slice(0))
+        return belief._replace(cache=cache, anchor=anchor)
+
+    def _decide(self, belief: Belief, tick: Tick) -> tuple[Tensor, Cache]:
+        """The action at `tick`: tokens that are not in the cache yet go through the network, then its own two."""
+        network, cache = self.network, belief.cache
+        assert cache is not None
+        prompt = TOKENS * belief.prompt.time.shape[1] if belief.prompt is not None and belief.prompted.any() else 0
+        steps = (*belief.ticks[belief.anchor :], tick)
+        behind = cache.length - prompt  # tokens of those steps that are in the cache: two of the last one
+        known = -(-behind // TOKENS)
+        fresh = steps[max(0, known - 1) :]
+        new = self._tokens(fresh)[:, 2 if known else 0 : -1]
+        bias = self._bias(belief, steps, prompt, new.shape[1])
+        output, cache = network.body.extend(new, bias, cache, slice(-1, None))
+        return network.act(output)[:, 0], cache
+
+    def _tokens(self, steps: tuple[Tick, ...]) -> Tensor:
+        """`[B, 3 n, D]`."""
+        columns: dict[str, Tensor] = {
+            name: torch.stack([getattr(step, name) for step in steps], dim=1)
+            for name in ("observation", "context", "action", "togo", "time")
+        }
+        network = self.network
+        columns["observation"] = network.scaled(columns["observation"])
+        columns["time"] = columns["time"].clamp(max=network.horizon - 1)
+        return network.tokens(**columns)
+
+    def _bias(self, belief: Belief, steps: tuple[Tick, ...], prompt: int, new: int) -> Tensor:
+        """What the new tokens may see: the prompt where there is one, and the steps of their own episode."""
+        total = prompt + TOKENS * len(steps) - 1
+        bias = causal(total)[:, total - new :]
+        first = torch.stack([step.first for step in steps], dim=1)
+        first[:, 0] = False  # what stands before the window is gone anyway
+        if bool(belief.prompted.all()) and not bool(first.any()):
+            return bias
+        # A step is hidden where an episode starts after it: the last start that is no later than the newest step.
+        started = first.flip(1).cumsum(1).flip(1) - first.long() > 0
+        hidden = started.repeat_interleave(TOKENS, dim=1)[:, : total - prompt]
+        front = (~belief.prompted)[:, None].expand(-1, prompt)
+        return bias + torch.where(torch.cat((front, hidden), dim=1), MASKED, 0.0)[:, None]
+
+
+def lookup(contexts: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """Rows `[B]` of a task table `[n, C]` from exposed contexts `[B, C]`; ValueError for one that is not there."""
+    table = torch.as_tensor(np.asarray(contexts, np.float32))
+
+    def find(task: Tensor) -> Tensor:
+        distance = torch.cdist(task.double(), table.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        gap, row = distance.min(dim=1)
+        if bool((gap > 1e-4 * (1.0 + table.abs().max())).any()):
+            raise ValueError("the agent was shown a task for which it has no data")
+        return row
+
+    return find

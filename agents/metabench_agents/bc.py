@@ -1,0 +1,140 @@
+"""Behaviour cloning: what the data's policies do on average where the agent stands, whatever the task. The floor.
+
+A perceptron maps the observation (and the step of the episode) to the action by least squares, on the data of all
+training tasks at once. It remembers nothing, asks for nothing and cannot adapt; an offline agent that does not beat
+it has made nothing of the task.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import metabench
+from metabench import Timestep
+from metabench_agents.offline import fit, flatten, products, restore, updates_done
+from metabench_agents.run import Run, load_checkpoint, load_config
+from metabench_agents.sequences import Actions, load_episodes
+
+NAME = "bc"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
+    updates: int = 10_000  # in all
+    batch: int = 256  # steps of an update
+    width: int = 256  # of both hidden layers
+    learning_rate: float = 1e-3  # Adam's, falling linearly to zero
+
+
+class Network(nn.Module):
+    """Observation and time to action in [-1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, observation: int, action: int, horizon: int, width: int):
+        super().__init__()
+        self.horizon = horizon
+        self.register_buffer("mean", torch.zeros(observation))
+        self.register_buffer("std", torch.ones(observation))
+        sizes = (observation + 1, width, width)
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.body = nn.Sequential(*layers, nn.Linear(width, action), nn.Tanh())
+
+    def forward(self, observation: Tensor, time: Tensor) -> Tensor:
+        """`[B, O]`, `[B]` int64 to `[B, A]`."""
+        when = (time.float() / self.horizon)[:, None]
+        return self.body(torch.cat(((observation - self.mean) / self.std, when), dim=1))
+
+
+def loss(network: Network, observation: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean squared error of the actions."""
+    total = F.mse_loss(network(observation, time), action)
+    return total, {"loss": total.detach()}
+
+
+class Agent:
+    """The cloned policy. Belief: the step of the episode."""
+
+    name, track, privileged = NAME, "offline", False
+
+    def __init__(self, network: Network, codec: Actions):
+        self.network, self.codec = network.eval(), codec
+
+    def begin(self, num_trials: int) -> Tensor:
+        """Before the first step."""
+        return torch.zeros(num_trials, dtype=torch.int64)
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Tensor) -> tuple[np.ndarray, Tensor]:
+        """The action for this observation."""
+        time = torch.where(torch.as_tensor(np.asarray(step.first)), 0, belief)
+        observation = torch.as_tensor(np.asarray(step.observation)).float()
+        return self.codec.to_env(self.network(observation, time)), time + 1
+
+
+def _network(benchmark: str, config: Config) -> tuple[Actions, Network]:
+    chosen = metabench.spec(benchmark)
+    codec, columns = Actions(chosen.family().action_space), len(chosen.family().observation_fields)
+    return codec, Network(columns, codec.size, chosen.horizon, config.width)
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+    """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    saved = run.begin(NAME, benchmark, config, seed)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    codec, network = _network(benchmark, config)
+    episodes = load_episodes(benchmark, config.data, "train", codec)
+    network.mean, network.std = episodes.scale()
+    rows, first = episodes.rows()
+    optimiser, done = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True), 0
+    if saved:
+        done = updates_done(saved.iteration, 0, config.updates)
+        restore("bc", saved.tensors, network, optimiser)
+    number = done
+
+    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
+        nonlocal number
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * (1.0 - number / config.updates)
+        pick = torch.randint(len(rows), (config.batch,), generator=generator)
+        with products("fp32"):
+            row = rows[pick]
+            total, metrics = loss(network, episodes.observation[row], row - first[pick], episodes.action[row])
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+        optimiser.step()
+        number += 1
+        return metrics
+
+    fit(
+        run,
+        "policy",
+        update,
+        updates=config.updates,
+        seed=seed,
+        phase=0,
+        before=0,
+        done=done,
+        tensors=lambda: flatten("bc", network, optimiser),
+    )
+    return Agent(network, codec)
+
+
+def load(path: Path) -> Agent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, saved = load_config(path), load_checkpoint(path)
+    codec, network = _network(settings["benchmark"], Config(**settings["config"]))
+    restore("bc", saved.tensors, network)
+    return Agent(network, codec)

@@ -1,0 +1,235 @@
+"""The decision transformer: returns to go, observations and actions are tokens; at each observation it acts.
+
+Sources: Chen et al. 2021 (arXiv 2106.01345); with the world model's z beside the observation and a prompt in front as
+released Meta-DT has them (`meta_dt/model.py`); without z, Prompt-DT's way of prompting (Xu et al. 2022, arXiv
+2206.13499).
+
+Tokens of a step are (R, s, a) with a learned embedding of the time added, then a layer norm. Prompt tokens have
+embeddings of their own and no norm, as released. z joins the observation: Linear(O, 16) and z side by side, then a
+linear layer. Observations come scaled; returns to go are divided by the largest absolute return of the training
+episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metabench_agents.offline import Precision, fit, flatten, products, restore, seed_dropout, updates_done
+from metabench_agents.run import Checkpoint, Run
+from metabench_agents.sequences import Prompt, Window
+from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
+
+TOKENS = 3  # of a step: return to go, observation, action
+STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all decision transformers share; the released sizes, and a training that two cores can afford."""
+
+    window: int = 20  # steps K that are seen at once; released: 8 on the Param families
+    layers: int = 3  # blocks
+    heads: int = 1  # of attention
+    width: int = 128  # of the stream of tokens
+    dropout: float = 0.1  # after the embedding, in attention and in every block
+    updates: int = 4_000  # of the transformer; released: 100,000 to 500,000
+    batch: int = 64  # windows of an update; released: 128
+    learning_rate: float = 5e-4  # AdamW's highest; released: 1e-7 to 1e-4, by family
+    warmup: int = 300  # updates until it is reached; released: 10,000
+    decay: bool = True  # whether it then falls linearly to zero; released: no
+    weight_decay: float = 1e-4  # AdamW's
+    max_grad_norm: float = 0.25  # gradient clipping
+    precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
+    attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
+    sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
+
+
+class DecisionTransformer(nn.Module):
+    """Windows (and prompts) to actions.
+
+    Args:
+        observation: Columns O.
+        action: Columns A.
+        horizon: Steps of an episode: the size of the time embedding.
+        context: Size Z of the world model's z; 0 without one.
+        settings: Sizes.
+        tanh: Whether actions are squashed into [-1, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+    return_scale: Tensor
+
+    def __init__(
+        self, observation: int, action: int, horizon: int, context: int, settings: Settings, *, tanh: bool = True
+    ):
+        super().__init__()
+        width = settings.width
+        self.settings, self.context, self.horizon, self.tanh = settings, context, horizon, tanh
+        self.register_buffer("mean", torch.zeros(observation))
+        self.register_buffer("std", torch.ones(observation))
+        self.register_buffer("return_scale", torch.ones(()))
+        self.time, self.togo, self.action = nn.Embedding(horizon, width), nn.Linear(1, width), nn.Linear(action, width)
+        if context:
+            self.encode = nn.Linear(observation, STATE_SIZE)
+            self.observation = nn.Linear(STATE_SIZE + context, width)
+        else:
+            self.observation = nn.Linear(observation, width)
+        self.norm = nn.LayerNorm(width)
+        self.prompt_time, self.prompt_togo = nn.Embedding(horizon, width), nn.Linear(1, width)
+        self.prompt_observation, self.prompt_action = nn.Linear(observation, width), nn.Linear(action, width)
+        self.body = Transformer(settings.layers, width, settings.heads, settings.dropout, settings.attention)
+        self.head = nn.Linear(width, action)
+
+    def scaled(self, observation: Tensor) -> Tensor:
+        """`[..., O]` in units of the standard deviation around the mean."""
+        return (observation - self.mean) / self.std
+
+    def tokens(self, observation: Tensor, context: Tensor, action: Tensor, togo: Tensor, time: Tensor) -> Tensor:
+        """`[B, K, ...]`, observations scaled and returns to go divided, to tokens `[B, 3 K, D]`."""
+        if self.context:
+            observation = torch.cat((self.encode(observation), context.to(observation.dtype)), dim=-1)
+        when = self.time(time)
+        parts = (self.togo(togo[..., None]) + when, self.observation(observation) + when, self.action(action) + when)
+        return self.norm(torch.stack(parts, dim=2).flatten(1, 2))
+
+    def prompt_tokens(self, prompt: Prompt) -> Tensor:
+        """A prompt, scaled likewise, to tokens `[B, 3 L, D]`."""
+        when = self.prompt_time(prompt.time)
+        parts = (
+            self.prompt_togo(prompt.togo[..., None]) + when,
+            self.prompt_observation(prompt.observation) + when,
+            self.prompt_action(prompt.action) + when,
+        )
+        return torch.stack(parts, dim=2).flatten(1, 2)
+
+    def scale_window(self, window: Window) -> Window:
+        """A window of raw observations and returns as the network takes them."""
+        return window._replace(observation=self.scaled(window.observation), togo=window.togo / self.return_scale)
+
+    def scale_prompt(self, prompt: Prompt) -> Prompt:
+        """The same for a prompt."""
+        return prompt._replace(observation=self.scaled(prompt.observation), togo=prompt.togo / self.return_scale)
+
+    def act(self, output: Tensor) -> Tensor:
+        """Outputs at observation tokens to actions."""
+        action = self.head(output).float()
+        return torch.tanh(action) if self.tanh else action
+
+    def forward(self, window: Window, prompt: Prompt | None = None) -> Tensor:
+        """Actions `[B, K, A]` for a scaled window, behind a scaled prompt."""
+        tokens = self.tokens(window.observation, window.context, window.action, window.togo, window.time)
+        front = 0
+        if prompt is not None:
+            first = self.prompt_tokens(prompt)
+            front = first.shape[1]
+            tokens = torch.cat((first.to(tokens.dtype), tokens), dim=1)
+        # Padding stands behind the episode's end, where causality hides it from every real step.
+        return self.act(self.body(tokens, causal(tokens.shape[1]), slice(front + 1, None, TOKENS)))
+
+    def cache(self, rows: int, prompt: int) -> Cache:
+        """Room for a prompt of so many steps and a window."""
+        settings = self.settings
+        return Cache.empty(settings.layers, rows, TOKENS * (prompt + settings.window + 1), settings.width)
+
+
+def loss(network: DecisionTransformer, window: Window, prompt: Prompt | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean squared error of the actions over the steps that are real (Chen et al. 2021); inputs are scaled."""
+    error = F.mse_loss(network(window, prompt), window.action, reduction="none").mean(dim=-1)
+    valid = window.valid.to(error.dtype)
+    total = (error * valid).sum() / valid.sum()
+    return total, {"loss": total.detach()}
+
+
+class Trainer:
+    """AdamW with warm-up and clipping around the loss: one update is one call."""
+
+    def __init__(self, network: DecisionTransformer):
+        self.network, self.settings = network, network.settings
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
+        )
+
+    def rate(self, number: int) -> float:
+        """The learning rate of update `number`, counted from 0."""
+        s = self.settings
+        left = max(0.0, 1.0 - max(0, number - s.warmup) / max(1, s.updates - s.warmup)) if s.decay else 1.0
+        return s.learning_rate * min((number + 1) / max(1, s.warmup), 1.0) * left
+
+    def update(
+        self, window: Window, prompt: Prompt | None, number: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One update on raw windows and prompts; dropout draws from `generator`."""
+        network = self.network
+        seed_dropout(network, generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(number)
+        with products(self.settings.precision):
+            total, metrics = loss(
+                network, network.scale_window(window), None if prompt is None else network.scale_prompt(prompt)
+            )
+            self.optimiser.zero_grad(set_to_none=True)
+            total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.optimiser.step()
+        return metrics | {"grad_norm": norm}
+
+
+def train_transformer(
+    trainer: Trainer,
+    draw: Callable[[int, torch.Generator], tuple[Window, Prompt | None]],
+    *,
+    seed: int,
+    run: Run,
+    saved: Checkpoint | None,
+    before: int = 0,
+    keep: Mapping[str, Tensor] | None = None,
+) -> None:
+    """The last phase of a run: updates on what `draw` gives, continued from `saved` to the same bits.
+
+    Args:
+        trainer: Its network is trained in place; scales are set already.
+        draw: Raw windows and prompts for an update, from its number and its stream.
+        seed: Of the run.
+        run: Log and checkpoints.
+        saved: To continue from.
+        before: Blocks of the phases before.
+        keep: What else a checkpoint has to hold.
+    """
+    network, updates, done = trainer.network, trainer.settings.updates, 0
+    if saved and saved.iteration > before:
+        done = updates_done(saved.iteration, before, updates)
+        restore("dt", saved.tensors, network, trainer.optimiser)
+    number = done
+
+    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
+        nonlocal number
+        window, prompt = draw(number, generator)
+        metrics = trainer.update(window, prompt, number, generator)
+        number += 1
+        return metrics
+
+    fit(
+        run,
+        "transformer",
+        update,
+        updates=updates,
+        seed=seed,
+        phase=1,
+        before=before,
+        done=done,
+        tensors=lambda: dict(keep or {}) | flatten("dt", network, trainer.optimiser),
+    )
+
+
+def restore_transformer(saved: Checkpoint, network: DecisionTransformer) -> None:
+    """A network from a checkpoint; ValueError if the run had not come to it yet."""
+    if not any(name.startswith("dt/") for name in saved.tensors):
+        raise ValueError("this run has not come to its transformer yet: give its command again to continue it")
+    restore("dt", saved.tensors, network)

@@ -1,0 +1,67 @@
+"""DT: a decision transformer that is told nothing of the task but what it is asked for and what it has seen.
+
+Source: Chen et al. 2021, "Decision Transformer" (arXiv 2106.01345). Beside Meta-DT it is the ablation without any
+context: the network and its training are the same (`decision.py`), without z and without prompts. What it can know of
+the task is in the window: every return to go is the one before less the reward. Nothing is kept from one episode to
+the next.
+
+Deviations: those of `decision.Settings` from the released Meta-DT; the return asked for is the mean over the training
+tasks of the highest return in their data, where the paper asks for a known return of the one task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+import metabench
+from metabench_agents.acting import SequenceAgent
+from metabench_agents.decision import DecisionTransformer, Settings, Trainer, restore_transformer, train_transformer
+from metabench_agents.run import Run, load_checkpoint, load_config
+from metabench_agents.sequences import Actions, Window, draw_windows, load_episodes, window_of
+
+NAME = "dt"
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of one training run."""
+
+    data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
+    target: Literal["mean", "best"] = "mean"  # return to ask for: mean or highest over the training tasks of their best
+
+
+def _network(benchmark: str, config: Config) -> tuple[Actions, DecisionTransformer]:
+    chosen = metabench.spec(benchmark)
+    codec, columns = Actions(chosen.family().action_space), len(chosen.family().observation_fields)
+    return codec, DecisionTransformer(columns, codec.size, chosen.horizon, 0, config)
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
+    """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    saved = run.begin(NAME, benchmark, config, seed)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    codec, network = _network(benchmark, config)
+    episodes = load_episodes(benchmark, config.data, "train", codec)
+    network.mean, network.std = episodes.scale()
+    network.return_scale, nothing = episodes.returns.abs().max(), torch.zeros(len(episodes.reward), 0)
+    target = episodes.best().mean() if config.target == "mean" else episodes.best().max()
+
+    def draw(number: int, generator: torch.Generator) -> tuple[Window, None]:
+        which, start = draw_windows(episodes, config.batch, config.window, generator)
+        return window_of(episodes, which, start, config.window, nothing), None
+
+    train_transformer(Trainer(network), draw, seed=seed, run=run, saved=saved, keep={"target": target})
+    return SequenceAgent(network, codec, NAME, float(target))
+
+
+def load(path: Path) -> SequenceAgent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, saved = load_config(path), load_checkpoint(path)
+    codec, network = _network(settings["benchmark"], Config(**settings["config"]))
+    restore_transformer(saved, network)
+    return SequenceAgent(network, codec, NAME, float(saved.tensors["target"]))

@@ -1,0 +1,144 @@
+"""Learning from a data set: the loop of updates with its log and checkpoints, and the precision of its products."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metabench_agents.run import Run, stream
+from metabench_agents.transformer import Dropout
+
+Precision = Literal["fp32", "bf16"]
+BLOCK = 100  # updates between two rows of the log
+SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned
+
+
+@contextlib.contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """Inside, matrix products are made the fastest way that keeps the precision.
+
+    bf16: autocast, with float32 parameters and sums. fp32: oneDNN's products where they are float32 to the last bit (on
+    AMD they take half the time of MKL's), torch's default elsewhere; torch offers oneDNN's under the name of a lower
+    precision, which processors without bf16 matrix units do not use.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"unknown precision {precision!r}; available: fp32, bf16")
+    if precision == "bf16":
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+        return
+    switch: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"
+    try:
+        if not _exact():
+            switch.fp32_precision = before
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
+_known: dict[str, bool] = {}
+
+
+def _exact() -> bool:
+    """Whether products, as they are set now, have the error of float32 and not that of bf16."""
+    if "exact" not in _known:
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+        error = (a @ b - (a.double() @ b.double())).abs().max()
+        _known["exact"] = bool(error < 1e-3)  # 5e-5 in float32, 1e-1 in bf16
+    return _known["exact"]
+
+
+def fit(
+    run: Run,
+    title: str,
+    update: Callable[[torch.Generator], Mapping[str, Tensor]],
+    *,
+    updates: int,
+    seed: int,
+    phase: int,
+    before: int,
+    done: int,
+    tensors: Callable[[], Mapping[str, Tensor]],
+    after_block: Callable[[int], Mapping[str, float]] = lambda done: {},
+) -> None:
+    """Makes the updates of one phase of a run; each depends on parameters, moments, seed and its own number only.
+
+    Args:
+        run: Where log and checkpoints go.
+        title: Of the phase, in the log and at the bar.
+        update: Makes one update with the stream it is given, and returns metrics.
+        updates: How many.
+        seed: Of the run.
+        phase: Number of the phase: its streams are its own.
+        before: Blocks of the phases before; the run's checkpoints count blocks.
+        done: Updates that are done already, whole blocks.
+        tensors: What a checkpoint has to hold.
+        after_block: Called with the updates done after each block; returns metrics, the validation loss for instance.
+    """
+    saved = time.monotonic()
+    with run.progress(updates, done, f"updates, {title}") as advance:
+        while done < updates:
+            start, sums, count = time.perf_counter(), {}, min(BLOCK, updates - done)
+            for number in range(done, done + count):
+                for name, value in update(stream(seed, phase, number)).items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+            done += count
+            means = {name: float(value) / count for name, value in sums.items()}
+            rate = count / (time.perf_counter() - start)
+            row = {"phase": title, "update": done} | means | dict(after_block(done)) | {"time/updates_per_s": rate}
+            run.log(row)
+            advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
+            if done == updates or time.monotonic() - saved > SAVE_SECONDS:
+                run.save(before + blocks(done), tensors(), {"phase": title})
+                saved = time.monotonic()
+
+
+def blocks(updates: int) -> int:
+    """How many blocks so many updates are."""
+    return -(-updates // BLOCK)
+
+
+def updates_done(iteration: int, before: int, updates: int) -> int:
+    """How many of a phase's updates are done in a checkpoint that counts `iteration` blocks."""
+    return max(0, min(updates, (iteration - before) * BLOCK))
+
+
+def seed_dropout(network: nn.Module, generator: torch.Generator) -> None:
+    """Every dropout layer of the network draws from `generator`."""
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator
+
+
+def flatten(prefix: str, network: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
+    """Parameters, buffers and moments as named tensors."""
+    tensors = {f"{prefix}/network/{name}": value for name, value in network.state_dict().items()}
+    if optimiser is not None:
+        for index, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"{prefix}/adam/{index}/{name}": value for name, value in moments.items()}
+    return tensors
+
+
+def restore(
+    prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer | None = None
+) -> None:
+    """The inverse of `flatten`; moments that are not there stay as they are."""
+    head = f"{prefix}/network/"
+    network.load_state_dict({n.removeprefix(head): t for n, t in tensors.items() if n.startswith(head)})
+    if optimiser is None:
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{prefix}/adam/"):
+            index, name = key.removeprefix(f"{prefix}/adam/").split("/")
+            state.setdefault(int(index), {})[name] = tensor
+    if state:
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,357 @@
+"""Meta-DT's world model: a recurrent encoder sums up the last steps as z, decoders foretell reward and next state.
+
+Source: Meta-DT (arXiv 2410.11448) and the code it was released with (`context/model.py`, `train_context.py`):
+observation, action and reward of each of the last h = 4 steps are embedded (16 each, ReLU), a GRU of 128 reads them,
+a linear layer gives z in R^16. The reward decoder sees (s, a, s', z), the state decoder (s, a, z): two hidden layers
+of 128. The loss is the mean squared error of what is foretold. Steps before the episode's first are zeros, for
+training and acting alike.
+
+Deviations, with reasons:
+- Observations are taken in units of their standard deviation around their mean, also as the state decoder's target:
+  raw columns of different units would be weighed by accident. `raw=True` restores the released way.
+- Both decoders are trained where it is not known whether reward or dynamics vary between tasks.
+- The encoder that is kept is the best on held-out episodes of the training tasks. The released code keeps the best on
+  one random batch of test-task data.
+- History never reaches into the episode before. `crossing=True` restores the released way, in which the first 4 steps
+  of an episode see the previous one's last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metabench_agents.offline import fit, flatten, products, restore, updates_done
+from metabench_agents.run import Checkpoint, Run
+from metabench_agents.sequences import Episodes, history
+
+Decoders = Literal["reward", "state", "both"]
+DYNAMICS = ("HopperParam", "WalkerParam")  # families whose tasks differ in dynamics
+REWARDS = ("AntDir", "AntGoal", "CheetahDir", "CheetahVel", "HumanoidDir", "PointRobot", "ReacherGoal")  # in reward
+CLIP = 1.0  # of the gradient's norm, as released
+SELECT_EVERY = 500  # updates between two looks at the held-out episodes
+_CHUNK = 65_536  # rows that are encoded together
+
+
+def decoders_for(family: str) -> Decoders:
+    """What has to be foretold so that z tells the tasks of a family apart, by the name of its class."""
+    return "state" if family in DYNAMICS else "reward" if family in REWARDS else "both"
+
+
+class Transition(NamedTuple):
+    """One step, and the h steps before it; observations are already scaled."""
+
+    past: Tensor  # [h, B, O + A + 1] observation, action, reward; zeros before the episode's first step
+    observation: Tensor  # [B, O]
+    action: Tensor  # [B, A]
+    reward: Tensor  # [B]
+    next_observation: Tensor  # [B, O]
+
+
+def hidden(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with Xavier weights and no bias at the start, as released."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ShortGRU(torch.autograd.Function):
+    """A GRU over a few steps from a zero state, its gradient written out: three times as fast as `torch.nn.GRU` here.
+
+    At 4 steps of 128 rows most of the time goes into small operations, not into products; and the zero state saves one
+    product of four. Inputs are what the input weights make of the steps, `[h, B, 3 H]` in torch's order reset, update,
+    new; the output is the last state `[B, H]`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore
+        """The last state."""
+        width = weight.shape[1]
+        state = gates.new_zeros(gates.shape[1], width)
+        states, switches, offers, news = [state], [], [], []
+        for t, step in enumerate(gates.unbind()):
+            own = torch.addmm(bias, state, weight.t()) if t else bias.expand_as(step)
+            switch = (step[:, : 2 * width] + own[:, : 2 * width]).sigmoid_()
+            offer = own[:, 2 * width :]
+            # tanh(x) = 2 sigmoid(2 x) - 1, four times as fast as torch's
+            new = torch.addcmul(step[:, 2 * width :], switch[:, :width], offer).mul_(2).sigmoid_().mul_(2).sub_(1)
+            state = torch.lerp(new, state, switch[:, width:])
+            states.append(state)
+            switches.append(switch)
+            offers.append(offer)
+            news.append(new)
+        ctx.save_for_backward(weight, *states[:-1], *switches, *offers, *news)
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
+        """Gradients of gates, weight and bias."""
+        weight, *saved = ctx.saved_tensors
+        steps, width = len(saved) // 4, weight.shape[1]
+        states, switches, offers, news = (saved[i * steps : (i + 1) * steps] for i in range(4))
+        to_gates = grad.new_empty(steps, len(grad), 3 * width)
+        to_own = torch.empty_like(to_gates)
+        aten = torch.ops.aten
+        for t in range(steps - 1, -1, -1):
+            reset, update = switches[t].chunk(2, dim=-1)
+            there, own = to_gates[t], to_own[t]
+            to_new = aten.tanh_backward(grad * (1 - update), news[t])
+            there[:, :width] = to_new * offers[t]
+            there[:, width : 2 * width] = grad * (states[t] - news[t])
+            there[:, : 2 * width] = aten.sigmoid_backward(there[:, : 2 * width], switches[t])
+            there[:, 2 * width :] = to_new
+            own[:, : 2 * width] = there[:, : 2 * width]
+            torch.mul(to_new, reset, out=own[:, 2 * width :])
+            if t:
+                grad = torch.addmm(grad * update, own, weight)
+        past = torch.cat(states[1:]) if steps > 1 else states[0][:0]
+        to_weight = to_own[1:].flatten(0, 1).t() @ past
+        return to_gates, to_weight, to_own.sum(dim=(0, 1))
+
+
+class Encoder(nn.Module):
+    """The last h steps to z."""
+
+    def __init__(self, observation: int, action: int, size: int, width: int):
+        super().__init__()
+        self.split = (observation, action, 1)
+        self.embed = nn.ModuleList(hidden(n, size) for n in self.split)
+        self.weight_in, self.weight = (
+            nn.Parameter(torch.empty(3 * width, 3 * size)),
+            nn.Parameter(torch.empty(3 * width, width)),
+        )
+        self.bias_in, self.bias = nn.Parameter(torch.zeros(3 * width)), nn.Parameter(torch.zeros(3 * width))
+        nn.init.orthogonal_(self.weight_in)
+        nn.init.orthogonal_(self.weight)
+        self.out = hidden(width, size)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """`[h, B, O + A + 1]` to z `[B, Z]`."""
+        parts = past.split(self.split, dim=-1)
+        embedded = torch.cat([F.relu(f(x)) for f, x in zip(self.embed, parts, strict=True)], dim=-1)
+        gates = F.linear(embedded, self.weight_in, self.bias_in)
+        return self.out(ShortGRU.apply(gates, self.weight, self.bias))  # pyright: ignore[reportArgumentType]
+
+
+class WorldModel(nn.Module):
+    """Encoder and decoders, with the scale of the observations."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, observation: int, action: int, decoders: Decoders, *, steps: int = 4, size: int = 16, width: int = 128
+    ):
+        super().__init__()
+        self.steps, self.size = steps, size
+        self.register_buffer("mean", torch.zeros(observation))
+        self.register_buffer("std", torch.ones(observation))
+        self.encoder = Encoder(observation, action, size, width)
+        self.embed_observation, self.embed_action = hidden(observation, size), hidden(action, size)
+        self.reward = self._decoder(4 * size, width, 1) if decoders != "state" else None
+        self.state = self._decoder(3 * size, width, observation) if decoders != "reward" else None
+
+    @staticmethod
+    def _decoder(inputs: int, width: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(hidden(inputs, width), nn.ReLU(), hidden(width, width), nn.ReLU(), hidden(width, outputs))
+
+    def scaled(self, observation: Tensor) -> Tensor:
+        """`[..., O]` in units of the standard deviation around the mean."""
+        return (observation - self.mean) / self.std
+
+    def foretell(self, step: Transition) -> tuple[Tensor | None, Tensor | None]:
+        """The rewards `[B]` and the next observations `[B, O]`, scaled; None for what is not modelled."""
+        z = self.encoder(step.past)
+        here, act = F.relu(self.embed_observation(step.observation)), F.relu(self.embed_action(step.action))
+        reward = state = None
+        if self.reward is not None:
+            there = F.relu(self.embed_observation(step.next_observation))
+            reward = self.reward(torch.cat((here, act, there, z), dim=-1))[:, 0]
+        if self.state is not None:
+            state = self.state(torch.cat((here, act, z), dim=-1))
+        return reward, state
+
+    def error(self, step: Transition, *, mixed: bool = False) -> Tensor:
+        """`[B]` |reward foretold - reward| + sum over the columns of |next observation foretold - it|.
+
+        Args:
+            step: Transitions.
+            mixed: Compare the foretold state in the environment's units with the scaled true one, as released.
+        """
+        reward, state = self.foretell(step)
+        error = torch.zeros_like(step.reward)
+        if reward is not None:
+            error = error + (reward - step.reward).abs()
+        if state is not None:
+            if mixed:
+                state = state * self.std + self.mean
+            error = error + (state - step.next_observation).abs().sum(dim=-1)
+        return error
+
+
+def loss(model: WorldModel, step: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean squared error of the reward plus that of the next observation (mean over its columns)."""
+    reward, state = model.foretell(step)
+    total, metrics = step.reward.new_zeros(()), {}
+    if reward is not None:
+        part = F.mse_loss(reward, step.reward)
+        total, metrics["reward_error"] = total + part, part.detach()
+    if state is not None:
+        part = F.mse_loss(state, step.next_observation)
+        total, metrics["state_error"] = total + part, part.detach()
+    return total, metrics
+
+
+class Steps:
+    """Every step of a set of episodes, ready to be gathered as transitions.
+
+    Args:
+        episodes: The set.
+        model: Its scale and its h are used.
+        crossing: History runs on into whatever episode lies before.
+    """
+
+    def __init__(self, episodes: Episodes, model: WorldModel, *, crossing: bool = False):
+        self.table = torch.cat(
+            (model.scaled(episodes.observation), episodes.action, episodes.reward[:, None]), dim=1
+        )  # [N, O + A + 1]
+        self.rows, self.first = episodes.rows()
+        if crossing:  # the rows behind the episodes' ends are no steps: leave them out
+            self.table, self.final = self.table[self.rows], self.table[self.rows + 1, : len(model.mean)]
+            self.rows, self.first = torch.arange(len(self.rows)), torch.zeros_like(self.rows)
+        self.crossing, self.steps, self.observation = crossing, model.steps, len(model.mean)
+        self.action = episodes.action.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def past(self, pick: Tensor) -> Tensor:
+        """`[h, B, O + A + 1]` what came before the steps `pick`."""
+        before, inside = history(self.rows[pick], self.first[pick], self.steps)
+        return self.table[before.t()] * inside.t()[..., None]
+
+    def take(self, pick: Tensor) -> Transition:
+        """The steps number `pick`."""
+        now = self.table[self.rows[pick]]
+        observation, action, reward = now.split((self.observation, self.action, 1), dim=1)
+        following = self.final[pick] if self.crossing else self.table[self.rows[pick] + 1, : self.observation]
+        return Transition(self.past(pick), observation, action, reward[:, 0], following)
+
+
+@torch.inference_mode()
+def evaluate_loss(model: WorldModel, steps: Steps) -> float:
+    """The loss over all the steps."""
+    total = 0.0
+    for pick in torch.arange(len(steps)).split(_CHUNK):
+        total += float(loss(model, steps.take(pick))[0]) * len(pick)
+    return total / len(steps)
+
+
+@torch.inference_mode()
+def contexts(model: WorldModel, episodes: Episodes, *, crossing: bool = False) -> Tensor:
+    """The context z `[N, Z]` at every row, from the steps before it; zeros for the rows behind the episodes' ends."""
+    steps = Steps(episodes, model, crossing=crossing)
+    out = torch.zeros(len(episodes.reward), model.size)
+    real, _ = episodes.rows()
+    for pick in torch.arange(len(steps)).split(_CHUNK):
+        out[real[pick]] = model.encoder(steps.past(pick))
+    return out
+
+
+@torch.inference_mode()
+def errors(model: WorldModel, episodes: Episodes, *, crossing: bool = False, mixed: bool = False) -> Tensor:
+    """The model's error `[N]` at every row of the episodes; zeros for the rows behind their ends."""
+    steps = Steps(episodes, model, crossing=crossing)
+    out = torch.zeros(len(episodes.reward))
+    real, _ = episodes.rows()
+    for pick in torch.arange(len(steps)).split(_CHUNK):
+        out[real[pick]] = model.error(steps.take(pick), mixed=mixed)
+    return out
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a world model is trained."""
+
+    updates: int
+    batch: int
+    learning_rate: float
+
+
+class Best(NamedTuple):
+    """The best model so far, by its loss on what it does not learn from."""
+
+    tensors: dict[str, Tensor]
+    loss: Tensor  # []
+
+
+def train_world_model(
+    model: WorldModel,
+    learn: Episodes,
+    select: Episodes,
+    settings: Training,
+    *,
+    seed: int,
+    run: Run,
+    checkpoint: Checkpoint | None,
+    crossing: bool = False,
+) -> None:
+    """Adam with the released clipping; `model` ends as the best of its blocks on `select`, or as it is in `checkpoint`.
+
+    Args:
+        model: Trained in place; its observation scale is set already.
+        learn: Episodes to learn from.
+        select: Episodes to choose the best by.
+        settings: Updates, batch, learning rate.
+        seed: Of the run.
+        run: Log and checkpoints.
+        checkpoint: To continue from.
+        crossing: See `Steps`.
+    """
+    steps, judge = Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    best = Best(flatten("world", model), torch.tensor(torch.inf))
+    done = 0
+    if checkpoint:
+        done = updates_done(checkpoint.iteration, 0, settings.updates)
+        best = Best({n: t for n, t in checkpoint.tensors.items() if n.startswith("world/")}, checkpoint.tensors["best"])
+        if done < settings.updates:
+            restore("now", checkpoint.tensors, model, optimiser)
+
+    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
+        with products("fp32"):
+            total, metrics = loss(model, steps.take(torch.randint(len(steps), (settings.batch,), generator=generator)))
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+        nn.utils.clip_grad_norm_(list(model.parameters()), CLIP)
+        optimiser.step()
+        return {"loss": total} | metrics
+
+    def after_block(done: int) -> Mapping[str, float]:
+        nonlocal best
+        if done % SELECT_EVERY and done < settings.updates:
+            return {}
+        found = torch.tensor(evaluate_loss(model, judge))
+        if found < best.loss:
+            best = Best({n: t.detach().clone() for n, t in flatten("world", model).items()}, found)
+        return {"held_out_loss": float(found)}
+
+    fit(
+        run,
+        "world model",
+        update,
+        updates=settings.updates,
+        seed=seed,
+        phase=0,
+        before=0,
+        done=done,
+        tensors=lambda: best.tensors | {"best": best.loss} | flatten("now", model, optimiser),
+        after_block=after_block,
+    )
+    restore("world", best.tensors, model)

@@ -1,0 +1,263 @@
+"""The decision transformer: tokens, loss and updates; and its play, which must equal the training pass at each step."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from metabench_agents.acting import Choice, SequenceAgent, lookup
+from metabench_agents.decision import DecisionTransformer, Settings, Trainer, loss
+from metabench_agents.offline import _exact, _known, products
+from metabench_agents.sequences import Actions, Prompt, Window
+
+from metabench import Timestep
+
+BOX = spaces.Box(-2.0, 2.0, (2,), np.float32)
+SMALL = Settings(window=6, layers=2, width=16, dropout=0.0, updates=20, warmup=5, batch=4)
+LONG = 15  # steps of an episode
+
+
+def network(context=0, settings=SMALL, **keywords):
+    torch.manual_seed(0)
+    net = DecisionTransformer(3, 2, LONG, context, settings, **keywords)
+    net.mean, net.std, net.return_scale = (
+        torch.tensor([1.0, 0.0, -1.0]),
+        torch.tensor([2.0, 1.0, 0.5]),
+        torch.tensor(4.0),
+    )
+    for parameter in net.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    return net
+
+
+def window(rows=4, steps=6, context=0, valid=None):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(rows, steps, *shape, generator=generator)
+
+    real = torch.ones(rows, steps, dtype=torch.bool) if valid is None else valid
+    return Window(draw(3), draw(context), draw(2), draw(), torch.arange(steps).expand(rows, steps), real)
+
+
+def prompt(rows=4, steps=3):
+    generator = torch.Generator().manual_seed(2)
+    parts = (torch.randn(rows, steps, *shape, generator=generator) for shape in ((3,), (2,), ()))
+    return Prompt(*parts, torch.arange(2, 2 + steps).expand(rows, steps))
+
+
+@pytest.mark.parametrize("context", [0, 5])
+def test_tokens_stand_in_their_order(context):
+    net, w = network(context), window(context=context)
+    tokens = net.tokens(w.observation, w.context, w.action, w.togo, w.time)
+    when = net.time.weight[: w.time.shape[1]]
+    seen = w.observation
+    if context:
+        seen = torch.cat((net.encode(seen), w.context), -1)
+    for place, part in enumerate((net.togo(w.togo[..., None]), net.observation(seen), net.action(w.action))):
+        assert torch.allclose(tokens[:, place::3], net.norm(part + when), atol=1e-6)
+
+
+def test_an_action_depends_on_what_came_before_it_only():
+    net, w = network(), window()
+    before = net(w)
+    changed = w._replace(action=w.action.clone(), togo=w.togo.clone(), observation=w.observation.clone())
+    changed.action[:, 3] += 1.0  # the action of step 3 itself, and all that follows
+    for column in (changed.action, changed.togo, changed.observation):
+        column[:, 4:] += 1.0
+    after = net(changed)
+    assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6) and not torch.allclose(before[:, 4], after[:, 4])
+    assert not torch.allclose(net(w, prompt()), before)
+
+
+def test_the_loss_is_the_error_over_real_steps():
+    valid = torch.ones(4, 6, dtype=torch.bool)
+    valid[0, 2:] = valid[3, 5:] = False
+    net, w = network(), window(valid=valid)
+    total, metrics = loss(net, w, prompt())
+    with torch.no_grad():
+        expected = ((net(w, prompt()) - w.action) ** 2).mean(-1)[valid].mean()
+    assert torch.allclose(total, expected) and metrics["loss"] == total
+    nonsense = w._replace(observation=torch.where(valid[..., None], w.observation, 1e3))
+    assert torch.allclose(loss(net, nonsense, prompt())[0], expected, rtol=1e-4), "padding reaches the loss"
+
+
+def test_updates_lower_the_loss_and_follow_the_rate():
+    net = network()
+    trainer, w = Trainer(net), window()
+    losses = [float(trainer.update(w, None, i, torch.Generator())["loss"]) for i in range(20)]
+    assert losses[-1] < losses[0]
+    rates = [trainer.rate(i) for i in range(20)]
+    assert np.allclose(rates[:6], [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 5e-4]) and rates[-1] == pytest.approx(5e-4 / 15)
+    assert Trainer(network(settings=Settings(decay=False, warmup=1))).rate(3999) == 5e-4
+
+
+@pytest.mark.parametrize("context", [0, 4])
+def test_compiled_and_eager_give_the_same_loss(context):
+    """`torch.compile` around the pure function; at these sizes on a CPU it is the slower one, see docs/speed.md."""
+    net, w = network(context), window(context=context)
+    expected, _ = loss(net, w, prompt())
+    compiled = torch.compile(lambda: loss(net, w, prompt())[0], backend="aot_eager")()
+    assert torch.allclose(compiled, expected, atol=1e-5)
+
+
+def test_bf16_stays_near_fp32():
+    w = window(32)
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(network(settings=Settings(**vars(SMALL) | {"precision": precision})))
+        losses[precision] = [float(trainer.update(w, None, i, torch.Generator())["loss"]) for i in range(20)]
+    assert np.allclose(losses["fp32"], losses["bf16"], rtol=0.02)
+
+
+def test_fast_products_are_float32_or_not_used():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    with products("fp32"):
+        assert ((a @ b) - a.double() @ b.double()).abs().max() < 1e-4
+        assert _exact() == _known["exact"]
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    with pytest.raises(ValueError, match="unknown precision 'fp8'"), products("fp8"):
+        pass
+
+
+# --- play ---------------------------------------------------------------------------------------------------------
+
+
+def stream_of(rows, ticks, starts):
+    """A trial as the evaluator shows it, with episodes that start at `starts[row]`."""
+    rng = np.random.default_rng(0)
+    first = np.zeros((ticks, rows), dtype=bool)
+    for row, ticks_of_row in enumerate(starts):
+        first[ticks_of_row, row] = True
+    observation = rng.normal(size=(ticks, rows, 3)).astype(np.float32)
+    reward = np.where(first, 0.0, rng.normal(size=(ticks, rows)))
+    return observation, reward, first
+
+
+def play(agent, observation, reward, first):
+    rows = first.shape[1]
+    belief, action, out = agent.begin(rows), np.zeros((rows, 2), np.float32), []
+    for t in range(len(first)):
+        shown = np.where(first[t][:, None], 0, action)
+        before = belief
+        copied = [tensor.clone() for tick in before.ticks for tensor in tick]
+        action, belief = agent.act(Timestep(observation[t], shown, reward[t], first[t]), belief)
+        assert all(torch.equal(a, b) for a, b in zip(copied, (x for tick in before.ticks for x in tick), strict=True))
+        out.append(action)
+    return np.stack(out), belief
+
+
+def expected_action(net, codec, belief, row, tick, begin, target, in_front):
+    """The training pass over the steps from `begin` to `tick` of one row."""
+    ticks = belief.ticks[begin : tick + 1]
+    steps = len(ticks)
+    columns = {
+        name: torch.stack([getattr(t, name)[row] for t in ticks])[None] for name in ("observation", "context", "action")
+    }
+    episode = next(t for t in range(tick, -1, -1) if belief.ticks[t].first[row])
+    rewards = torch.stack([t.reward[row] for t in belief.ticks[episode : tick + 1]])
+    togo = (target - rewards.cumsum(0))[begin - episode :][None] / net.return_scale
+    time = torch.arange(begin - episode, tick - episode + 1)[None]
+    valid = torch.ones(1, steps, dtype=torch.bool)
+    seen = net.scaled(columns["observation"])
+    with torch.inference_mode():
+        return codec.to_env(net(Window(seen, columns["context"], columns["action"], togo, time, valid), in_front))[
+            0, -1
+        ]
+
+
+def begin_of(agent, tick, starts, sliding):
+    """The step a row's window begins with, when rows are in step."""
+    episode = max(s for s in starts if s <= tick)
+    if sliding:
+        return max(episode, tick - agent.window + 1)
+    begin = episode
+    while tick - begin >= agent.window:
+        begin = begin + agent.window - agent.kept
+    return begin
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("context", [0, 2])
+def test_play_is_the_training_pass(sliding, context):
+    """Every action of three episodes in step is that of the whole window computed anew, prompts included."""
+    settings = Settings(**vars(SMALL) | {"sliding": sliding})
+    net, codec, starts = network(context, settings), Actions(BOX), [0, 15, 30]
+    given = prompt(3)
+
+    def choose(ticks, step):
+        return Choice(given, torch.tensor([True, False, True]), torch.zeros(3))
+
+    def recall(ticks, now):
+        return now.observation[:, :context] * 0.1 + len(ticks) * 0.01
+
+    agent = SequenceAgent(net, codec, "test", 5.0, recall=recall if context else None, choose=choose)
+    observation, reward, first = stream_of(3, 45, [starts] * 3)
+    actions, belief = play(agent, observation, reward, first)
+    scaled = net.scale_prompt(given)
+    for tick in range(45):
+        begin = begin_of(agent, tick, starts, sliding)
+        for row in range(3):
+            in_front = Prompt(*(x[row : row + 1] for x in scaled)) if tick >= 15 and row != 1 else None
+            expected = expected_action(net, codec, belief, row, tick, begin, 5.0, in_front)
+            assert np.allclose(actions[tick, row], expected, atol=1e-4), (tick, row)
+
+
+def test_episodes_out_of_step_do_not_mix():
+    """Rows whose episodes end at different ticks act as each does alone, where the windows are the same."""
+    net, codec = network(), Actions(BOX)
+    agent = SequenceAgent(net, codec, "test", 5.0)
+    starts = [[0, 4], [0, 2, 5], [0]]
+    observation, reward, first = stream_of(3, 7, starts)
+    together, belief = play(agent, observation, reward, first)
+    for row in range(3):
+        for tick in range(6):
+            begin = max(s for s in starts[row] if s <= tick)
+            if row == 2:
+                begin = max(0, max([0, *(s - agent.kept for s in (2, 4, 5) if s <= tick)]))
+            expected = expected_action(net, codec, belief, row, tick, begin, 5.0, None)
+            assert np.allclose(together[tick, row], expected, atol=1e-4), (tick, row)
+
+
+def test_play_does_not_depend_on_the_other_rows():
+    agent = SequenceAgent(network(), Actions(BOX), "test", 5.0)
+    observation, reward, first = stream_of(4, 30, [[0, 15]] * 4)
+    together, _ = play(agent, observation, reward, first)
+    alone, _ = play(agent, observation[:, 2:3], reward[:, 2:3], first[:, 2:3])
+    assert np.allclose(together[:, 2:3], alone, atol=1e-5)
+
+
+def test_the_better_of_two_prompts_is_kept():
+    prompts = [prompt(2), Prompt(*(x + 1 for x in prompt(2))), Prompt(*(x + 2 for x in prompt(2)))]
+    merits = [torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0])]
+    given = iter(zip(prompts, merits, strict=False))
+    agent = SequenceAgent(network(), Actions(BOX), "t", 0.0, choose=lambda *_: Choice(*_with(*next(given))))
+    _, belief = play(agent, *stream_of(2, 31, [[0, 15, 30]] * 2))
+    scaled = [agent.network.scale_prompt(p) for p in prompts]
+    assert torch.equal(belief.prompt.observation[0], scaled[0].observation[0])
+    assert torch.equal(belief.prompt.observation[1], scaled[1].observation[1])
+    assert belief.merit.tolist() == [1.0, 2.0]
+
+
+def _with(given, merit):
+    return given, torch.tensor([True, True]), merit
+
+
+def test_demonstrations_and_targets_of_the_task_make_an_agent_privileged():
+    find = lookup(np.array([[0.5], [1.5]]))
+    targets, demonstrations = torch.tensor([3.0, 9.0]), prompt(2)
+
+    def demonstrate(task):
+        return Prompt(*(x[find(task)] for x in demonstrations))
+
+    agent = SequenceAgent(
+        network(), Actions(BOX), "t", lambda task: targets[find(task)], demonstrations=demonstrate, track="prompt-k"
+    )
+    assert agent.privileged and not SequenceAgent(network(), Actions(BOX), "t", 0.0).privileged
+    observation = np.concatenate((np.zeros((3, 3)), [[1.5], [0.5], [1.5]]), axis=1)
+    step = Timestep(observation, np.zeros((3, 2)), np.zeros(3), np.ones(3, dtype=bool))
+    _, belief = agent.act(step, agent.begin(3))
+    assert torch.allclose(belief.ticks[0].togo * 4.0, torch.tensor([9.0, 3.0, 9.0]))
+    assert belief.prompted.all() and torch.equal(belief.prompt.action, demonstrations.action[[1, 0, 1]])
+    with pytest.raises(ValueError, match="a task for which it has no data"):
+        find(torch.tensor([[0.7]]))
