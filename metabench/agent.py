@@ -25,6 +25,8 @@ class Agent(Protocol[Belief]):
 
     An optional attribute ``privileged = True`` declares that the agent must see the hidden task:
     the evaluator then appends the context to its observation and files the result under the oracle track.
+    An optional attribute ``track`` says otherwise: "offline" for agents that learned from data alone, "prompt-k" for
+    those that are shown demonstrations of the task (which they find by the context).
     """
 
     def begin(self, num_trials: int) -> Belief:

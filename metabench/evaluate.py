@@ -129,7 +129,7 @@ def _evaluate(
     result = Result(
         protocol=protocol,
         agent=name or getattr(agent, "name", type(agent).__name__),
-        track="oracle" if privileged else "online",
+        track=getattr(agent, "track", "oracle" if privileged else "online"),
         task_digest=digest,
         train_seed=train_seed,
         versions=versions(),

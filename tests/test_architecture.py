@@ -39,6 +39,7 @@ LAYERS = [
 ]
 SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
 SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
+SHARED |= {"sequences", "offline", "world_model", "decision", "acting"}  # of the sequence models
 COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 

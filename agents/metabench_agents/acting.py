@@ -69,7 +69,7 @@ class SequenceAgent:
         recall: Gives z from the trial so far; None where the network takes none.
         choose: Cuts prompts from the agent's own earlier episodes; None for none.
         demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
-        track: The track its results belong to.
+        track: The track its results belong to; by default offline, or oracle where it is shown the task.
     """
 
     def __init__(
@@ -82,11 +82,12 @@ class SequenceAgent:
         recall: Recall | None = None,
         choose: Choose | None = None,
         demonstrations: Callable[[Tensor], Prompt] | None = None,
-        track: str = "offline",
+        track: str | None = None,
     ):
-        self.network, self.codec, self.name, self.track = network.eval(), codec, name, track
+        self.network, self.codec, self.name = network.eval(), codec, name
         self.target, self.recall, self.choose, self.demonstrations = target, recall, choose, demonstrations
         self.privileged = callable(target) or demonstrations is not None
+        self.track = track or ("oracle" if self.privileged else "offline")
         settings = network.settings
         self.window, self.kept = settings.window, settings.window - 1 if settings.sliding else settings.window // 2
         self.observation = network.mean.shape[0]
