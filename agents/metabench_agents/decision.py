@@ -13,7 +13,8 @@ episodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from metabench_agents.run import Checkpoint, Run
 from metabench_agents.sequences import Prompt, Window
 from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
 
+SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
 STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 
@@ -32,7 +34,7 @@ STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 class Settings:
     """What all decision transformers share; the released sizes, and a training that two cores can afford."""
 
-    window: int = 20  # steps K that are seen at once; released: 8 on the Param families
+    window: int = 0  # steps K that are seen at once; 0: as released, 8 on the Param families and 20 elsewhere
     layers: int = 3  # blocks
     heads: int = 1  # of attention
     width: int = 128  # of the stream of tokens
@@ -47,6 +49,16 @@ class Settings:
     precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
     attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
     sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def settled(config: S, benchmark: str) -> S:
+    """The settings with the released sizes for a family where they are left open (0)."""
+    short = benchmark.removeprefix("metabench/").startswith(SHORT_FAMILIES)
+    sizes = {"window": 8 if short else 20, "prompt_length": 3 if short else 5}
+    return replace(config, **{name: size for name, size in sizes.items() if getattr(config, name, None) == 0})
 
 
 class DecisionTransformer(nn.Module):

@@ -20,7 +20,14 @@ import torch
 
 import metabench
 from metabench_agents.acting import SequenceAgent
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, restore_transformer, train_transformer
+from metabench_agents.decision import (
+    DecisionTransformer,
+    Settings,
+    Trainer,
+    restore_transformer,
+    settled,
+    train_transformer,
+)
 from metabench_agents.run import Run, load_checkpoint, load_config
 from metabench_agents.sequences import Actions, Window, draw_windows, load_episodes, window_of
 
@@ -43,6 +50,7 @@ def _network(benchmark: str, config: Config) -> tuple[Actions, DecisionTransform
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    config = settled(config, benchmark)
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)

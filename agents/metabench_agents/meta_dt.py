@@ -54,7 +54,14 @@ from torch import Tensor
 import metabench
 from metabench import Timestep
 from metabench_agents.acting import Choice, SequenceAgent, Tick, lookup
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, restore_transformer, train_transformer
+from metabench_agents.decision import (
+    DecisionTransformer,
+    Settings,
+    Trainer,
+    restore_transformer,
+    settled,
+    train_transformer,
+)
 from metabench_agents.offline import blocks, flatten, restore
 from metabench_agents.run import Checkpoint, Run, load_checkpoint, load_config, stream
 from metabench_agents.sequences import (
@@ -111,7 +118,7 @@ class Config(Settings):
     world_batch: int = 128  # steps of an update
     world_learning_rate: float = 1e-3  # Adam's
     prompt: Literal["error", "random", "none"] = "error"  # how the segment is chosen
-    prompt_length: int = 5  # steps L; released: 3 on the Param families
+    prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     prompted: float = 0.5  # share of the updates that are made with a prompt
     released: tuple[Released, ...] = ()  # ways of the released code to restore, see above
 
@@ -279,6 +286,7 @@ def _fit_world_model(
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    config = settled(config, benchmark)
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, model, network = _models(benchmark, config)

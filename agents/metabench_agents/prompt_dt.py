@@ -27,7 +27,14 @@ from torch import Tensor
 
 import metabench
 from metabench_agents.acting import SequenceAgent, lookup
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, restore_transformer, train_transformer
+from metabench_agents.decision import (
+    DecisionTransformer,
+    Settings,
+    Trainer,
+    restore_transformer,
+    settled,
+    train_transformer,
+)
 from metabench_agents.run import Run, load_checkpoint, load_config
 from metabench_agents.sequences import (
     Actions,
@@ -50,7 +57,7 @@ class Config(Settings):
 
     data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
     target: Literal["mean", "best"] = "mean"  # return to ask for: mean or highest over the training tasks of their best
-    prompt_length: int = 5  # steps L of a prompt
+    prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     demonstrations: int = 5  # the best so many episodes of a task are its demonstrations
 
 
@@ -100,6 +107,7 @@ def demonstrations(benchmark: str, config: Config, codec: Actions) -> dict[str, 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    config = settled(config, benchmark)
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)

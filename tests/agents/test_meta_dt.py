@@ -8,7 +8,7 @@ import pytest
 import torch
 from metabench_agents import bc, dt, meta_dt, prompt_dt, world_model
 from metabench_agents.acting import Tick
-from metabench_agents.decision import DecisionTransformer
+from metabench_agents.decision import DecisionTransformer, settled
 from metabench_agents.run import Run, load_checkpoint
 from metabench_agents.sequences import Actions, Episodes, hold_out, segment_sums
 
@@ -16,10 +16,10 @@ import metabench
 from metabench import Timestep
 
 ID = "PointRobot-v0"
-SIZES = {"layers": 1, "width": 16, "updates": 200, "warmup": 20, "batch": 8}
+SIZES = {"window": 20, "layers": 1, "width": 16, "updates": 200, "warmup": 20, "batch": 8}
 SMALL = {
-    meta_dt: meta_dt.Config(**SIZES, world_updates=300, world_width=16, context=4, world_batch=16),
-    prompt_dt: prompt_dt.Config(**SIZES),
+    meta_dt: meta_dt.Config(**SIZES, prompt_length=5, world_updates=300, world_width=16, context=4, world_batch=16),
+    prompt_dt: prompt_dt.Config(**SIZES, prompt_length=5),
     dt: dt.Config(**SIZES),
     bc: bc.Config(updates=300, batch=16, width=16),
 }
@@ -327,6 +327,13 @@ def test_the_warm_up_is_the_first_fifth():
     generator = torch.Generator().manual_seed(0)
     share = np.mean([meta_dt._with_prompt(meta_dt.Config(), i, generator) for i in range(2000)])
     assert share == pytest.approx(0.5, abs=0.05)
+
+
+def test_sizes_left_open_are_the_released_ones_of_the_family():
+    for benchmark, sizes in {"HopperParam-v0": (8, 3), "metabench/WalkerParam-v0": (8, 3), ID: (20, 5)}.items():
+        config = settled(meta_dt.Config(), benchmark)
+        assert (config.window, config.prompt_length) == sizes
+    assert settled(meta_dt.Config(window=7), ID).window == 7 and settled(dt.Config(), ID).window == 20
 
 
 def test_bad_settings_are_told():

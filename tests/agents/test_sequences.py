@@ -7,6 +7,9 @@ from gymnasium import spaces
 from metabench_agents import sequences
 from metabench_agents.sequences import Actions, Episodes
 
+import metabench
+from metabench.datasets import generate
+
 BOX = spaces.Box(np.array([-0.1, 0.0], np.float32), np.array([0.1, 4.0], np.float32))
 LENGTHS = [7, 3, 5, 7, 4, 6]
 TASKS = [0, 1, 0, 1, 2, 0]
@@ -118,3 +121,34 @@ def test_episodes_that_do_not_fit_together_are_refused():
         Episodes.of(seen, done, [*got[:2], got[2][:4], *got[3:]], TASKS, Actions(BOX))
     with pytest.raises(ValueError, match="there is no episode"):
         Episodes.of([], [], [], [], Actions(BOX))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A folder of data sets with one small set in it."""
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
+    generate("metabench/point-robot/mixed-v0", "train", episodes=4)
+
+
+def test_a_data_set_is_loaded_row_by_row(library):
+    codec = Actions(metabench.spec("PointRobot-v0").family().action_space)
+    episodes = sequences.load_episodes("PointRobot-v0", "mixed", "train", codec)
+    found = metabench.load_dataset("metabench/point-robot/mixed-v0", "train")
+    assert len(episodes) == len(found) == 45 * 4 and episodes.horizon == 20
+    for index in (0, 7, 179):
+        episode, first = found[index], int(episodes.first[index])
+        rows = slice(first, first + 20)
+        assert np.array_equal(episodes.observation[rows], episode.observations)
+        assert np.array_equal(episodes.observation[first + 20], episode.final_observation)
+        assert np.allclose(episodes.action[rows] * 0.1, episode.actions, atol=1e-7)
+        assert np.array_equal(episodes.reward[rows], episode.rewards)
+        assert np.allclose(episodes.togo[rows], episode.returns_to_go, atol=1e-4)
+        assert episodes.task[index] == episode.task
+
+
+def test_a_set_of_another_benchmark_is_refused(library):
+    codec = Actions(metabench.spec("SparsePointRobot-v0").family().action_space)
+    with pytest.raises(ValueError, match="was played on PointRobot-v0, not on SparsePointRobot-v0"):
+        sequences.load_episodes("SparsePointRobot-v0", "metabench/point-robot/mixed-v0", "train", codec)
+    with pytest.raises(ValueError, match="make it: metabench dataset generate"):
+        sequences.load_episodes("SparsePointRobot-v0", "expert", "train", codec)
