@@ -40,7 +40,7 @@ class Result(Record):
     schema_version: Literal[1] = SCHEMA
     protocol: Protocol
     agent: str
-    track: Literal["online", "offline", "prompt-k", "oracle"]  # oracle: it saw the hidden task; prompt-k: demonstrations
+    track: Literal["online", "offline", "prompt-k", "oracle"]  # oracle: shown the task; prompt-k: demonstrations
     task_digest: str  # sha256 of the split's table
     train_seed: int | None = None
     versions: Mapping[str, str]
