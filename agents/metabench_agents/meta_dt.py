@@ -101,6 +101,7 @@ Released = Literal[
     "short-windows",
     "warm-up",
 ]
+RELEASED_WAYS: tuple[Released, ...] = get_args(Released)
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,8 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         for name in self.released:
-            if name not in get_args(Released):
-                raise ValueError(
-                    f"unknown way {name!r} of the released code; available: {', '.join(get_args(Released))}"
-                )
+            if name not in RELEASED_WAYS:
+                raise ValueError(f"unknown way {name!r} of the released code; available: {', '.join(RELEASED_WAYS)}")
         if not 0.0 <= self.prompted <= 1.0:
             raise ValueError(f"prompted is a share of the updates and must lie in [0, 1], got {self.prompted}")
 

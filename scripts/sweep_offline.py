@@ -1,0 +1,240 @@
+"""Trains and evaluates the offline agents over a grid, and goes on where it was stopped.
+
+    python scripts/sweep_offline.py                       # PointRobot mixed, all agents, seeds 0 to 2
+    python scripts/sweep_offline.py --benchmarks PointRobot-v0 CheetahVel-v0 --qualities medium expert mixed
+    python scripts/sweep_offline.py --variants ablations  # Meta-DT with one thing changed at a time
+    python scripts/sweep_offline.py --variants released   # with one way of the released code restored at a time
+    python scripts/sweep_offline.py --preset released     # the released counts and rates: for a large machine
+    python scripts/sweep_offline.py --table               # only print what there is
+
+One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an
+unfinished one continues to the same bits; several processes or machines may share --out, each takes what nobody has
+taken. Data sets that are not here are generated. Every run is evaluated on the split `test` with --episodes episodes
+per trial: the first is zero-shot, the later ones few-shot with 1, 2, ... context episodes. Tables and docs are made
+from the result files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+import metabench
+from metabench.datasets import DatasetId, generate
+from metabench.plugins import load_plugin
+from metabench.results import Protocol, Result, write_atomically
+
+AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
+YARDSTICKS = ("random", "oracle")
+# What two cores can afford, and what was released (facts of the released configs; batch 128, no decay).
+SMALL = {"updates": 2_000, "batch": 32, "warmup": 100, "learning_rate": 1e-3, "precision": "bf16"}
+SMALL_META = {"world_updates": 5_000}
+RELEASED = {
+    "PointRobot-v0": {"updates": 100_000, "learning_rate": 1e-4, "world_updates": 211_000},
+    "CheetahVel-v0": {"updates": 200_000, "learning_rate": 5e-5, "world_updates": 4_200_000},
+    "CheetahDir-v0": {"updates": 100_000, "learning_rate": 6e-6, "world_updates": 190_000},
+    "AntDir-v0": {"updates": 500_000, "learning_rate": 5e-5, "world_updates": 4_200_000},
+    "HopperParam-v0": {"updates": 100_000, "learning_rate": 5e-5, "world_updates": 1_400_000},
+    "WalkerParam-v0": {"updates": 100_000, "learning_rate": 5e-5, "world_updates": 1_400_000},
+    "MetaWorld-Reach-v0": {"updates": 300_000, "learning_rate": 1e-7, "world_updates": 3_500_000},
+}
+RELEASED_ALWAYS = {"batch": 128, "warmup": 10_000, "decay": False}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-world-model": {"world_model": False},
+    "random-prompt": {"prompt": "random"},
+    "no-prompt": {"prompt": "none"},
+    "h=1": {"history": 1},
+    "h=2": {"history": 2},
+    "h=8": {"history": 8},
+    "L=3": {"prompt_length": 3},
+    "L=10": {"prompt_length": 10},
+}
+
+
+class Item(NamedTuple):
+    """One run of the grid."""
+
+    benchmark: str
+    quality: str
+    agent: str
+    variant: str  # empty for the agent as it is
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The agent with its variant."""
+        return f"{self.agent} {self.variant}".strip()
+
+    def folder(self, out: Path) -> Path:
+        """Where its files go."""
+        return out / self.benchmark / self.quality / self.label.replace(" ", "-") / f"s{self.seed}"
+
+
+def grid(arguments: argparse.Namespace) -> Iterator[Item]:
+    """All runs, seeds outermost: a sweep that is cut short has whole seeds."""
+    for seed in arguments.seeds:
+        for benchmark in arguments.benchmarks:
+            for quality in arguments.qualities:
+                for agent in arguments.agents:
+                    for variant in variants(agent, arguments.variants):
+                        yield Item(benchmark, quality, agent, variant, seed)
+
+
+def variants(agent: str, which: str) -> tuple[str, ...]:
+    """The variants of an agent; only Meta-DT has any."""
+    if which == "none":
+        return ("",)
+    if agent != "meta-dt":
+        return ()
+    if which == "ablations":
+        return tuple(ABLATIONS)
+    from metabench_agents.meta_dt import RELEASED_WAYS
+
+    return (*RELEASED_WAYS, "released")
+
+
+def config_of(item: Item, algorithm: Any, preset: str, changes: dict[str, Any]) -> Any:
+    """The settings of a run."""
+    config = replace(algorithm.Config(), data=item.quality)
+    known = asdict(config)
+    wanted: dict[str, Any] = {}
+    if item.agent != "bc":
+        if preset == "released":
+            if item.benchmark not in RELEASED:
+                raise SystemExit(f"no released settings for {item.benchmark}; there are some for {', '.join(RELEASED)}")
+            wanted |= RELEASED[item.benchmark] | RELEASED_ALWAYS
+        else:
+            wanted |= SMALL | SMALL_META
+    wanted |= ABLATIONS.get(item.variant, {})
+    if item.variant and item.variant not in ABLATIONS:
+        from metabench_agents.meta_dt import RELEASED_WAYS
+
+        wanted["released"] = RELEASED_WAYS if item.variant == "released" else (item.variant,)
+    wanted |= changes
+    return replace(config, **{name: value for name, value in wanted.items() if name in known})
+
+
+def run(item: Item, arguments: argparse.Namespace) -> str:
+    """Trains and evaluates one run; says what happened."""
+    folder = item.folder(arguments.out)
+    target = folder / "result.json"
+    if target.exists():
+        return "there already"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return _run(item, arguments, folder, target)
+    except Timeout:
+        return "taken by another process"
+
+
+def _run(item: Item, arguments: argparse.Namespace, folder: Path, target: Path) -> str:
+    for split in ("train", "test"):
+        generate(DatasetId.of(item.benchmark, item.quality), split)
+    start, algorithm = time.process_time(), load_plugin(item.agent)
+    changes = dict(arguments.set)
+    config = config_of(item, algorithm, arguments.preset, changes)
+    training: Any = algorithm
+    handle = training.Run(folder, show=not arguments.quiet, threads=arguments.threads)
+    agent = training.train(item.benchmark, config, seed=item.seed, run=handle)
+    seconds = time.process_time() - start
+    result = metabench.evaluate(
+        agent, protocol(item.benchmark, arguments.episodes), train_seed=item.seed, name=item.label
+    )
+    result.save(target)
+    write_atomically(folder / "cost.json", json.dumps({"cpu_seconds": round(seconds)}).encode())
+    return f"{np.round(result.trials().mean(0), 2).tolist()} after {seconds:.0f} s of one core"
+
+
+def protocol(benchmark: str, episodes: int) -> Protocol:
+    """Every test task as often as the benchmark says, in trials of `episodes`."""
+    repeats = metabench.spec(benchmark).repeats
+    return Protocol(benchmark=benchmark, split="test", episodes=episodes, repeats=repeats, seed=0)
+
+
+def levels(benchmark: str, quality: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Mean return per episode of the yardsticks, and of the data's behaviour policy on the test tasks."""
+    found = {}
+    for name in YARDSTICKS:
+        path = arguments.out / benchmark / f"{name}.json"
+        if not path.exists():
+            plugin: Any = load_plugin(name)
+            metabench.evaluate(
+                plugin.build(benchmark, "test", 0), protocol(benchmark, arguments.episodes), name=name
+            ).save(path)
+        found[name] = float(Result.load(path).array().mean())
+    data = metabench.load_dataset(str(DatasetId.of(benchmark, quality)), "test")
+    found["behaviour"] = float(data.episodes["return"].mean())
+    return found
+
+
+def table(arguments: argparse.Namespace) -> str:
+    """What there is, as Markdown: mean over runs and tasks of each episode's return, with the spread over runs."""
+    lines = []
+    for benchmark in arguments.benchmarks:
+        for quality in arguments.qualities:
+            rows: dict[str, list[Result]] = {}
+            for path in sorted((arguments.out / benchmark / quality).glob("*/s*/result.json")):
+                result = Result.load(path)
+                rows.setdefault(result.agent, []).append(result)
+            if not rows:
+                continue
+            lines += [
+                f"\n{benchmark}, {quality}\n",
+                "| agent | runs | zero-shot | last episode | runs' last episodes |",
+            ]
+            lines.append("| --- | --- | --- | --- | --- |")
+            for name, value in levels(benchmark, quality, arguments).items():
+                lines.append(f"| {name} | | {value:.2f} | {value:.2f} | |")
+            for name, results in rows.items():
+                curves = np.stack([r.trials().mean(0) for r in results])
+                each = ", ".join(f"{value:.2f}" for value in curves[:, -1])
+                cells = [
+                    f"{c.mean():.2f} ± {c.std(ddof=1) if len(c) > 1 else 0:.2f}" for c in (curves[:, 0], curves[:, -1])
+                ]
+                lines.append(f"| {name} | {len(results)} | {cells[0]} | {cells[1]} | {each} |")
+    return "\n".join(lines)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`name=value`, the value as JSON or a word."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def main() -> None:
+    """Runs the grid, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", nargs="+", default=["PointRobot-v0"])
+    parser.add_argument("--qualities", nargs="+", default=["mixed"])
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=AGENTS)
+    parser.add_argument("--variants", default="none", choices=("none", "ablations", "released"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--preset", default="small", choices=("small", "released"))
+    parser.add_argument(
+        "--set", nargs="+", type=setting, default=[], help="settings of all agents: updates=5000 batch=64"
+    )
+    parser.add_argument("--episodes", type=int, default=3, help="of a trial")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--out", type=Path, default=Path("runs/offline"))
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--table", action="store_true", help="only print the table of what there is")
+    arguments = parser.parse_args()
+    for item in () if arguments.table else grid(arguments):
+        print(f"{item.benchmark} {item.quality} {item.label} seed {item.seed}: {run(item, arguments)}", flush=True)
+    print(table(arguments))
+
+
+if __name__ == "__main__":
+    main()
