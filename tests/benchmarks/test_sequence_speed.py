@@ -26,7 +26,7 @@ import metabench
 from metabench import Timestep
 
 pytestmark = pytest.mark.benchmark
-O, A, Z, K, L, B, T = 20, 6, 16, 20, 5, 128, 200
+SEEN, A, Z, K, L, B, T = 20, 6, 16, 20, 5, 128, 200
 BOX = spaces.Box(-1.0, 1.0, (A,), np.float32)
 
 
@@ -58,13 +58,13 @@ class Released(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.ours = DecisionTransformer(O, A, T, Z, Settings(window=K))  # embeddings are the same
+        self.ours = DecisionTransformer(SEEN, A, T, Z, Settings(window=K))  # embeddings are the same
         self.blocks, self.norm, self.drop = (
             nn.ModuleList(ReleasedBlock() for _ in range(3)),
             nn.LayerNorm(128),
             nn.Dropout(0.1),
         )
-        self.state, self.action, self.togo = nn.Linear(128, O), nn.Linear(128, A), nn.Linear(128, 1)
+        self.state, self.action, self.togo = nn.Linear(128, SEEN), nn.Linear(128, A), nn.Linear(128, 1)
 
     def forward(self, window, prompt):
         x = self.ours.tokens(window.observation, window.context, window.action, window.togo, window.time)
@@ -81,7 +81,7 @@ class Released(nn.Module):
 def data(episodes=100):
     rng = np.random.default_rng(0)
     return Episodes.of(
-        rng.normal(size=(episodes, T + 1, O)),
+        rng.normal(size=(episodes, T + 1, SEEN)),
         rng.uniform(-1, 1, (episodes, T, A)),
         rng.normal(size=(episodes, T)),
         np.zeros(episodes, dtype=int),
@@ -113,7 +113,7 @@ def released_update(window, prompt):
 
 
 def our_update(window, prompt, **changes):
-    trainer = Trainer(DecisionTransformer(O, A, T, Z, Settings(window=K, **changes)))
+    trainer = Trainer(DecisionTransformer(SEEN, A, T, Z, Settings(window=K, **changes)))
     generator = torch.Generator().manual_seed(0)
     return lambda: trainer.update(window, prompt, 1, generator)
 
@@ -146,7 +146,7 @@ def test_compiled_updates(benchmark):
     """Default compilation, for the record; the losses are equal to 1e-5."""
     torch.set_num_threads(1)
     window, prompt = windows()
-    net = DecisionTransformer(O, A, T, Z, Settings(window=K, dropout=0.0))
+    net = DecisionTransformer(SEEN, A, T, Z, Settings(window=K, dropout=0.0))
 
     def value():
         return loss(net, window, prompt)[0]
@@ -171,7 +171,7 @@ def test_compiled_updates(benchmark):
 def test_world_model_updates(benchmark):
     torch.set_num_threads(1)
     episodes = data()
-    model = world_model.WorldModel(O, A, "reward")
+    model = world_model.WorldModel(SEEN, A, "reward")
     steps, generator = world_model.Steps(episodes, model), torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     gru, encoder = nn.GRU(48, 128), model.encoder
@@ -222,11 +222,11 @@ def test_playing(benchmark):
     torch.set_num_threads(1)
     rows, ticks = 125, 40
     config = meta_dt.Config(window=K, prompt_length=L)
-    net, model = DecisionTransformer(O, A, T, Z, config), world_model.WorldModel(O, A, "reward")
+    net, model = DecisionTransformer(SEEN, A, T, Z, config), world_model.WorldModel(SEEN, A, "reward")
     surprise = meta_dt.Surprise(model, config)
     agent = SequenceAgent(net, Actions(BOX), "ours", 0.0, recall=surprise.recall, choose=surprise.choose)
     rng = np.random.default_rng(0)
-    observation, reward = rng.normal(size=(ticks, rows, O)).astype(np.float32), rng.normal(size=(ticks, rows))
+    observation, reward = rng.normal(size=(ticks, rows, SEEN)).astype(np.float32), rng.normal(size=(ticks, rows))
 
     def ours():
         belief, action = agent.begin(rows), np.zeros((rows, A), np.float32)
@@ -240,7 +240,7 @@ def test_playing(benchmark):
     def released():
         for _ in range(10):
             alone(window, prompt)
-            model.encoder(torch.randn(4, 1, O + A + 1))
+            model.encoder(torch.randn(4, 1, SEEN + A + 1))
 
     seconds = interleaved({"as released": released, "ours": ours}, rounds=7)
     ours_rate, reference = rows * ticks / seconds["ours"], 10 / seconds["as released"]
@@ -262,7 +262,7 @@ def test_loading_millions_of_steps(benchmark, tmp_path, monkeypatch):
 
     found = benchmark.pedantic(lambda: load_episodes("CheetahVel-v0", "mixed", "train", Actions(BOX)), rounds=1)
     held = sum(t.numel() * t.element_size() for t in (found.observation, found.action, found.reward, found.togo))
-    raw = episodes * T * (O + A + 2) * 4
+    raw = episodes * T * (SEEN + A + 2) * 4
     took = benchmark.stats.stats.mean
     print(f"\nloading {episodes * T:,} steps: {took:.1f} s, {held / 1e6:,.0f} MB held for {raw / 1e6:,.0f} MB")
     assert held < 1.02 * raw
@@ -275,7 +275,7 @@ class _Stub:
         count = episodes * T
         self.manifest = type("Manifest", (), {"benchmark": "CheetahVel-v0"})
         self.columns = {
-            "observations": torch.from_numpy(rng.random((count, O), np.float32)),
+            "observations": torch.from_numpy(rng.random((count, SEEN), np.float32)),
             "actions": torch.from_numpy(rng.random((count, A), np.float32)),
             "rewards": torch.from_numpy(rng.random(count, np.float32)),
             "episode": torch.arange(episodes).repeat_interleave(T),
