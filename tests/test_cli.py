@@ -31,9 +31,6 @@ def test_list_names_every_benchmark(capsys):
     for spec in metabench.specs():
         assert spec.id in text
     assert f"agents: {', '.join(agent_names())}" in text
-    agents = next(line for line in text.splitlines() if line.startswith("agents: "))
-    for name in ("bayes", "bc", "dt", "meta-dt", "oracle", "prompt-dt", "random", "rl2", "sac-oracle", "zero"):
-        assert name in agents.removeprefix("agents: ").split(", ")
 
 
 def test_show_tells_all(capsys):
