@@ -1,6 +1,7 @@
 """Measures the yardsticks on every split and writes references.json: what normalised scores are made of.
 
     python scripts/measure_references.py           # all benchmarks
+    python scripts/measure_references.py ID ...     # these, the others as stored
     python scripts/measure_references.py --check    # compares with the stored ones instead, within 4 standard errors
 
 The values are means per episode over all tasks of the split, each played often. For GridSwitch the Bayes filter's and
@@ -26,7 +27,7 @@ from metabench.results import Protocol
 SEED = 20_000  # no evaluation uses it
 TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs
 PATH = Path(__file__).parent.parent / "metabench" / "families" / "references.json"
-YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "oracle")
+YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "itch-filter", "oracle")
 
 
 def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
@@ -66,11 +67,11 @@ def exact_grid_switch(name: str, benchmark: str, split: str) -> float:
     return float(np.mean(values))
 
 
-def measure_all() -> dict[str, Any]:
-    """Benchmark -> split -> yardstick -> record."""
+def measure_all(ids: list[str]) -> dict[str, Any]:
+    """Benchmark -> split -> yardstick -> record, of these benchmarks or of all."""
     table: dict[str, Any] = {}
     for chosen in metabench.specs():
-        if not chosen.entry_point.startswith("metabench."):
+        if not chosen.entry_point.startswith("metabench.") or (ids and chosen.id not in ids):
             continue
         for split in chosen.table().splits:
             records = {name: measure(name, chosen.id, split) for name in YARDSTICKS}
@@ -97,11 +98,15 @@ def main() -> None:
     """Measures, then writes or compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with references.json, write nothing")
-    arguments, fresh = parser.parse_args(), measure_all()
+    parser.add_argument("ids", nargs="*", metavar="ID", help="measure these only; the others stay as they are")
+    arguments = parser.parse_args()
+    fresh, stored = measure_all(arguments.ids), json.loads(PATH.read_text())["benchmarks"]
     if arguments.check:
-        faults = check(json.loads(PATH.read_text())["benchmarks"], fresh)
+        faults = check(stored, fresh)
         print("\n".join(faults) or "references.json agrees")
         sys.exit(bool(faults))
+    if arguments.ids:
+        fresh = {chosen.id: (stored | fresh)[chosen.id] for chosen in metabench.specs() if chosen.id in stored | fresh}
     record = {"command": "python scripts/measure_references.py", "seed": SEED, "benchmarks": fresh}
     PATH.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -235,13 +235,15 @@ class _Oracle:
         benchmark, family = chosen.id, type(chosen.family()).__name__
         if family == "GridSwitch":
             return PlannedAgent(grid_switch_model(benchmark, split), oracle_plan, sees=True, name="oracle")
+        if family == "ScratchItch":
+            return _scratching().oracle(benchmark)
         if has_weights(benchmark):
             from metabench_agents.oracle import shipped_agent
 
             return shipped_agent(benchmark, weights_path(benchmark))
         if family not in self._CHOICES:
             trained = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-            known = ", ".join([*self._CHOICES, "GridSwitch", *trained])
+            known = ", ".join([*self._CHOICES, "GridSwitch", "ScratchItch", *trained])
             raise ValueError(f"there is no oracle for {benchmark}; it exists for {known}")
         return Memoryless(self._CHOICES[family])
 
@@ -263,6 +265,24 @@ class _Bayes:
         return PlannedAgent(grid_switch_model(benchmark, split), bayes_plan, sees=False, name="bayes")
 
 
+class _ItchFilter:
+    """A filter that infers the itch of ScratchItch from rewards."""
+
+    def build(self, benchmark: str, split: str, seed: int) -> Agent[Any]:
+        """The agent, told how often the split's itches move; ValueError for other benchmarks."""
+        chosen = metabench.spec(benchmark)
+        sessions = chosen.sessions_of(split)
+        if type(chosen.family()).__name__ != "ScratchItch" or (sessions and sessions["kind"] != "geometric"):
+            raise ValueError(f"this agent is defined on ScratchItch only, not on {benchmark}")
+        return _scratching().itch_filter(benchmark, split)
+
+
+def _scratching() -> Any:
+    from metabench_agents import scratching  # needs MuJoCo, which the other yardsticks do not
+
+    return scratching
+
+
 def grid_switch_model(benchmark: str, split: str) -> GridSwitchModel:
     """What the planner has to know of a split; ValueError for benchmarks other than GridSwitch."""
     chosen = metabench.spec(benchmark)
@@ -274,4 +294,5 @@ def grid_switch_model(benchmark: str, split: str) -> GridSwitchModel:
 
 
 random, zero, oracle, win_stay_lose_shift, bayes = _Random(), _Zero(), _Oracle(), _WinStayLoseShift(), _Bayes()
-__all__ = ["STAY", "bayes", "grid_switch_model", "oracle", "random", "win_stay_lose_shift", "zero"]
+itch_filter = _ItchFilter()
+__all__ = ["STAY", "bayes", "grid_switch_model", "itch_filter", "oracle", "random", "win_stay_lose_shift", "zero"]
