@@ -40,6 +40,7 @@ LAYERS = [
 SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
 SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 SHARED |= {"sequences", "offline", "world_model", "decision", "acting"}  # of the sequence models
+SHARED |= {"fast_gru", "actor", "belief_model", "session_model", "tick_transformer"}  # of the belief agents
 COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 

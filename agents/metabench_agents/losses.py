@@ -65,3 +65,110 @@ def value_loss(
     with torch.no_grad():
         explained = 1.0 - (target - value).var(correction=0) / target.var(correction=0).clamp_min(1e-8)
     return loss, {"explained_variance": explained}
+
+
+def reward_log_likelihood(prediction: Tensor, reward: Tensor, kind: str) -> Tensor:
+    """Log likelihood of rewards up to a constant, `[K, M, B]` from predictions `[K, M, B]` and rewards `[M, B]`.
+
+    Args:
+        prediction: Of every pair of a latent and a transition.
+        reward: What came.
+        kind: "mse", a Gaussian of variance 1/2: -(prediction - r)^2; or "bernoulli", whether the reward is positive:
+            prediction is the logit. Both as in VariBAD's code release.
+    """
+    if kind == "mse":
+        return -((prediction - reward) ** 2)
+    won = (reward > 0).to(prediction.dtype)
+    return won * prediction - torch.nn.functional.softplus(prediction)
+
+
+def reconstruction_loss(
+    log_likelihood: Tensor, mask: Tensor | None = None, share: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """VariBAD's reconstruction term (arXiv 1910.08348, eq. 8 and 9): -sum_k sum_t log p(x_t | m_k), mean over trials.
+
+    Args:
+        log_likelihood: `[K, M, B]` of transition t under a latent drawn from belief k.
+        mask: `[K, M, B]` bool, which pairs count: DynaMITE-RL's session reconstruction masking keeps those whose
+            transition is of the session that the belief is about. None counts all, as VariBAD does.
+        share: What part of all pairs was drawn; the sum is divided by it, so that subsampling leaves it unbiased.
+    """
+    kept = log_likelihood if mask is None else torch.where(mask, log_likelihood, 0.0)
+    loss = -kept.sum((0, 1)).mean() / share
+    with torch.no_grad():
+        pairs = float(log_likelihood.numel()) if mask is None else mask.sum().clamp_min(1)
+        metrics = {"reconstruction_per_pair": -kept.sum() / pairs}
+    return loss, metrics
+
+
+def chained_prior(belief: Tensor) -> Tensor:
+    """VariBAD's prior of each belief `[T, B, P]`: the belief before it, with its gradient; zeros for the first."""
+    return torch.cat((torch.zeros_like(belief[:1]), belief[:-1]))
+
+
+def session_of_belief(session: Tensor, first: Tensor) -> Tensor:
+    """Which session the belief at each tick is about, `[T, B]`: the one of the last transition seen.
+
+    At an episode's first tick no transition led there, and the belief is about the session that begins.
+
+    Args:
+        session: `[T, B]` the session of each tick's coming transition, counted along the trial.
+        first: `[T, B]` bool, an episode starts at the tick.
+    """
+    before = torch.cat((session[:1], session[:-1]))
+    return torch.where(first, session, before)
+
+
+def session_consistency(kl_to_final: Tensor, session: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """DynaMITE-RL's consistency term (arXiv 2402.15957): sum_t max(theta_{t+1} - theta_t, 0), mean over trials.
+
+    theta_t is the KL from the belief at t to the last belief of its session: within a session a belief may only come
+    nearer to it.
+
+    Args:
+        kl_to_final: theta, `[T, B]`.
+        session: `[T, B]` which session each belief is about; pairs that straddle a border do not count.
+    """
+    same = session[1:] == session[:-1]
+    rise = torch.where(same, torch.relu(kl_to_final[1:] - kl_to_final[:-1]), 0.0)
+    return rise.sum(0).mean(), {"rising": (rise > 0).float().mean()}
+
+
+def last_of_session(session: Tensor) -> Tensor:
+    """`[T, B]` int64: the last tick whose belief is about the same session, for sessions that are numbered upwards."""
+    ticks = torch.arange(len(session)).reshape(-1, *[1] * (session.ndim - 1)).expand_as(session)
+    border = torch.ones_like(session, dtype=torch.bool)
+    border[:-1] = session[1:] != session[:-1]
+    marked = torch.where(border, ticks, len(session))
+    return marked.flip(0).cummin(0).values.flip(0)
+
+
+def termination_loss(logit: Tensor, session: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Binary cross-entropy of whether the transition just seen was the first of a new session; mean over ticks.
+
+    Args:
+        logit: `[T, B]` from the belief at each tick.
+        session: `[T, B]` which session each belief is about.
+    """
+    began = torch.zeros_like(logit)
+    began[1:] = (session[1:] != session[:-1]).to(logit.dtype)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, began)
+    return loss, {"began": began.mean()}
+
+
+def next_reward_scale(scale: float, reward: Tensor, discount: float, iteration: int) -> float:
+    """What rewards are divided by: the root mean square of the discounted return to go.
+
+    Args:
+        scale: The one before.
+        reward: `[T, B]` of this iteration.
+        discount: gamma.
+        iteration: How many came before; the average runs over about the last 100.
+    """
+    togo, square = torch.zeros_like(reward[0]), 0.0
+    for t in range(len(reward) - 1, -1, -1):
+        togo = reward[t] + discount * togo
+        square += float((togo**2).mean())
+    fresh = square / len(reward)
+    weight = 1.0 / min(iteration + 1, 100)
+    return max(1e-4, ((1.0 - weight) * scale**2 + weight * fresh) ** 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -69,3 +70,63 @@ class Replay:
             o, a, r, following, terminal = rows.split(self.sizes, dim=1)
             parts.append((o, a, r[:, 0], following, terminal[:, 0]))
         return parts
+
+
+@dataclass
+class Trials:
+    """Whole trials as they were played: T ticks of B trials. What inference learns from."""
+
+    observation: Tensor  # [T, B, O] what was seen at the tick
+    action: Tensor  # [T, B] or [T, B, A] the action taken there, in the environment's units
+    reward: Tensor  # [T, B] the reward that came with it
+    next_observation: Tensor  # [T, B, O] where it led, within the same episode
+    first: Tensor  # [T, B] bool: an episode starts at the tick
+    session: Tensor  # [T, B] int64 sessions of the trial that were over at the tick; training labels, never shown
+
+    def ticks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What an agent is shown: observations, the action and reward that led there (zeros where `first`), first."""
+        action = torch.cat((torch.zeros_like(self.action[:1]), self.action[:-1]))
+        reward = torch.cat((torch.zeros_like(self.reward[:1]), self.reward[:-1]))
+        return self.observation, action, torch.where(self.first, 0.0, reward), self.first
+
+    def at(self, steps: Tensor) -> Trials:
+        """Some of the ticks, `[M]` indices."""
+        return Trials(**{name: column[steps] for name, column in vars(self).items()})
+
+
+class TrialBuffer:
+    """The most recent trials, as columns that are written in a ring."""
+
+    def __init__(self, capacity: int):
+        self.capacity, self.count, self.place = capacity, 0, 0
+        self.columns: dict[str, Tensor] = {}
+
+    def add(self, trials: Trials) -> None:
+        """Takes in B trials, over the oldest ones when it is full."""
+        new = trials.reward.shape[1]
+        if not self.columns:
+            self.columns = {
+                name: column.new_zeros((len(column), self.capacity, *column.shape[2:]))
+                for name, column in vars(trials).items()
+            }
+        rows = (self.place + torch.arange(new)) % self.capacity
+        for name, column in vars(trials).items():
+            self.columns[name][:, rows] = column
+        self.place, self.count = (self.place + new) % self.capacity, min(self.count + new, self.capacity)
+
+    def sample(self, trials: int, generator: torch.Generator) -> Trials:
+        """Distinct trials at random, all there are if they are fewer."""
+        rows = torch.randperm(self.count, generator=generator)[:trials]
+        return Trials(**{name: column[:, rows] for name, column in self.columns.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything, for a checkpoint."""
+        place = {"buffer/place": torch.tensor([self.place, self.count])}
+        return place | {f"buffer/{name}": column[:, : self.count] for name, column in self.columns.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes in what `tensors` gave."""
+        names = [name for name in tensors if name.startswith("buffer/") and name != "buffer/place"]
+        if names:
+            self.add(Trials(**{name.removeprefix("buffer/"): tensors[name] for name in names}))
+        self.place, self.count = tensors["buffer/place"].tolist()

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.losses import gae, next_reward_scale, ppo_policy_loss, value_loss
 from metabench_agents.memory import Rollout
 from metabench_agents.nn import GRU, Head, Scaler, action_size, encode_action, linear
-from metabench_agents.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "rl2"
 
@@ -217,7 +217,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     done, scale = 0, 1.0
     if checkpoint:
         done, scale = checkpoint.iteration, checkpoint.state["scale"]
-        _restore(network, optimiser, checkpoint.tensors)
+        unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
     shape = tuple(env.single_action_space.shape or ())
     batch = Rollout.empty(ticks, config.trials, network.scaler.center.shape[0], shape, network.policy.discrete)
     iterations = -(-config.frames // (ticks * config.trials))
@@ -228,7 +228,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             network.eval()
             mean_return = collect(network, env, batch, env_seed, stream(seed, iteration, 0))
             network.train()
-            scale = _next_scale(scale, batch.reward, config.discount, iteration)
+            scale = next_reward_scale(scale, batch.reward, config.discount, iteration)
             left = 1.0 - iteration / iterations
             metrics = update(network, optimiser, batch, config, scale, left, stream(seed, iteration, 1))
             rate = ticks * config.trials / (time.perf_counter() - start)
@@ -240,38 +240,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             )
             advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(iteration + 1, _flatten(network, optimiser), {"scale": scale})
+                run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), {"scale": scale})
     return Agent(network)
-
-
-def _next_scale(scale: float, reward: Tensor, discount: float, iteration: int) -> float:
-    """The root mean square of the discounted return to go, averaged over the iterations so far (about the last 100)."""
-    togo, square = torch.zeros_like(reward[0]), 0.0
-    for t in range(len(reward) - 1, -1, -1):
-        togo = reward[t] + discount * togo
-        square += float((togo**2).mean())
-    fresh = square / len(reward)
-    weight = 1.0 / min(iteration + 1, 100)
-    return max(1e-4, ((1.0 - weight) * scale**2 + weight * fresh) ** 0.5)
-
-
-def _flatten(network: Network, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
-    return tensors
-
-
-def _restore(network: Network, optimiser: torch.optim.Optimizer | None, tensors: dict[str, Tensor]) -> None:
-    network.load_state_dict({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
-    if optimiser is None:
-        return
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("adam/"):
-            _, index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def load(path: Path) -> Agent:
@@ -279,5 +249,5 @@ def load(path: Path) -> Agent:
     settings, checkpoint = load_config(path), load_checkpoint(path)
     env = metabench.make_vec(settings["benchmark"], 1)
     network = Network(Config(**settings["config"]), env)
-    _restore(network, None, checkpoint.tensors)
+    unpack(checkpoint.tensors, {"network": network}, {})
     return Agent(network)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from metabench.results import write_atomically
 
@@ -115,6 +115,33 @@ def load_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no run in {folder}: it has no {CONFIG}")
     return json.loads(path.read_text())
+
+
+def pack(modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The tensors of networks and optimisers under names like `network/core.weight` and `adam/3/exp_avg`."""
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for name, optimiser in optimisers.items():
+        for index, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"{name}/{index}/{key}": value for key, value in moments.items()}
+    return tensors
+
+
+def unpack(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Puts what `pack` made back where it came from."""
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        module.load_state_dict(own)
+    for name, optimiser in optimisers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith(f"{name}/"):
+                _, index, moment = key.split("/")
+                state.setdefault(int(index), {})[moment] = tensor
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def stream(*key: int) -> torch.Generator:

@@ -1,0 +1,171 @@
+"""A policy over what is seen and what is believed: its network, its trials, and PPO's passes over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench_agents.inference import Encoder
+from metabench_agents.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.memory import Trials
+from metabench_agents.nn import Head, Scaler, linear
+
+
+class ActorCritic(nn.Module):
+    """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief."""
+
+    def __init__(self, env: Any, belief: int, width: int):
+        super().__init__()
+        observations, actions = env.single_observation_space, env.single_action_space
+        self.scaler = Scaler(observations)
+        self.layers = nn.Sequential(
+            linear(observations.shape[0] + belief, width), nn.ReLU(), linear(width, width), nn.ReLU()
+        )
+        self.policy = Head(width, actions)
+        self.value = linear(width, 1, gain=1.0)
+
+    def forward(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the policy `[..., A]` and values `[...]`; `belief` as the latent's features."""
+        x = self.layers(torch.cat((self.scaler(observation), belief), dim=-1))
+        return self.policy(x), self.value(x)[..., 0]
+
+
+@dataclass
+class BeliefRollout:
+    """One on-policy iteration: trials, and what policy and inference said at each tick."""
+
+    trials: Trials
+    belief: Tensor  # [T, B, P] the latent's features
+    action: Tensor  # [T, B] or [T, B, A] in the policy's units
+    log_prob: Tensor  # [T, B]
+    value: Tensor  # [T, B]
+
+    def mean_return(self) -> float:
+        """Undiscounted return per episode."""
+        return float(self.trials.reward.sum()) / float(self.trials.first.sum())
+
+
+class PPO(NamedTuple):
+    """Settings of the policy's update."""
+
+    discount: float  # gamma
+    trace: float  # lambda of GAE
+    epochs: int  # passes over the ticks
+    minibatches: int  # parts of a pass
+    clip: float  # of the policy ratio
+    value_weight: float
+    entropy: float  # weight of the entropy bonus
+    max_grad_norm: float
+
+
+def trial_length(name: str, benchmark: str) -> int:
+    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
+    spec = metabench.spec(benchmark)
+    if type(spec.family()).terminal is not metabench.Family.terminal:
+        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
+    return spec.horizon * spec.episodes
+
+
+def has_sessions(benchmark: str, split: str) -> bool:
+    """Whether the hidden task changes inside an episode."""
+    spec = metabench.spec(benchmark)
+    sessions = spec.split_sessions.get(split, spec.sessions)
+    return sessions is not None and sessions["kind"] != "constant"
+
+
+def collect(
+    encoder: Encoder, actor: ActorCritic, env: Any, ticks: int, drifts: bool, seed: int, generator: torch.Generator
+) -> BeliefRollout:
+    """Plays one trial per slot, the belief carried across its episodes.
+
+    Args:
+        encoder: Tells the belief at every tick.
+        actor: Chooses the actions.
+        env: A native vector environment.
+        ticks: Length of a trial.
+        drifts: Whether an episode begins with a new session.
+        seed: Of the environments.
+        generator: For the actions.
+    """
+    rows = _play(encoder, actor, env, ticks, drifts, seed, generator)
+    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
+    return BeliefRollout(Trials(*columns[:6]), *columns[6:])
+
+
+@torch.inference_mode()
+def _play(
+    encoder: Encoder, actor: ActorCritic, env: Any, ticks: int, drifts: bool, seed: int, generator: torch.Generator
+) -> list[tuple[Tensor, ...]]:
+    """The columns of `Trials`, then of `BeliefRollout`, tick by tick."""
+    observation, _ = env.reset(seed=seed)
+    memory = encoder.begin(env.num_envs)
+    seen = torch.from_numpy(observation)
+    reward, first = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
+    session = torch.zeros(env.num_envs, dtype=torch.int64)
+    played = torch.from_numpy(np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype))
+    rows: list[tuple[Tensor, ...]] = []
+    for _ in range(ticks):
+        belief, memory = encoder.step(encoder.tick(seen, played, reward, first), memory)
+        features = encoder.latent.features(belief)
+        params, value = actor(seen, features)
+        action = actor.policy.sample(params, generator)
+        actions = actor.policy.to_env(action)
+        observation, raw, terminated, truncated, info = env.step(actions)
+        done = terminated | truncated
+        following = np.where(done[:, None], info["final_obs"], observation) if done.any() else observation
+        gained, played, following = (
+            torch.from_numpy(raw).float(),
+            torch.from_numpy(actions),
+            torch.from_numpy(following),
+        )
+        log_prob = actor.policy.log_prob(params, action)
+        rows.append((seen, played, gained, following, first, session, features, action, log_prob, value))
+        first = torch.from_numpy(done)
+        ended = torch.from_numpy(info["session_ended"])
+        session = session + ((ended | first) if drifts else ended).long()
+        seen, reward = torch.from_numpy(observation), torch.where(first, 0.0, gained)
+    return rows
+
+
+def ppo_update(
+    actor: ActorCritic,
+    optimiser: torch.optim.Optimizer,
+    rollout: BeliefRollout,
+    settings: PPO,
+    scale: float,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """PPO's passes over one iteration; `actor` and `optimiser` change in place. Rewards are divided by `scale`.
+
+    Beliefs are inputs here: no gradient of the policy reaches the inference network, as in VariBAD.
+    """
+    reward = rollout.trials.reward / scale
+    end = torch.zeros_like(rollout.value[0])
+    advantage = gae(reward, rollout.value, end, settings.discount, settings.trace)
+    target = (advantage + rollout.value).flatten()
+    advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
+    columns = (rollout.trials.observation, rollout.belief, rollout.action, rollout.log_prob, rollout.value)
+    observation, belief, action, log_prob, value = (column.flatten(0, 1) for column in columns)
+    sums: dict[str, Tensor] = {}
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(target), generator=generator).chunk(settings.minibatches):
+            params, now = actor(observation[rows], belief[rows])
+            policy, metrics = ppo_policy_loss(
+                actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
+            )
+            critic, more = value_loss(now, target[rows], value[rows], clip=None)
+            entropy = actor.policy.entropy(params).mean()
+            optimiser.zero_grad(set_to_none=True)
+            (policy + settings.value_weight * critic - settings.entropy * entropy).backward()
+            nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
+            optimiser.step()
+            parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
+            for name, part in (metrics | more | parts).items():
+                sums[name] = sums.get(name, torch.zeros(())) + part
+    count = settings.epochs * settings.minibatches
+    return {name: float(total) / count for name, total in sums.items()}

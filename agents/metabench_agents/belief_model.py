@@ -1,0 +1,169 @@
+"""Encoder and decoders of the hidden task as one model, its passes over a buffer, and the agent on its belief."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench import Timestep
+from metabench_agents.actor import ActorCritic
+from metabench_agents.decoders import CellRewardDecoder, TransitionDecoder
+from metabench_agents.inference import Encoder, make_latent
+from metabench_agents.losses import reward_log_likelihood
+from metabench_agents.memory import TrialBuffer, Trials
+
+PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
+
+
+class Likelihood(NamedTuple):
+    """What the decoders say of M drawn transitions under latents drawn from K beliefs."""
+
+    value: Tensor  # [K, M, B] log likelihood of a pair, up to a constant
+    terms: Tensor  # [K] the ticks of the beliefs
+    steps: Tensor  # [M] the ticks of the transitions
+    share: float  # what part of all pairs that is
+
+
+class BeliefModel(nn.Module):
+    """q(m | tau_{:t}) and p(x_t | m).
+
+    Args:
+        config: `varibad.Config`, or one with the same fields for the model.
+        env: A native vector environment of the benchmark.
+        ticks: Length of a trial.
+        latent: "gaussian" or "categorical".
+        core: Keywords of `inference.make_core` beside the inputs.
+        classes: Of each categorical variable.
+    """
+
+    def __init__(self, config: Any, env: Any, ticks: int, *, latent: str, core: dict[str, Any], classes: int = 0):
+        super().__init__()
+        self.latent = make_latent(latent, config.latent, classes)
+        observations, actions = env.single_observation_space, env.single_action_space
+        self.encoder = Encoder(observations, actions, self.latent, config.encoder_embed, core)
+        self.reward_loss = config.reward_loss
+        self.ticks, self.terms, self.steps = ticks, config.terms or ticks, config.steps or ticks
+        if config.decoder == "cells":
+            self.reward: nn.Module = CellRewardDecoder(observations, self.latent.size, config.decoder_hidden)
+        else:
+            self.reward = TransitionDecoder(
+                observations, actions, self.latent.size, config.decoder_hidden, config.decoder, 1
+            )
+        self.state = None
+        if config.state_decoder:
+            width = observations.shape[0]
+            self.state = TransitionDecoder(
+                observations, actions, self.latent.size, config.decoder_hidden, "step", width
+            )
+
+    def likelihood(self, belief: Tensor, trials: Trials, generator: torch.Generator) -> Likelihood:
+        """Draws beliefs, latents and transitions, and decodes every pair; each latent is decoded once.
+
+        Args:
+            belief: `[T, B, P]`.
+            trials: What was played.
+            generator: For the draws.
+        """
+        terms, steps = _some(self.ticks, self.terms, generator), _some(self.ticks, self.steps, generator)
+        z = self.latent.sample(belief[terms], generator)
+        drawn = trials if len(steps) == self.ticks else trials.at(steps)
+        value = reward_log_likelihood(self.reward(z, drawn)[..., 0], drawn.reward, self.reward_loss)
+        if self.state is not None:
+            error = self.state(z, drawn) - self.state.scaler(drawn.next_observation)
+            value = value - (error**2).sum(-1)
+        return Likelihood(value, terms, steps, len(terms) * len(steps) / self.ticks**2)
+
+
+def _some(count: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """`wanted` of 0 .. count - 1, all in order if that is all."""
+    return torch.arange(count) if wanted >= count else torch.randperm(count, generator=generator)[:wanted]
+
+
+def resolve_reward_loss(kind: str, benchmark: str) -> str:
+    """Either "mse" or "bernoulli"; "auto" takes what fits. ValueError for a coin with more than two sides.
+
+    A few trials of random actions tell: rewards with two values are told apart (bernoulli), others regressed (mse).
+    """
+    if kind not in ("auto", "mse", "bernoulli"):
+        raise ValueError(f"unknown reward_loss {kind!r}; there are auto, mse and bernoulli")
+    if kind == "mse":
+        return kind
+    env = metabench.make_vec(benchmark, PROBE_TRIALS)
+    env.reset(seed=PROBE_SEED)
+    env.action_space.seed(0)
+    spec, seen = metabench.spec(benchmark), set()
+    for _ in range(min(spec.horizon * spec.episodes, 60)):
+        seen |= set(np.unique(env.step(env.action_space.sample())[1]).tolist())
+    two = len(seen) <= 2
+    if kind == "bernoulli" and not two:
+        raise ValueError(f"rewards of {benchmark} take more than two values; use reward_loss mse")
+    return "bernoulli" if two else "mse"
+
+
+Loss = Callable[[Trials, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+def update_model(
+    loss: Loss,
+    parameters: list[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    buffer: TrialBuffer,
+    *,
+    updates: int,
+    trials: int,
+    max_grad_norm: float,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Gradient steps on batches from the buffer; returns the metrics' means.
+
+    Args:
+        loss: A pure function of a batch.
+        parameters: What it trains.
+        optimiser: Theirs.
+        buffer: Past trials.
+        updates: How many steps.
+        trials: Per batch.
+        max_grad_norm: Gradient clipping; 0 for none.
+        generator: For batches and draws.
+    """
+    sums: dict[str, Tensor] = {}
+    for _ in range(updates):
+        total, metrics = loss(buffer.sample(trials, generator), generator)
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        if max_grad_norm:
+            nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        optimiser.step()
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value
+    return {name: float(total) / updates for name, total in sums.items()}
+
+
+class BeliefAgent:
+    """A trained policy on a trained belief. Takes the most probable action; its belief is the encoder's memory."""
+
+    def __init__(self, name: str, encoder: Encoder, actor: ActorCritic):
+        self.name, self.encoder, self.actor = name, encoder.eval(), actor.eval()
+
+    def begin(self, num_trials: int) -> Any:
+        """Nothing has been seen."""
+        return self.encoder.begin(num_trials)
+
+    @torch.inference_mode()
+    def infer(self, step: Timestep, belief: Any) -> tuple[Tensor, Any]:
+        """The posterior's parameters `[B, P]` after this tick, and the belief."""
+        observation, action, reward, first = (torch.as_tensor(column) for column in step)
+        return self.encoder.step(self.encoder.tick(observation.float(), action, reward.float(), first), belief)
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Any) -> tuple[np.ndarray, Any]:
+        """Actions for this tick, and the belief after it."""
+        posterior, belief = self.infer(step, belief)
+        features = self.encoder.latent.features(posterior)
+        params, _ = self.actor(torch.as_tensor(step.observation).float(), features)
+        return self.actor.policy.to_env(self.actor.policy.sample(params, None)), belief

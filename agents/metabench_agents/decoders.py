@@ -1,0 +1,136 @@
+"""Decoders: what a latent task predicts of every transition, written so that each latent is decoded once.
+
+The first layer reads a latent z and features f of a transition. W [z; f] = W_z z + W_f f exactly, so the layer is two
+small products and one sum over all pairs instead of a product over all pairs: K latents times M transitions cost
+K + M rows in it, not K x M.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from metabench_agents.memory import Trials
+from metabench_agents.nn import Scaler, Space, action_size, encode_action, linear
+
+
+class PairDecoder(nn.Module):
+    """Predicts `outputs` numbers for every pair of a latent and a transition.
+
+    Args:
+        latent: Columns of a latent sample.
+        features: Columns of a transition's features.
+        hidden: Widths of the hidden layers, ReLU after each.
+        outputs: Columns of a prediction.
+    """
+
+    def __init__(self, latent: int, features: int, hidden: tuple[int, ...], outputs: int):
+        super().__init__()
+        self.latent = latent
+        self.first = linear(latent + features, hidden[0])
+        middle = (linear(i, o) for i, o in pairwise(hidden))
+        self.rest = nn.ModuleList((*middle, linear(hidden[-1], outputs, gain=1.0)))
+
+    def forward(self, z: Tensor, f: Tensor) -> Tensor:
+        """`[K, B, Z]` latents and `[M, B, F]` transitions of the same B trials to `[K, M, B, outputs]`."""
+        weight, bias = self.first.weight, self.first.bias
+        of_latent = nn.functional.linear(z, weight[:, : self.latent])
+        of_transition = nn.functional.linear(f, weight[:, self.latent :], bias)
+        h = of_latent[:, None] + of_transition[None]
+        for layer in self.rest:
+            h = layer(torch.relu(h))
+        return h
+
+
+class CellDecoder(nn.Module):
+    """Predicts the reward in every cell of a grid at once, for every latent: VariBAD's multi-head decoder.
+
+    What it says does not depend on the transition, so each latent is decoded once and the cells are picked afterwards.
+
+    Args:
+        latent: Columns of a latent sample.
+        still: Columns of the observation that stay the same in a trial (visible candidates, for instance).
+        hidden: Widths of the hidden layers, ReLU after each.
+        size: Cells along a side of the grid.
+    """
+
+    def __init__(self, latent: int, still: int, hidden: tuple[int, ...], size: int):
+        super().__init__()
+        self.still, self.size = still, size
+        layers: list[nn.Module] = []
+        for i, o in zip((latent + still, *hidden[:-1]), hidden, strict=True):
+            layers += [linear(i, o), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, linear(hidden[-1], size * size, gain=1.0))
+
+    def forward(self, z: Tensor, still: Tensor, cell: Tensor) -> Tensor:
+        """`[K, B, Z]` latents, `[B, still]`, and the cells entered, `[M, B]` int64, to `[K, M, B]`."""
+        table = self.layers(torch.cat((z, still.expand(*z.shape[:2], -1)), dim=-1))
+        index = cell.permute(1, 0)[None].expand(len(z), -1, -1)  # [K, B, M]
+        return table.gather(-1, index).transpose(1, 2)
+
+
+class Head(nn.Module):
+    """A small perceptron: belief to numbers, with one hidden layer."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int):
+        super().__init__()
+        self.layers = nn.Sequential(linear(inputs, hidden), nn.ReLU(), linear(hidden, outputs, gain=0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., inputs]` to `[..., outputs]`."""
+        return self.layers(x)
+
+
+class TransitionDecoder(nn.Module):
+    """p(reward | m, transition) or p(next observation | m, transition): features of a transition into a `PairDecoder`.
+
+    Args:
+        observations: The environment's observation space, for the columns' scale.
+        actions: Its action space.
+        latent: Columns of a latent sample.
+        hidden: Widths of the hidden layers.
+        sees: What of the transition it reads: "next" (the observation it leads to), "step" (observation and action),
+            "all" (all three).
+        outputs: Columns of a prediction; 1 for a reward.
+    """
+
+    def __init__(
+        self, observations: spaces.Box, actions: Space, latent: int, hidden: tuple[int, ...], sees: str, outputs: int
+    ):
+        super().__init__()
+        if sees not in ("next", "step", "all"):
+            raise ValueError(f"a decoder cannot see {sees!r}; there are next, step and all")
+        self.space, self.sees = actions, sees
+        self.scaler = Scaler(observations)
+        width, act = observations.shape[0], action_size(actions)
+        features = {"next": width, "step": width + act, "all": 2 * width + act}[sees]
+        self.pairs = PairDecoder(latent, features, hidden, outputs)
+
+    def forward(self, z: Tensor, trials: Trials) -> Tensor:
+        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, outputs]`."""
+        parts = []
+        if self.sees != "next":
+            never = torch.zeros_like(trials.first)
+            parts += [self.scaler(trials.observation), encode_action(trials.action, never, self.space)]
+        if self.sees != "step":
+            parts.append(self.scaler(trials.next_observation))
+        return self.pairs(z, torch.cat(parts, dim=-1))
+
+
+class CellRewardDecoder(nn.Module):
+    """p(reward | m, cell) on the grids, every cell at once; what is observed beside the cell stays in a trial."""
+
+    def __init__(self, observations: spaces.Box, latent: int, hidden: tuple[int, ...]):
+        super().__init__()
+        self.scaler = Scaler(observations)
+        self.size = int(observations.high[0]) + 1
+        self.cells = CellDecoder(latent, observations.shape[0] - 2, hidden, self.size)
+
+    def forward(self, z: Tensor, trials: Trials) -> Tensor:
+        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, 1]`."""
+        still = self.scaler(trials.next_observation[0])[:, 2:]
+        column, row = trials.next_observation[..., 0].long(), trials.next_observation[..., 1].long()
+        return self.cells(z, still, column * self.size + row)[..., None]

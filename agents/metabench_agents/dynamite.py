@@ -1,0 +1,262 @@
+"""DynaMITE-RL: VariBAD for a hidden task that changes inside the episode, session by session (a DLCMDP).
+
+Source: Liang et al. 2024, "DynaMITE-RL: A Dynamic Model for Improved Temporal Meta-Reinforcement Learning" (arXiv
+2402.15957). Inference and policy are VariBAD's; the ELBO knows the sessions of its training trials, in three parts:
+
+(a) Session consistency. theta_t = KL(q(m | tau_{:t}) || q at the session's end); sum_t max(theta_{t+1} - theta_t, 0)
+    over the ticks of a session is penalised: what is learned within a session may only lead towards its final belief.
+(b) Latent-dynamics conditioning. The prior of a session's first belief is not the belief before it but
+    p(m^i | m^{i-1}), a learned function of the last belief of the session before; a belief may jump at a border at no
+    more cost than the latent's own dynamics say.
+(c) Session reconstruction masking. A latent has to explain the transitions of its own session alone.
+
+A head on the belief predicts whether the transition just seen was the first of a new session. Session ends are labels
+of the training trials; encoder and policy are never shown them, in training nor in evaluation. With all three parts off
+and `termination_weight` 0 this is VariBAD, number for number.
+
+Which session a belief is about: at tick t the last transition seen is t-1, so q(m | tau_{:t}) is about the session of
+transition t-1; at the first tick of an episode, where none is seen, about the session that begins.
+
+The paper's appendix could not be read here: the formulas are second-hand, from a third-party replication that cites it
+(github.com/sxxgwoo/IITP_AGI_Meta-RL) and names in early code of the first author, and no setting is known. Our choices,
+with reasons:
+- theta's final belief carries no gradient: otherwise the term can be lowered by making final beliefs vague.
+- The last belief of the session before carries no gradient into the learned prior's input, as in the author's code: it
+  must not become vague to be predictable. Inside a session the prior is the belief before, as in VariBAD.
+- The termination head reads the belief, and its gradient shapes the encoder.
+- Encoders: GRU, or a causal transformer (`encoder`). Latents: Gaussian, or categorical with Gumbel-softmax draws.
+- Everything that `varibad` lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, trial_length
+from metabench_agents.belief_model import BeliefAgent, BeliefModel, resolve_reward_loss, update_model
+from metabench_agents.decoders import Head
+from metabench_agents.losses import (
+    chained_prior,
+    last_of_session,
+    next_reward_scale,
+    reconstruction_loss,
+    session_consistency,
+    session_of_belief,
+    termination_loss,
+)
+from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+
+NAME = "dynamite"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    frames: int = 3_000_000  # environment steps in all
+    trials: int = 128  # trials played together, one per slot
+    latent: int = 5  # dimensions of the latent task
+    latent_kind: str = "gaussian"  # or categorical
+    classes: int = 4  # values of each categorical variable
+    encoder: str = "gru"  # or transformer
+    encoder_layers: int = 2  # of the transformer
+    encoder_heads: int = 4  # attention heads of each
+    encoder_embed: int = 64  # width of a tick's embedding
+    encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
+    decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
+    decoder_hidden: tuple[int, ...] = (64, 32)  # widths of the decoders' hidden layers
+    state_decoder: bool = False  # whether next observations are decoded too
+    reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
+    terms: int = 16  # ELBO terms drawn per trial; 0 for all
+    steps: int = 0  # decoded transitions drawn per trial; 0 for all
+    kl_weight: float = 0.01  # of the KL to the prior
+    consistency: bool = True  # part (a)
+    consistency_weight: float = 0.1  # of part (a)
+    conditioning: bool = True  # part (b)
+    prior_hidden: int = 32  # width of the learned prior's hidden layer
+    masking: bool = True  # part (c)
+    termination_weight: float = 1.0  # of the termination head's loss; 0 for no head
+    termination_hidden: int = 32  # width of its hidden layer
+    model_learning_rate: float = 1e-3  # Adam's for encoder and decoders, falling linearly to zero
+    model_updates: int = 10  # gradient steps on the ELBO per iteration
+    model_trials: int = 32  # trials per such step
+    model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
+    warmup: int = 20  # iterations before the policy learns: the first trials are near-uniformly random
+    buffer: int = 4096  # past trials that the ELBO learns from
+    width: int = 64  # of the policy's and value's two hidden layers
+    learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
+    discount: float = 0.95  # gamma
+    trace: float = 0.95  # lambda of GAE
+    epochs: int = 2  # passes over each iteration's ticks
+    minibatches: int = 4  # parts of a pass
+    clip: float = 0.2  # of the policy ratio
+    value_weight: float = 0.5  # of the value loss
+    entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
+    max_grad_norm: float = 0.5  # gradient clipping of policy and value
+    split: str = "train"  # tasks to learn from; "fresh" for endless ones
+
+
+class Model(nn.Module):
+    """VariBAD's model, and where they are asked for the learned prior between sessions and the termination head."""
+
+    def __init__(self, config: Config, env: Any, ticks: int):
+        super().__init__()
+        core = {"kind": config.encoder, "hidden": config.encoder_hidden, "ticks": ticks}
+        core |= {"layers": config.encoder_layers, "heads": config.encoder_heads}
+        self.base = BeliefModel(config, env, ticks, latent=config.latent_kind, core=core, classes=config.classes)
+        self.latent, width = self.base.latent, self.base.latent.parameters
+        self.prior = Head(width, config.prior_hidden, width) if config.conditioning else None
+        self.termination = Head(width, config.termination_hidden, 1) if config.termination_weight else None
+
+    def beliefs(self, batch: Trials) -> Tensor:
+        """`[T, B, P]` the belief at every tick of whole trials, from what an agent is shown."""
+        return self.base.encoder(*batch.ticks())
+
+    def next_session(self, belief: Tensor) -> Tensor:
+        """p(m^i | m^{i-1}): the prior of a session from the last belief `[..., P]` of the session before."""
+        assert self.prior is not None, "the model was made without latent-dynamics conditioning"
+        return self.latent.normalise(self.prior(self.latent.features(belief)))
+
+    def new_session(self, belief: Tensor) -> Tensor:
+        """Logit `[...]` that the transition just seen was the first of a new session."""
+        assert self.termination is not None, "the model was made without a termination head"
+        return self.termination(self.latent.features(belief))[..., 0]
+
+
+def prior_of(model: Model, belief: Tensor, session: Tensor) -> Tensor:
+    """The prior of every belief `[T, B, P]`: the belief before it; with part (b), the learned one at a session's start.
+
+    Args:
+        model: Its `prior`, if it has one, predicts the next session's latent.
+        belief: `[T, B, P]`.
+        session: `[T, B]` which session each belief is about.
+    """
+    prior = chained_prior(belief)
+    if model.prior is None:
+        return prior
+    border = (session[1:] != session[:-1])[..., None]
+    learned = model.next_session(belief[:-1].detach())
+    return torch.cat((prior[:1], torch.where(border, learned, prior[1:])))
+
+
+def consistency_loss(model: Model, belief: Tensor, session: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Part (a): how much the KL from the beliefs `[T, B, P]` to their session's last one rises, summed over ticks."""
+    index = last_of_session(session)[..., None].expand_as(belief)
+    final = belief.detach().gather(0, index)
+    return session_consistency(model.latent.kl(belief, final), session)
+
+
+def loss(model: Model, config: Config, batch: Trials, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Minus the DLCMDP's ELBO: reconstruction + kl_weight KL + consistency_weight (a) + termination_weight BCE."""
+    belief = model.beliefs(batch)
+    session = session_of_belief(batch.session, batch.first)
+    drawn = model.base.likelihood(belief, batch, generator)
+    mask = None
+    if config.masking:
+        mask = session[drawn.terms][:, None] == batch.session[drawn.steps][None]
+    reconstruction, metrics = reconstruction_loss(drawn.value, mask, drawn.share)
+    kl = model.latent.kl(belief, prior_of(model, belief, session)).sum(0).mean()
+    metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
+    total = reconstruction + config.kl_weight * kl
+    if config.consistency:
+        consistency, more = consistency_loss(model, belief, session)
+        total = total + config.consistency_weight * consistency
+        metrics |= more | {"consistency": consistency.detach()}
+    if model.termination is not None:
+        termination, more = termination_loss(model.new_session(belief), session)
+        total = total + config.termination_weight * len(belief) * termination
+        metrics |= more | {"termination": termination.detach()}
+    return total, metrics
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+    """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
+
+    An iteration depends on nothing but parameters, optimisers, buffer, reward scale, seed and its own number.
+    """
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, config.split)
+    config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
+    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    model = Model(config, env, ticks)
+    actor = ActorCritic(env, model.latent.parameters, config.width)
+    modules = {"model": model, "actor": actor}
+    optimisers = {
+        "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
+        "actor_adam": torch.optim.Adam(actor.parameters(), lr=config.learning_rate, eps=1e-5, fused=True),
+    }
+    buffer, done, scale = TrialBuffer(config.buffer), 0, 1.0
+    if checkpoint:
+        done, scale = checkpoint.iteration, checkpoint.state["scale"]
+        unpack(checkpoint.tensors, modules, optimisers)
+        buffer.restore(checkpoint.tensors)
+    iterations = -(-config.frames // (ticks * config.trials))
+    with run.progress(iterations, done, "iterations") as advance:
+        for iteration in range(done, iterations):
+            start, left = time.perf_counter(), 1.0 - iteration / iterations
+            for name, rate in (("model_adam", config.model_learning_rate), ("actor_adam", config.learning_rate)):
+                optimisers[name].param_groups[0]["lr"] = rate * left
+            env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
+            rollout = collect(model.base.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0))
+            scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
+            metrics: dict[str, float] = {}
+            if iteration >= config.warmup:
+                metrics = ppo_update(
+                    actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
+                )
+            buffer.add(rollout.trials)
+            metrics |= update_model(
+                partial(loss, model, config),
+                list(model.parameters()),
+                optimisers["model_adam"],
+                buffer,
+                updates=config.model_updates,
+                trials=config.model_trials,
+                max_grad_norm=config.model_max_grad_norm,
+                generator=stream(seed, iteration, 2),
+            )
+            seconds, frames = time.perf_counter() - start, (iteration + 1) * ticks * config.trials
+            mean_return, rate = rollout.mean_return(), ticks * config.trials / seconds
+            head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
+            run.log(head | metrics | {"time/frames_per_s": rate, "time/seconds": seconds})
+            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
+                run.save(iteration + 1, pack(modules, optimisers) | buffer.tensors(), {"scale": scale})
+    return BeliefAgent(NAME, model.base.encoder, actor)
+
+
+def ppo(config: Config, left: float) -> PPO:
+    """PPO's settings when a share `left` of the training is left."""
+    return PPO(
+        config.discount,
+        config.trace,
+        config.epochs,
+        config.minibatches,
+        config.clip,
+        config.value_weight,
+        config.entropy * left,
+        config.max_grad_norm,
+    )
+
+
+def load(path: Path) -> BeliefAgent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, checkpoint = load_config(path), load_checkpoint(path)
+    config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
+    env = metabench.make_vec(settings["benchmark"], 1)
+    model = Model(config, env, trial_length(NAME, settings["benchmark"]))
+    actor = ActorCritic(env, model.latent.parameters, config.width)
+    unpack(checkpoint.tensors, {"model": model, "actor": actor}, {})
+    return BeliefAgent(NAME, model.base.encoder, actor)

@@ -1,0 +1,179 @@
+"""VariBAD: infer the hidden task with a variational autoencoder, act on what is seen and on the whole belief.
+
+Source: Zintgraf et al. 2020, "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning" (arXiv
+1910.08348) and its code release. A recurrent encoder gives q(m | tau_{:t}) at every tick t; a decoder must predict
+every reward (and, if asked, next observation) of the whole trial, past and future, from a draw of it:
+
+    ELBO_t = E_q(m | tau_{:t}) [log p(tau_{:H} | m)] - KL(q(m | tau_{:t}) || q(m | tau_{:t-1}))        (eq. 8, 9)
+
+with N(0, 1) before the first tick; the sum over t is maximised on a buffer of past trials, and PPO trains a policy that
+sees the observation and (mean, log variance). No gradient of the policy reaches the encoder. The belief is kept across
+the episodes of a trial.
+
+Deviations, with reasons:
+- The encoder sees the ticks an agent is shown: (o_t, a_{t-1}, r_{t-1}, whether an episode begins). So the first belief
+  has seen the first observation, and the last transition of an episode is not encoded, only decoded.
+- Log variances are bounded smoothly to +-6, so that a KL to a collapsed belief cannot overflow.
+- The sums over terms and steps are divided by the share that was drawn: subsampling changes the noise, not the weights.
+- Rewards are divided by a running scale of the discounted return for PPO; learning rates fall linearly to zero.
+- The tick is embedded by one layer instead of one per part. Trials must be of one length.
+- The defaults are tuned for GridSwitch, with the same effort as RL² and DynaMITE-RL; `docs/agents.md` has the
+  published settings as command lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metabench
+from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, trial_length
+from metabench_agents.belief_model import BeliefAgent, BeliefModel, resolve_reward_loss, update_model
+from metabench_agents.losses import chained_prior, next_reward_scale, reconstruction_loss
+from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+
+NAME = "varibad"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    frames: int = 3_000_000  # environment steps in all
+    trials: int = 128  # trials played together, one per slot
+    latent: int = 5  # dimensions of the latent task
+    encoder_embed: int = 64  # width of a tick's embedding
+    encoder_hidden: int = 64  # width of the recurrent core
+    decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
+    decoder_hidden: tuple[int, ...] = (64, 32)  # widths of the decoders' hidden layers
+    state_decoder: bool = False  # whether next observations are decoded too
+    reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
+    terms: int = 16  # ELBO terms drawn per trial; 0 for all
+    steps: int = 0  # decoded transitions drawn per trial; 0 for all
+    kl_weight: float = 0.01  # of the KL to the belief before
+    model_learning_rate: float = 1e-3  # Adam's for encoder and decoders, falling linearly to zero
+    model_updates: int = 10  # gradient steps on the ELBO per iteration
+    model_trials: int = 32  # trials per such step
+    model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
+    warmup: int = 20  # iterations before the policy learns: the first trials are near-uniformly random
+    buffer: int = 4096  # past trials that the ELBO learns from
+    width: int = 64  # of the policy's and value's two hidden layers
+    learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
+    discount: float = 0.95  # gamma
+    trace: float = 0.95  # lambda of GAE
+    epochs: int = 2  # passes over each iteration's ticks
+    minibatches: int = 4  # parts of a pass
+    clip: float = 0.2  # of the policy ratio
+    value_weight: float = 0.5  # of the value loss
+    entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
+    max_grad_norm: float = 0.5  # gradient clipping of policy and value
+    split: str = "train"  # tasks to learn from; "fresh" for endless ones
+
+
+def make_model(config: Config, env: Any, ticks: int) -> BeliefModel:
+    """A GRU to a diagonal Gaussian, and decoders."""
+    core = {"kind": "gru", "hidden": config.encoder_hidden, "layers": 1, "heads": 1, "ticks": ticks}
+    return BeliefModel(config, env, ticks, latent="gaussian", core=core)
+
+
+def loss(
+    model: BeliefModel, config: Config, batch: Trials, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Minus the ELBO, summed over its terms: -sum_t sum_s log p(x_s | m_t) + kl_weight sum_t KL(q_t || q_{t-1})."""
+    belief = model.encoder(*batch.ticks())
+    drawn = model.likelihood(belief, batch, generator)
+    reconstruction, metrics = reconstruction_loss(drawn.value, None, drawn.share)
+    kl = model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
+    metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
+    return reconstruction + config.kl_weight * kl, metrics
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+    """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
+
+    An iteration depends on nothing but parameters, optimisers, buffer, reward scale, seed and its own number.
+    """
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, config.split)
+    config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
+    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    model = make_model(config, env, ticks)
+    actor = ActorCritic(env, model.latent.parameters, config.width)
+    modules = {"model": model, "actor": actor}
+    optimisers = {
+        "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
+        "actor_adam": torch.optim.Adam(actor.parameters(), lr=config.learning_rate, eps=1e-5, fused=True),
+    }
+    buffer, done, scale = TrialBuffer(config.buffer), 0, 1.0
+    if checkpoint:
+        done, scale = checkpoint.iteration, checkpoint.state["scale"]
+        unpack(checkpoint.tensors, modules, optimisers)
+        buffer.restore(checkpoint.tensors)
+    iterations = -(-config.frames // (ticks * config.trials))
+    with run.progress(iterations, done, "iterations") as advance:
+        for iteration in range(done, iterations):
+            start, left = time.perf_counter(), 1.0 - iteration / iterations
+            for name, rate in (("model_adam", config.model_learning_rate), ("actor_adam", config.learning_rate)):
+                optimisers[name].param_groups[0]["lr"] = rate * left
+            env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
+            rollout = collect(model.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0))
+            scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
+            metrics: dict[str, float] = {}
+            if iteration >= config.warmup:
+                metrics = ppo_update(
+                    actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
+                )
+            buffer.add(rollout.trials)
+            metrics |= update_model(
+                partial(loss, model, config),
+                list(model.parameters()),
+                optimisers["model_adam"],
+                buffer,
+                updates=config.model_updates,
+                trials=config.model_trials,
+                max_grad_norm=config.model_max_grad_norm,
+                generator=stream(seed, iteration, 2),
+            )
+            seconds, frames = time.perf_counter() - start, (iteration + 1) * ticks * config.trials
+            mean_return, rate = rollout.mean_return(), ticks * config.trials / seconds
+            head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
+            run.log(head | metrics | {"time/frames_per_s": rate, "time/seconds": seconds})
+            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
+                run.save(iteration + 1, pack(modules, optimisers) | buffer.tensors(), {"scale": scale})
+    return BeliefAgent(NAME, model.encoder, actor)
+
+
+def ppo(config: Config, left: float) -> PPO:
+    """PPO's settings when a share `left` of the training is left."""
+    return PPO(
+        config.discount,
+        config.trace,
+        config.epochs,
+        config.minibatches,
+        config.clip,
+        config.value_weight,
+        config.entropy * left,
+        config.max_grad_norm,
+    )
+
+
+def load(path: Path) -> BeliefAgent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, checkpoint = load_config(path), load_checkpoint(path)
+    config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
+    env = metabench.make_vec(settings["benchmark"], 1)
+    model = make_model(config, env, trial_length(NAME, settings["benchmark"]))
+    actor = ActorCritic(env, model.latent.parameters, config.width)
+    unpack(checkpoint.tensors, {"model": model, "actor": actor}, {})
+    return BeliefAgent(NAME, model.encoder, actor)

@@ -1,0 +1,262 @@
+"""VariBAD's and DynaMITE-RL's losses against hand-computed and brute-force values, each part alone."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from metabench_agents import dynamite, varibad
+from metabench_agents.inference import Categorical, Gaussian
+from metabench_agents.losses import (
+    chained_prior,
+    last_of_session,
+    next_reward_scale,
+    reconstruction_loss,
+    reward_log_likelihood,
+    session_consistency,
+    session_of_belief,
+    termination_loss,
+)
+from metabench_agents.run import stream
+
+import metabench
+
+SMALL = {"encoder_hidden": 8, "encoder_embed": 8, "decoder_hidden": (8, 8), "reward_loss": "bernoulli"}
+OFF = {"consistency": False, "conditioning": False, "masking": False, "termination_weight": 0.0}
+
+
+def make(seed=0, **changes):
+    """A DynaMITE model on GridSwitch with its config."""
+    config = dynamite.Config(**SMALL | changes)
+    torch.manual_seed(seed)
+    return dynamite.Model(config, metabench.make_vec("GridSwitch-v0", 2), 60), config
+
+
+def play(trials=5, seed=0):
+    """Random trials of GridSwitch with their session labels."""
+    env = metabench.make_vec("GridSwitch-v0", trials)
+    config = varibad.Config(**SMALL)
+    torch.manual_seed(seed)
+    model = varibad.make_model(config, env, 60)
+    actor = varibad.ActorCritic(env, 10, 8)
+    return varibad.collect(model.encoder, actor, env, 60, True, seed, stream(seed)).trials
+
+
+def test_gaussian_kl_by_hand():
+    latent = Gaussian(2)
+    p = torch.tensor([1.0, 0.0, math.log(4.0), 0.0])  # N(1, 4) and N(0, 1)
+    q = torch.tensor([0.0, 2.0, 0.0, math.log(0.25)])  # N(0, 1) and N(2, 1/4)
+    first = 0.5 * (4.0 + 1.0 - 1.0 - math.log(4.0))
+    second = 0.5 * (1.0 / 0.25 + 4.0 / 0.25 - 1.0 + math.log(0.25))
+    assert latent.kl(p, q).item() == pytest.approx(first + second, abs=1e-5)
+    assert latent.kl(p, p).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_categorical_kl_by_hand():
+    latent = Categorical(1, 2)
+    p, q = torch.log(torch.tensor([0.75, 0.25])), torch.zeros(2)
+    assert latent.kl(p, q).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
+    assert latent.kl(p + 3.0, q).item() == pytest.approx(latent.kl(p, q).item(), abs=1e-6)  # logits have no zero
+
+
+def test_zeros_are_the_prior():
+    draws = Gaussian(1).sample(torch.zeros(20_000, 2), stream(0))
+    assert draws.mean().abs() < 0.03 and (draws.std() - 1.0).abs() < 0.03
+    assert torch.equal(Categorical(2, 4).features(torch.zeros(8)), torch.full((8,), 0.25))
+
+
+def test_categorical_draws_follow_their_probabilities():
+    latent, p = Categorical(1, 3), torch.tensor([0.2, 0.5, 0.3])
+    belief = p.log().expand(30_000, 3).clone().requires_grad_()
+    draws = latent.sample(belief, stream(1))
+    assert torch.equal(draws.sum(-1).round(), torch.ones(30_000)) and draws.detach().max() == 1.0
+    assert draws.mean(0).tolist() == pytest.approx(p.tolist(), abs=0.01)
+    draws[:, 0].sum().backward()
+    assert belief.grad.abs().sum() > 0  # the softmax's gradient passes the hard choice
+
+
+def test_reward_likelihoods_by_hand():
+    prediction, reward = torch.tensor([[[0.3]], [[-1.0]]]), torch.tensor([[1.0]])
+    assert reward_log_likelihood(prediction, reward, "mse")[:, 0, 0].tolist() == pytest.approx([-0.49, -4.0])
+    won = reward_log_likelihood(prediction, reward, "bernoulli")[:, 0, 0]
+    assert won.tolist() == pytest.approx([math.log(1 / (1 + math.exp(-0.3))), math.log(1 / (1 + math.exp(1.0)))])
+    lost = reward_log_likelihood(prediction, torch.tensor([[-0.1]]), "bernoulli")[0, 0, 0]
+    assert lost.item() == pytest.approx(math.log(1 - 1 / (1 + math.exp(-0.3))))
+
+
+def test_reconstruction_by_hand():
+    value = torch.tensor([[[-1.0, -2.0], [-3.0, -4.0]]])  # one term, two transitions, two trials
+    assert reconstruction_loss(value)[0].item() == pytest.approx(((1 + 3) + (2 + 4)) / 2)
+    mask = torch.tensor([[[True, False], [False, True]]])
+    assert reconstruction_loss(value, mask)[0].item() == pytest.approx((1 + 4) / 2)
+    assert reconstruction_loss(value, None, share=0.25)[0].item() == pytest.approx(4 * 5.0)
+
+
+def test_subsampling_is_unbiased():
+    """The mean over many draws of terms and steps is the sum over all of them."""
+    full, config = make()
+    some, _ = make(terms=7, steps=11)
+    some.load_state_dict(full.state_dict())
+    batch, belief = play(), None
+    for model in (full, some):
+        model.latent.sample = lambda belief, generator: belief[..., :5]  # means: draws of latents aside
+    with torch.no_grad():
+        belief = full.beliefs(batch)
+
+        def loss(model, seed):
+            drawn = model.base.likelihood(belief, batch, stream(seed))
+            return reconstruction_loss(drawn.value, None, drawn.share)[0].item()
+
+        estimates = torch.tensor([loss(some, seed) for seed in range(400)])
+        assert abs(estimates.mean() - loss(full, 0)) < 4 * estimates.std() / 20
+    assert config.terms != 7
+
+
+def test_the_prior_is_the_belief_before():
+    belief = torch.arange(12.0).reshape(3, 2, 2)
+    prior = chained_prior(belief)
+    assert torch.equal(prior[0], torch.zeros(2, 2)) and torch.equal(prior[1:], belief[:-1])
+
+
+def test_which_session_a_belief_is_about():
+    session = torch.tensor([[0, 0, 1, 1, 2, 3]]).T  # of the coming transition
+    first = torch.tensor([[True, False, False, False, True, False]]).T
+    # Tick 0: the session that begins; then the one of the transition just seen; tick 4 begins an episode.
+    assert session_of_belief(session, first)[:, 0].tolist() == [0, 0, 0, 1, 2, 2]
+
+
+def test_last_of_session():
+    session = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 0, 0, 0, 0, 0]]).T
+    assert last_of_session(session).T.tolist() == [[1, 1, 2, 5, 5, 5], [5, 5, 5, 5, 5, 5]]
+
+
+def test_consistency_by_hand():
+    theta = torch.tensor([[3.0, 1.0, 2.0, 0.0, 5.0, 0.5, 0.75]]).T
+    session = torch.tensor([[0, 0, 0, 0, 1, 1, 1]]).T
+    # Within session 0 it rises once, by 1; over the border it does not count; in session 1 by 0.25.
+    assert session_consistency(theta, session)[0].item() == pytest.approx(1.25)
+    assert session_consistency(theta, torch.arange(7)[:, None])[0].item() == 0.0
+
+
+def test_consistency_of_beliefs_equals_brute_force():
+    """Part (a): plain loops over trials and sessions; the final belief has no gradient."""
+    model, _ = make()
+    belief = torch.randn(9, 3, 10, requires_grad=True)
+    session = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0] * 9, [0, 1, 1, 1, 1, 2, 2, 3, 3]]).T
+    ours, _ = dynamite.consistency_loss(model, belief, session)
+    total = 0.0
+    for b in range(3):
+        for s in session[:, b].unique().tolist():
+            ticks = (session[:, b] == s).nonzero()[:, 0].tolist()
+            theta = [model.latent.kl(belief[t, b], belief[ticks[-1], b].detach()) for t in ticks]
+            total += sum(max(0.0, (after - before).item()) for before, after in itertools.pairwise(theta))
+    assert ours.item() == pytest.approx(total / 3, rel=1e-5)
+    ours.backward()
+    # In session 0 of trial 0 the final belief is tick 2; theta there is 0, so no rise can pull at it.
+    assert torch.equal(belief.grad[2, 0], torch.zeros(10))
+    assert belief.grad.abs().sum() > 0
+
+
+def test_conditioning_replaces_the_prior_at_borders_only():
+    """Part (b): the learned prior of the last belief before the border, which gets no gradient from it."""
+    model, _ = make()
+    belief = torch.randn(6, 1, 10, requires_grad=True)
+    session = torch.tensor([[0, 0, 0, 1, 1, 1]]).T
+    prior = dynamite.prior_of(model, belief, session)
+    plain = chained_prior(belief)
+    assert torch.equal(prior[[0, 1, 2, 4, 5]], plain[[0, 1, 2, 4, 5]])
+    expected = model.latent.normalise(model.prior(belief[2]))
+    assert torch.allclose(prior[3], expected) and not torch.allclose(prior[3], plain[3])
+    prior[3].sum().backward()
+    assert belief.grad.abs().sum() == 0 and all(p.grad.abs().sum() > 0 for p in model.prior.parameters())
+    without, _ = make(conditioning=False)
+    assert without.prior is None and torch.equal(dynamite.prior_of(without, belief, session), plain)
+
+
+def test_the_learned_prior_finds_the_latent_dynamics():
+    """On beliefs that jump to their opposite at every border, its KL falls to nothing."""
+    model, _config = make(conditioning=True)
+    optimiser = torch.optim.Adam(model.prior.parameters(), lr=1e-2)
+    sign = torch.randn(1, 64, 1).sign()
+    belief = torch.cat((sign, -sign)).expand(2, 64, 5)
+    belief = torch.cat((belief, torch.full_like(belief, -2.0)), dim=-1)
+    session = torch.arange(2)[:, None].expand(2, 64)
+    losses = []
+    for _ in range(300):
+        kl = model.latent.kl(belief, dynamite.prior_of(model, belief, session))[1].mean()
+        optimiser.zero_grad()
+        kl.backward()
+        optimiser.step()
+        losses.append(kl.item())
+    assert losses[-1] < 0.05 < 5.0 < losses[0]
+
+
+def test_masking_equals_brute_force():
+    """Part (c): only pairs of a belief and a transition of the same session count."""
+    model, config = make(**OFF | {"masking": True, "kl_weight": 0.0, "terms": 0, "steps": 0})
+    batch = play()
+    total, _ = dynamite.loss(model, config, batch, stream(4))
+    with torch.no_grad():
+        belief = model.beliefs(batch)
+        drawn = model.base.likelihood(belief, batch, stream(4))
+        about, summed = session_of_belief(batch.session, batch.first), 0.0
+        for b in range(5):
+            for k in range(60):
+                for t in range(60):
+                    if about[k, b] == batch.session[t, b]:
+                        summed -= drawn.value[k, t, b].item()
+    assert total.item() == pytest.approx(summed / 5, rel=1e-4)
+    assert batch.session.max() >= 2  # there were borders to find
+
+
+def test_termination_by_hand():
+    logit, session = torch.tensor([[-1.0, 2.0, 0.5]]).T, torch.tensor([[0, 1, 1]]).T
+    softplus = [math.log1p(math.exp(x)) for x in (-1.0, -2.0, 0.5)]
+    assert termination_loss(logit, session)[0].item() == pytest.approx(sum(softplus) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("part", ["consistency", "conditioning", "masking", "termination_weight"])
+def test_each_part_alone_changes_the_loss(part):
+    batch, values = play(), []
+    for changes in (OFF, OFF | {part: True if part != "termination_weight" else 1.0}):
+        model, config = make(**changes | {"kl_weight": 1.0, "consistency_weight": 1.0})
+        with torch.no_grad():
+            model.base.encoder.out.weight *= 20  # beliefs away from the prior
+        values.append(dynamite.loss(model, config, batch, stream(2))[0].item())
+    assert values[0] != pytest.approx(values[1], rel=1e-4)
+
+
+def test_all_parts_off_is_varibad():
+    """The same initial networks, the same loss and the same gradients, to the bit."""
+    model, config = make(**OFF)
+    torch.manual_seed(0)
+    twin_config = varibad.Config(**SMALL)
+    twin = varibad.make_model(twin_config, metabench.make_vec("GridSwitch-v0", 2), 60)
+    shared = {f.name for f in dataclasses.fields(varibad.Config)}
+    assert {f.name for f in dataclasses.fields(dynamite.Config)} > shared
+    assert all(getattr(config, name) == getattr(twin_config, name) for name in shared), "their defaults differ"
+    batch = play()
+    ours, _ = dynamite.loss(model, config, batch, stream(3))
+    theirs, _ = varibad.loss(twin, twin_config, batch, stream(3))
+    assert torch.equal(ours, theirs)
+    ours.backward()
+    theirs.backward()
+    own = dict(model.base.named_parameters())
+    assert own.keys() == dict(twin.named_parameters()).keys()
+    for name, parameter in twin.named_parameters():
+        assert torch.equal(own[name].grad, parameter.grad), name
+
+
+def test_the_elbo_is_its_parts():
+    config = varibad.Config(**SMALL | {"kl_weight": 0.3})
+    torch.manual_seed(0)
+    model = varibad.make_model(config, metabench.make_vec("GridSwitch-v0", 2), 60)
+    total, metrics = varibad.loss(model, config, play(), stream(0))
+    assert total.item() == pytest.approx((metrics["reconstruction"] + 0.3 * metrics["belief_kl"]).item(), rel=1e-6)
+
+
+def test_reward_scale_is_the_size_of_returns_to_go():
+    reward = torch.tensor([[1.0], [2.0]])
+    togo = [1.0 + 0.5 * 2.0, 2.0]
+    assert next_reward_scale(1.0, reward, 0.5, 0) == pytest.approx(math.sqrt((togo[0] ** 2 + togo[1] ** 2) / 2))
