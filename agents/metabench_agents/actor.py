@@ -13,16 +13,20 @@ import metabench
 from metabench_agents.inference import Encoder
 from metabench_agents.losses import gae, ppo_policy_loss, value_loss
 from metabench_agents.memory import Trials
-from metabench_agents.nn import Head, Scaler, linear
+from metabench_agents.nn import Head, RunningScaler, Scaler, linear
 
 
 class ActorCritic(nn.Module):
-    """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief."""
+    """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief.
+
+    Beliefs are brought to a running unit scale: means of a few tenths beside log variances of -4 are hard to tell apart
+    for a fresh policy. `belief_scaler.update` is called between iterations, never within one.
+    """
 
     def __init__(self, env: Any, belief: int, width: int):
         super().__init__()
         observations, actions = env.single_observation_space, env.single_action_space
-        self.scaler = Scaler(observations)
+        self.scaler, self.belief_scaler = Scaler(observations), RunningScaler(belief)
         self.layers = nn.Sequential(
             linear(observations.shape[0] + belief, width), nn.ReLU(), linear(width, width), nn.ReLU()
         )
@@ -31,7 +35,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the policy `[..., A]` and values `[...]`; `belief` as the latent's features."""
-        x = self.layers(torch.cat((self.scaler(observation), belief), dim=-1))
+        x = self.layers(torch.cat((self.scaler(observation), self.belief_scaler(belief)), dim=-1))
         return self.policy(x), self.value(x)[..., 0]
 
 

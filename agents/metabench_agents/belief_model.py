@@ -115,6 +115,7 @@ def update_model(
     buffer: TrialBuffer,
     *,
     updates: int,
+    learning_rates: tuple[float, float],
     trials: int,
     max_grad_norm: float,
     generator: torch.Generator,
@@ -126,13 +127,16 @@ def update_model(
         parameters: What it trains.
         optimiser: Theirs.
         buffer: Past trials.
-        updates: How many steps.
+        updates: How many steps; there may be none.
+        learning_rates: Of the first and the last, linear between them.
         trials: Per batch.
         max_grad_norm: Gradient clipping; 0 for none.
         generator: For batches and draws.
     """
     sums: dict[str, Tensor] = {}
-    for _ in range(updates):
+    first, last = learning_rates
+    for update in range(updates):
+        optimiser.param_groups[0]["lr"] = first + (last - first) * update / updates
         total, metrics = loss(buffer.sample(trials, generator), generator)
         optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -142,6 +146,25 @@ def update_model(
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     return {name: float(total) / updates for name, total in sums.items()}
+
+
+def model_schedule(config: Any, iteration: int, left: float) -> tuple[int, tuple[float, float]]:
+    """How many gradient steps on the ELBO an iteration makes, and their first and last learning rate.
+
+    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has settled
+    before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
+
+    Args:
+        config: With `warmup`, `warmup_updates`, `warmup_learning_rate`, `model_updates`, `model_learning_rate`.
+        iteration: From 0.
+        left: The share of the training that is left.
+    """
+    rate = config.model_learning_rate * left
+    if iteration + 1 < config.warmup:
+        return 0, (rate, rate)
+    if iteration + 1 == config.warmup:
+        return config.warmup_updates, (config.warmup_learning_rate, config.model_learning_rate)
+    return config.model_updates, (rate, rate)
 
 
 class BeliefAgent:

@@ -35,27 +35,17 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 import metabench
 from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, trial_length
-from metabench_agents.belief_model import BeliefAgent, BeliefModel, resolve_reward_loss, update_model
-from metabench_agents.decoders import Head
-from metabench_agents.losses import (
-    chained_prior,
-    last_of_session,
-    next_reward_scale,
-    reconstruction_loss,
-    session_consistency,
-    session_of_belief,
-    termination_loss,
-)
-from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.belief_model import BeliefAgent, model_schedule, resolve_reward_loss, update_model
+from metabench_agents.losses import next_reward_scale
+from metabench_agents.memory import TrialBuffer
 from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.session_model import SessionModel, loss
 
 NAME = "dynamite"
 
@@ -88,11 +78,13 @@ class Config:
     masking: bool = True  # part (c)
     termination_weight: float = 1.0  # of the termination head's loss; 0 for no head
     termination_hidden: int = 32  # width of its hidden layer
-    model_learning_rate: float = 1e-3  # Adam's for encoder and decoders, falling linearly to zero
-    model_updates: int = 10  # gradient steps on the ELBO per iteration
+    model_learning_rate: float = 5e-4  # Adam's for encoder and decoders, falling linearly to zero
+    model_updates: int = 4  # gradient steps on the ELBO per iteration
     model_trials: int = 32  # trials per such step
     model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
-    warmup: int = 20  # iterations before the policy learns: the first trials are near-uniformly random
+    warmup: int = 20  # iterations before anything learns: the first trials are near-uniformly random
+    warmup_learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to model_learning_rate
+    warmup_updates: int = 800  # gradient steps on the ELBO at the end of the warm-up
     buffer: int = 4096  # past trials that the ELBO learns from
     width: int = 64  # of the policy's and value's two hidden layers
     learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
@@ -107,79 +99,6 @@ class Config:
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
 
-class Model(nn.Module):
-    """VariBAD's model, and where they are asked for the learned prior between sessions and the termination head."""
-
-    def __init__(self, config: Config, env: Any, ticks: int):
-        super().__init__()
-        core = {"kind": config.encoder, "hidden": config.encoder_hidden, "ticks": ticks}
-        core |= {"layers": config.encoder_layers, "heads": config.encoder_heads}
-        self.base = BeliefModel(config, env, ticks, latent=config.latent_kind, core=core, classes=config.classes)
-        self.latent, width = self.base.latent, self.base.latent.parameters
-        self.prior = Head(width, config.prior_hidden, width) if config.conditioning else None
-        self.termination = Head(width, config.termination_hidden, 1) if config.termination_weight else None
-
-    def beliefs(self, batch: Trials) -> Tensor:
-        """`[T, B, P]` the belief at every tick of whole trials, from what an agent is shown."""
-        return self.base.encoder(*batch.ticks())
-
-    def next_session(self, belief: Tensor) -> Tensor:
-        """p(m^i | m^{i-1}): the prior of a session from the last belief `[..., P]` of the session before."""
-        assert self.prior is not None, "the model was made without latent-dynamics conditioning"
-        return self.latent.normalise(self.prior(self.latent.features(belief)))
-
-    def new_session(self, belief: Tensor) -> Tensor:
-        """Logit `[...]` that the transition just seen was the first of a new session."""
-        assert self.termination is not None, "the model was made without a termination head"
-        return self.termination(self.latent.features(belief))[..., 0]
-
-
-def prior_of(model: Model, belief: Tensor, session: Tensor) -> Tensor:
-    """The prior of every belief `[T, B, P]`: the belief before it; with part (b), the learned one at a session's start.
-
-    Args:
-        model: Its `prior`, if it has one, predicts the next session's latent.
-        belief: `[T, B, P]`.
-        session: `[T, B]` which session each belief is about.
-    """
-    prior = chained_prior(belief)
-    if model.prior is None:
-        return prior
-    border = (session[1:] != session[:-1])[..., None]
-    learned = model.next_session(belief[:-1].detach())
-    return torch.cat((prior[:1], torch.where(border, learned, prior[1:])))
-
-
-def consistency_loss(model: Model, belief: Tensor, session: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Part (a): how much the KL from the beliefs `[T, B, P]` to their session's last one rises, summed over ticks."""
-    index = last_of_session(session)[..., None].expand_as(belief)
-    final = belief.detach().gather(0, index)
-    return session_consistency(model.latent.kl(belief, final), session)
-
-
-def loss(model: Model, config: Config, batch: Trials, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """Minus the DLCMDP's ELBO: reconstruction + kl_weight KL + consistency_weight (a) + termination_weight BCE."""
-    belief = model.beliefs(batch)
-    session = session_of_belief(batch.session, batch.first)
-    drawn = model.base.likelihood(belief, batch, generator)
-    mask = None
-    if config.masking:
-        mask = session[drawn.terms][:, None] == batch.session[drawn.steps][None]
-    reconstruction, metrics = reconstruction_loss(drawn.value, mask, drawn.share)
-    kl = model.latent.kl(belief, prior_of(model, belief, session)).sum(0).mean()
-    metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
-    total = reconstruction + config.kl_weight * kl
-    if config.consistency:
-        consistency, more = consistency_loss(model, belief, session)
-        total = total + config.consistency_weight * consistency
-        metrics |= more | {"consistency": consistency.detach()}
-    if model.termination is not None:
-        termination, more = termination_loss(model.new_session(belief), session)
-        total = total + config.termination_weight * len(belief) * termination
-        metrics |= more | {"termination": termination.detach()}
-    return total, metrics
-
-
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
@@ -190,7 +109,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
     env = metabench.make_vec(benchmark, config.trials, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    model = Model(config, env, ticks)
+    model = SessionModel(config, env, ticks)
     actor = ActorCritic(env, model.latent.parameters, config.width)
     modules = {"model": model, "actor": actor}
     optimisers = {
@@ -206,8 +125,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left = time.perf_counter(), 1.0 - iteration / iterations
-            for name, rate in (("model_adam", config.model_learning_rate), ("actor_adam", config.learning_rate)):
-                optimisers[name].param_groups[0]["lr"] = rate * left
+            optimisers["actor_adam"].param_groups[0]["lr"] = config.learning_rate * left
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             rollout = collect(model.base.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0))
             scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
@@ -216,13 +134,16 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
                 metrics = ppo_update(
                     actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
                 )
+            actor.belief_scaler.update(rollout.belief)
             buffer.add(rollout.trials)
+            updates, rates = model_schedule(config, iteration, left)
             metrics |= update_model(
                 partial(loss, model, config),
                 list(model.parameters()),
                 optimisers["model_adam"],
                 buffer,
-                updates=config.model_updates,
+                updates=updates,
+                learning_rates=rates,
                 trials=config.model_trials,
                 max_grad_norm=config.model_max_grad_norm,
                 generator=stream(seed, iteration, 2),
@@ -256,7 +177,7 @@ def load(path: Path) -> BeliefAgent:
     settings, checkpoint = load_config(path), load_checkpoint(path)
     config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
     env = metabench.make_vec(settings["benchmark"], 1)
-    model = Model(config, env, trial_length(NAME, settings["benchmark"]))
+    model = SessionModel(config, env, trial_length(NAME, settings["benchmark"]))
     actor = ActorCritic(env, model.latent.parameters, config.width)
     unpack(checkpoint.tensors, {"model": model, "actor": actor}, {})
     return BeliefAgent(NAME, model.base.encoder, actor)

@@ -43,6 +43,37 @@ class Scaler(nn.Module):
         return (x - self.center) * self.inverse
 
 
+class RunningScaler(nn.Module):
+    """Shifts and scales columns by their running mean and spread; what it has not been shown passes unchanged."""
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, columns: int, memory: int = 20, bound: float = 5.0):
+        super().__init__()
+        self.memory, self.bound = memory, bound
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("square", torch.ones(columns))
+        self.register_buffer("count", torch.zeros(()))
+
+    def update(self, x: Tensor) -> None:
+        """Takes in `[..., C]`; averages over about the last `memory` calls."""
+        with torch.no_grad():
+            rows = x.flatten(0, -2)
+            self.count += 1
+            weight = float(1.0 / self.count.clamp_max(self.memory))
+            self.mean.lerp_(rows.mean(0), weight)
+            self.square.lerp_((rows**2).mean(0), weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` to `[..., C]`, within plus and minus `bound` spreads."""
+        if not self.count:
+            return x
+        spread = (self.square - self.mean**2).clamp_min(1e-6).sqrt()
+        return ((x - self.mean) / spread).clamp(-self.bound, self.bound)
+
+
 def action_size(space: Space) -> int:
     """Columns of an encoded action: one-hot for Discrete, itself for Box."""
     return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))

@@ -36,7 +36,7 @@ from torch import Tensor
 
 import metabench
 from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, trial_length
-from metabench_agents.belief_model import BeliefAgent, BeliefModel, resolve_reward_loss, update_model
+from metabench_agents.belief_model import BeliefAgent, BeliefModel, model_schedule, resolve_reward_loss, update_model
 from metabench_agents.losses import chained_prior, next_reward_scale, reconstruction_loss
 from metabench_agents.memory import TrialBuffer, Trials
 from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
@@ -60,11 +60,13 @@ class Config:
     terms: int = 16  # ELBO terms drawn per trial; 0 for all
     steps: int = 0  # decoded transitions drawn per trial; 0 for all
     kl_weight: float = 0.01  # of the KL to the belief before
-    model_learning_rate: float = 1e-3  # Adam's for encoder and decoders, falling linearly to zero
-    model_updates: int = 10  # gradient steps on the ELBO per iteration
+    model_learning_rate: float = 5e-4  # Adam's for encoder and decoders, falling linearly to zero
+    model_updates: int = 4  # gradient steps on the ELBO per iteration
     model_trials: int = 32  # trials per such step
     model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
-    warmup: int = 20  # iterations before the policy learns: the first trials are near-uniformly random
+    warmup: int = 20  # iterations before anything learns: the first trials are near-uniformly random
+    warmup_learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to model_learning_rate
+    warmup_updates: int = 800  # gradient steps on the ELBO at the end of the warm-up
     buffer: int = 4096  # past trials that the ELBO learns from
     width: int = 64  # of the policy's and value's two hidden layers
     learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
@@ -123,8 +125,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left = time.perf_counter(), 1.0 - iteration / iterations
-            for name, rate in (("model_adam", config.model_learning_rate), ("actor_adam", config.learning_rate)):
-                optimisers[name].param_groups[0]["lr"] = rate * left
+            optimisers["actor_adam"].param_groups[0]["lr"] = config.learning_rate * left
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             rollout = collect(model.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0))
             scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
@@ -133,13 +134,16 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
                 metrics = ppo_update(
                     actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
                 )
+            actor.belief_scaler.update(rollout.belief)
             buffer.add(rollout.trials)
+            updates, rates = model_schedule(config, iteration, left)
             metrics |= update_model(
                 partial(loss, model, config),
                 list(model.parameters()),
                 optimisers["model_adam"],
                 buffer,
-                updates=config.model_updates,
+                updates=updates,
+                learning_rates=rates,
                 trials=config.model_trials,
                 max_grad_norm=config.model_max_grad_norm,
                 generator=stream(seed, iteration, 2),

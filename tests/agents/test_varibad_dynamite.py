@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metabench_agents import dynamite, varibad
+from metabench_agents import dynamite, session_model, varibad
 from metabench_agents.actor import ActorCritic, collect, has_sessions, trial_length
 from metabench_agents.memory import TrialBuffer
 from metabench_agents.run import Run, load_checkpoint, stream
@@ -29,6 +29,7 @@ SMALL = {
     "model_trials": 8,
     "width": 16,
     "warmup": 2,
+    "warmup_updates": 3,
     "buffer": 50,  # fewer than are played: it goes round
 }
 OFF = {"consistency": False, "conditioning": False, "masking": False, "termination_weight": 0.0}
@@ -64,7 +65,7 @@ def networks(benchmark="GridNavigation-v0", trials=6, **changes):
     env = metabench.make_vec(benchmark, trials)
     torch.manual_seed(0)
     config = dynamite.Config(**SMALL | {"reward_loss": "mse"} | changes)
-    model = dynamite.Model(config, env, trial_length("test", benchmark))
+    model = session_model.SessionModel(config, env, trial_length("test", benchmark))
     actor = ActorCritic(env, model.latent.parameters, 8)
     return env, model, actor
 
