@@ -151,8 +151,8 @@ def update_model(
 def model_schedule(config: Any, iteration: int, left: float) -> tuple[int, tuple[float, float]]:
     """How many gradient steps on the ELBO an iteration makes, and their first and last learning rate.
 
-    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has settled
-    before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
+    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has
+    settled before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
 
     Args:
         config: With `warmup`, `warmup_updates`, `warmup_learning_rate`, `model_updates`, `model_learning_rate`.

@@ -45,33 +45,6 @@ class PairDecoder(nn.Module):
         return h
 
 
-class CellDecoder(nn.Module):
-    """Predicts the reward in every cell of a grid at once, for every latent: VariBAD's multi-head decoder.
-
-    What it says does not depend on the transition, so each latent is decoded once and the cells are picked afterwards.
-
-    Args:
-        latent: Columns of a latent sample.
-        still: Columns of the observation that stay the same in a trial (visible candidates, for instance).
-        hidden: Widths of the hidden layers, ReLU after each.
-        size: Cells along a side of the grid.
-    """
-
-    def __init__(self, latent: int, still: int, hidden: tuple[int, ...], size: int):
-        super().__init__()
-        self.still, self.size = still, size
-        layers: list[nn.Module] = []
-        for i, o in zip((latent + still, *hidden[:-1]), hidden, strict=True):
-            layers += [linear(i, o), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, linear(hidden[-1], size * size, gain=1.0))
-
-    def forward(self, z: Tensor, still: Tensor, cell: Tensor) -> Tensor:
-        """`[K, B, Z]` latents, `[B, still]`, and the cells entered, `[M, B]` int64, to `[K, M, B]`."""
-        table = self.layers(torch.cat((z, still.expand(*z.shape[:2], -1)), dim=-1))
-        index = cell.permute(1, 0)[None].expand(len(z), -1, -1)  # [K, B, M]
-        return table.gather(-1, index).transpose(1, 2)
-
-
 class Head(nn.Module):
     """A small perceptron: belief to numbers, with one hidden layer."""
 
@@ -121,16 +94,27 @@ class TransitionDecoder(nn.Module):
 
 
 class CellRewardDecoder(nn.Module):
-    """p(reward | m, cell) on the grids, every cell at once; what is observed beside the cell stays in a trial."""
+    """p(reward | m, cell) on the grids, every cell at once: VariBAD's multi-head decoder.
+
+    What it says does not depend on the transition, so each latent is decoded once and the cells are picked afterwards.
+    It sees nothing beside the latent, so the latent has to say where the goal is.
+
+    Args:
+        observations: The grid's observation space; the first two columns are the agent's column and row.
+        latent: Columns of a latent sample.
+        hidden: Widths of the hidden layers, ReLU after each.
+    """
 
     def __init__(self, observations: spaces.Box, latent: int, hidden: tuple[int, ...]):
         super().__init__()
-        self.scaler = Scaler(observations)
         self.size = int(observations.high[0]) + 1
-        self.cells = CellDecoder(latent, observations.shape[0] - 2, hidden, self.size)
+        layers: list[nn.Module] = []
+        for i, o in pairwise((latent, *hidden)):
+            layers += [linear(i, o), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, linear(hidden[-1], self.size**2, gain=1.0))
 
     def forward(self, z: Tensor, trials: Trials) -> Tensor:
         """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, 1]`."""
-        still = self.scaler(trials.next_observation[0])[:, 2:]
-        column, row = trials.next_observation[..., 0].long(), trials.next_observation[..., 1].long()
-        return self.cells(z, still, column * self.size + row)[..., None]
+        cell = (trials.next_observation[..., 0] * self.size + trials.next_observation[..., 1]).long()
+        index = cell.t()[None].expand(len(z), -1, -1)  # [K, B, M]
+        return self.layers(z).gather(-1, index).transpose(1, 2)[..., None]
