@@ -1,4 +1,4 @@
-"""`metabench dataset ...`: list, info, generate, verify."""
+"""`metabench dataset ...`: list, info, generate, verify, download, publish."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from metabench.datasets import DatasetId, generate, load_dataset, local_datasets
+from metabench.datasets.download import fetch, mirror_index, mirrors, packaged_index, publish
 from metabench.datasets.format import MANIFEST, Manifest, read_manifest
 from metabench.datasets.generation import EPISODES_PER_TASK
 from metabench.datasets.ids import data_root, split_folder
 from metabench.datasets.verify import verify
-from metabench.registry import spec
+from metabench.registry import NAMESPACE, spec
 from metabench.tasks import suggest
 
 out, err = Console(), Console(stderr=True)
@@ -70,7 +71,7 @@ def _mean(manifest: Manifest) -> float:
 
 @dataclass
 class List:
-    """List the datasets that are here.
+    """List the datasets that are here, and those that mirrors have.
 
     Example: metabench dataset list
     """
@@ -78,9 +79,12 @@ class List:
     root: Path | None = None
     """Where datasets lie; METABENCH_DATA or the platform's cache by default."""
 
+    mirror: tuple[str, ...] = ()
+    """Mirrors whose index is shown as well."""
+
     def run(self) -> None:
         """Runs the command."""
-        table = _table("id", "split", "tasks>", "episodes>", "steps>", "size>", "mean return>", "normalised>")
+        table = _table("id", "split", "tasks>", "episodes>", "steps>", "size>", "mean return>", "normalised>", "where")
         here = set()
         for name, split, folder in local_datasets(self.root):
             here.add((str(name), split))
@@ -88,12 +92,19 @@ class List:
                 m = read_manifest(folder)
             except ValueError:
                 table.add_row(
-                    f"[bold]{name}[/]", split, "", "", "", "", "", "[red]damaged: metabench dataset verify[/]"
+                    f"[bold]{name}[/]", split, "", "", "", "", "", "", "[red]damaged: metabench dataset verify[/]"
                 )
                 continue
             share = normalised(m, _mean(m))
             cells = [str(len(m.statistics)), f"{m.episodes:,}", f"{m.steps:,}", _size(m.bytes), f"{_mean(m):.2f}"]
-            table.add_row(f"[bold]{name}[/]", split, *cells, "" if share is None else f"{share:.2f}")
+            table.add_row(f"[bold]{name}[/]", split, *cells, "" if share is None else f"{share:.2f}", "here")
+        remote = dict.fromkeys(packaged_index().splits, "the index")
+        for base in mirrors(self.mirror):
+            remote |= dict.fromkeys(mirror_index(base).splits, base)
+        for key, base in sorted(remote.items()):
+            path, _, split = key.rpartition("/")
+            if (f"{NAMESPACE}{path}", split) not in here:
+                table.add_row(f"[bold]{NAMESPACE}{path}[/]", split, "", "", "", "", "", "", base)
         if table.row_count:
             out.print(table)
         else:
@@ -249,13 +260,85 @@ class Verify:
         )
 
 
-COMMANDS: dict[str, type[Any]] = {"list": List, "info": Info, "generate": Generate, "verify": Verify}
+@dataclass
+class Download:
+    """Download one split from a mirror; a transfer that broke off goes on where it was, and every byte is checked.
+
+    Examples:
+      metabench dataset download cheetah-vel/mixed-v0 metabench dataset download cheetah-vel/mixed-v0 --split test
+      --mirror hf://OWNER/NAME https://example.org/metabench
+    """
+
+    id: Id
+    """For example metabench/cheetah-vel/mixed-v0."""
+
+    split: str = "train"
+    """A frozen split of the benchmark."""
+
+    mirror: tuple[str, ...] = ()
+    """Asked first, in order: https://, http://, file:// or hf://OWNER/NAME[@REVISION][/FOLDER]. Then those of the
+    environment variable METABENCH_MIRRORS and of the package's index."""
+
+    root: Path | None = None
+    """Where datasets lie; METABENCH_DATA or the platform's cache by default."""
+
+    def run(self) -> None:
+        """Runs the command."""
+        with _bar("downloading", "bytes") as update:
+            folder = fetch(self.id, self.split, root=self.root, mirror=self.mirror, progress=update)
+        m = read_manifest(folder)
+        out.print(f"{m.episodes:,} episodes, {_size(m.bytes)}, every byte checked\nin: {folder}", highlight=False)
+
+
+@dataclass
+class Publish:
+    """Copy splits into a static tree that any web server, bucket or hub repository can serve as a mirror.
+
+    Example: metabench dataset publish mirror/ point-robot/mixed-v0 cheetah-vel/mixed-v0
+    """
+
+    target: Annotated[Path, tyro.conf.Positional]
+    """The tree's folder; what is in it stays."""
+
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Which sets, all their splits that are here; by default everything that is here."""
+
+    root: Path | None = None
+    """Where datasets lie; METABENCH_DATA or the platform's cache by default."""
+
+    def run(self) -> None:
+        """Runs the command."""
+        here = list(local_datasets(self.root))
+        wanted = [DatasetId.parse(id) for id in self.ids]
+        for name in wanted:
+            if name not in [id for id, _, _ in here]:
+                raise ValueError(f"{name} is not in {self.root or data_root()}: metabench dataset list shows what is")
+        folders = [folder for id, _, folder in here if not wanted or id in wanted]
+        if not folders:
+            raise ValueError(f"there is nothing to publish in {self.root or data_root()}")
+        index = publish(folders, self.target)
+        total = sum(entry.bytes for entry in index.splits.values())
+        out.print(
+            f"{self.target}: {len(index.splits)} splits, {_size(total)}. Upload the folder as it is.", highlight=False
+        )
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "list": List,
+    "info": Info,
+    "generate": Generate,
+    "verify": Verify,
+    "download": Download,
+    "publish": Publish,
+}
 ABOUT = """Offline datasets: one memory-mapped folder per split, with a manifest that vouches for every byte.
 
   metabench dataset list                                      what is here
   metabench dataset generate metabench/point-robot/mixed-v0   make a set (seconds for grids and points)
   metabench dataset info point-robot/mixed-v0                 origin, policies, returns of every task
   metabench dataset verify point-robot/mixed-v0 --replay 20   bytes, contents, and episodes in the simulator
+  metabench dataset download point-robot/mixed-v0 --mirror URL   from a mirror, resumed and checked
+  metabench dataset publish mirror/                           the static tree that a mirror serves
 
 In Python: data = metabench.load_dataset("metabench/point-robot/mixed-v0", split="train")
 `metabench dataset COMMAND --help` explains a command.

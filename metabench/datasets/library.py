@@ -10,13 +10,16 @@ from metabench.datasets.ids import DatasetId, data_root, split_folder
 from metabench.datasets.trials import TrialDataset
 
 
-def load_dataset(id: str | Path, split: str = "train", *, root: Path | None = None) -> TrialDataset:
-    """One split of a dataset, memory-mapped.
+def load_dataset(
+    id: str | Path, split: str = "train", *, root: Path | None = None, download: bool = True
+) -> TrialDataset:
+    """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
 
     Args:
         id: For example "metabench/cheetah-vel/mixed-v0" (the namespace may be left out), or the folder of a split.
         split: A frozen split of the benchmark: train, test, ood.
         root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
+        download: Whether to ask the mirrors for a set that is not here.
 
     Raises:
         ValueError: One sentence: no such id, no such split, a damaged folder; and where it is nowhere to be had, the
@@ -28,6 +31,11 @@ def load_dataset(id: str | Path, split: str = "train", *, root: Path | None = No
     name = DatasetId.parse(str(id))
     name.benchmark.table().size(split)
     folder = split_folder(name, split, root)
+    if not (folder / MANIFEST).is_file() and download:
+        from metabench.datasets.download import fetch, mirrors
+
+        if mirrors():
+            fetch(name, split, root=root)
     if not (folder / MANIFEST).is_file():
         raise ValueError(
             f"{name} ({split}) is not in {root or data_root()}; "

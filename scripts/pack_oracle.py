@@ -1,0 +1,72 @@
+"""Takes the stages that the package ships out of a run of `metabench train sac-oracle`.
+
+    python scripts/pack_oracle.py runs/CheetahVel-v0-sac-oracle-s0
+
+Kept are `medium`, the stage whose noisy policy comes nearest to 0.42 of the way from random to the best stage; the best
+stage by return on the training tasks, as the last; and up to four more along the way, for `replay`. The choice is made
+on training tasks alone. The file lands in agents/metabench_agents/weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from metabench_agents import oracle, yardsticks
+from metabench_agents.run import load_config
+
+import metabench
+from metabench.results import Protocol
+
+GOAL, SEED, EXTRA = 0.42, 40_000, 4  # share of the way; no evaluation uses the seed; stages between
+
+
+def level(agent: Any, benchmark: str) -> float:
+    """Mean return of single episodes on the training tasks, at least 100 of them."""
+    size = metabench.spec(benchmark).table().size("train")
+    protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=-(-100 // size), seed=SEED)
+    return float(metabench.evaluate(agent, protocol).array().mean())
+
+
+def pack(folder: Path) -> Path:
+    """Chooses, measures and writes; returns the file."""
+    settings, stages = load_config(folder), oracle.Stages.load(folder / oracle.STAGES)
+    benchmark = settings["benchmark"]
+    space: Any = metabench.spec(benchmark).family().action_space
+    noisy = [level(oracle.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
+    calm = [level(oracle.Agent(w, space), benchmark) for w in stages.weights]
+    random = level(yardsticks.random.build(benchmark, "train", SEED), benchmark)
+    best = int(np.argmax(calm))
+    shares = [(value - random) / (noisy[best] - random) for value in noisy[: best + 1]]
+    for record, share, value in zip(stages.records, shares, calm, strict=False):
+        print(f"{record['frames']:>9} steps: noisy policy {share:6.3f} of the way, mean action {value:9.2f}")
+    medium = int(np.argmin(np.abs(np.array(shares) - GOAL)))
+    between = np.linspace(0, best, EXTRA + 2).round().astype(int).tolist()
+    chosen = sorted({medium, best, *between})
+    about = {
+        "benchmark": benchmark,
+        "config": settings["config"],
+        "seed": settings["seed"],
+        "medium": chosen.index(medium),
+        "medium_share": round(shares[medium], 4),
+        "frames_trained": stages.records[-1]["frames"],
+        "random": random,
+    }
+    target = yardsticks.WEIGHTS / f"{benchmark}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    kept = stages.pick(chosen)
+    records = [{**r, "noisy": noisy[i], "return": calm[i]} for r, i in zip(kept.records, chosen, strict=True)]
+    oracle.Stages(records, kept.weights).save(target, about)
+    print(
+        f"{target}: {target.stat().st_size:,} bytes, stages {[r['frames'] for r in records]}, medium {about['medium']}"
+    )
+    return target
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    for run in parser.parse_args().folders:
+        pack(run)
