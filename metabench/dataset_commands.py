@@ -1,7 +1,8 @@
-"""`metabench dataset ...`: list, info, generate, verify, download, publish."""
+"""`metabench dataset ...`: list, info, generate, verify, download, publish, to-minari, from-minari."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from metabench.registry import NAMESPACE, spec
 from metabench.tasks import suggest
 
 out, err = Console(), Console(stderr=True)
-Id = Annotated[str, tyro.conf.Positional]
+Id = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
 @contextmanager
@@ -297,10 +298,10 @@ class Publish:
     Example: metabench dataset publish mirror/ point-robot/mixed-v0 cheetah-vel/mixed-v0
     """
 
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """The tree's folder; what is in it stays."""
 
-    ids: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[ID ...]")] = ()
     """Which sets, all their splits that are here; by default everything that is here."""
 
     root: Path | None = None
@@ -323,6 +324,68 @@ class Publish:
         )
 
 
+@dataclass
+class ToMinari:
+    """Export a split as a Minari dataset (HDF5), without loss: minari.load_dataset reads it.
+
+    Example: metabench dataset to-minari point-robot/mixed-v0 --split test
+    """
+
+    id: Id
+    """An id, or the folder of a split."""
+
+    split: str = "train"
+    """A frozen split of the benchmark."""
+
+    root: Path | None = None
+    """Where datasets lie; METABENCH_DATA or the platform's cache by default."""
+
+    minari_root: Path | None = None
+    """Minari's folder; MINARI_DATASETS_PATH or ~/.minari/datasets by default."""
+
+    name: str | None = None
+    """The Minari id; metabench/FAMILY/QUALITY-SPLIT-vN by default."""
+
+    def run(self) -> None:
+        """Runs the command."""
+        from metabench.datasets.minari import to_minari
+
+        folder = load_dataset(self.id, self.split, root=self.root, download=False).folder
+        name = to_minari(folder, self.minari_root, self.name)
+        out.print(f'written: minari.load_dataset("{name}")', highlight=False, markup=False)
+
+
+@dataclass
+class FromMinari:
+    """Import a Minari dataset that is on this machine, without loss; what to-minari wrote becomes the same bytes again.
+
+    Example: metabench dataset from-minari D4RL/pen/human-v2 pen/human-v2
+    """
+
+    minari_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MINARI-ID")]
+    """The Minari id; `minari list local` shows what is here."""
+
+    id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = None
+    """The id it gets; needed for datasets of another origin."""
+
+    split: str = "train"
+    """The split it becomes, for datasets of another origin."""
+
+    root: Path | None = None
+    """Where datasets lie; METABENCH_DATA or the platform's cache by default."""
+
+    minari_root: Path | None = None
+    """Minari's folder; MINARI_DATASETS_PATH or ~/.minari/datasets by default."""
+
+    def run(self) -> None:
+        """Runs the command."""
+        from metabench.datasets.minari import from_minari
+
+        folder = from_minari(self.minari_id, self.id, split=self.split, root=self.root, minari_root=self.minari_root)
+        m = read_manifest(folder)
+        out.print(f"{m.id} ({m.split}): {m.episodes:,} episodes\nwritten: {folder}", highlight=False)
+
+
 COMMANDS: dict[str, type[Any]] = {
     "list": List,
     "info": Info,
@@ -330,6 +393,8 @@ COMMANDS: dict[str, type[Any]] = {
     "verify": Verify,
     "download": Download,
     "publish": Publish,
+    "to-minari": ToMinari,
+    "from-minari": FromMinari,
 }
 ABOUT = """Offline datasets: one memory-mapped folder per split, with a manifest that vouches for every byte.
 
@@ -338,6 +403,7 @@ ABOUT = """Offline datasets: one memory-mapped folder per split, with a manifest
   metabench dataset info point-robot/mixed-v0                 origin, policies, returns of every task
   metabench dataset verify point-robot/mixed-v0 --replay 20   bytes, contents, and episodes in the simulator
   metabench dataset download point-robot/mixed-v0 --mirror URL   from a mirror, resumed and checked
+  metabench dataset to-minari point-robot/mixed-v0            for everything that reads Minari; from-minari imports
   metabench dataset publish mirror/                           the static tree that a mirror serves
 
 In Python: data = metabench.load_dataset("metabench/point-robot/mixed-v0", split="train")
@@ -353,4 +419,6 @@ def dataset(arguments: Sequence[str]) -> None:
     name = arguments[0]
     if name not in COMMANDS:
         raise ValueError(f"unknown command 'dataset {name}'; {suggest(name, list(COMMANDS))}")
-    tyro.cli(COMMANDS[name], prog=f"metabench dataset {name}", args=list(arguments[1:])).run()
+    command = COMMANDS[name]
+    about = inspect.getdoc(command)  # tyro by itself would leave out the examples
+    tyro.cli(command, prog=f"metabench dataset {name}", description=about, args=list(arguments[1:])).run()

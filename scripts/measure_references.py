@@ -11,12 +11,14 @@ the oracle's values are exact (dynamic programming); there the standard error is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from metabench_agents import yardsticks
 from metabench_agents.grid_switch import bayes_plan, oracle_plan
 from metabench_agents.yardsticks import grid_switch_model
 
@@ -48,6 +50,9 @@ def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
         "method": "played",
         "curve": [round(float(r), 4) for r in trials.mean(axis=0)],
     }
+    if name == "oracle" and yardsticks.has_weights(benchmark):  # a trained one: which weights reached this
+        weights = yardsticks.weights_path(benchmark)
+        record |= {"weights": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     if name in ("bayes", "oracle") and benchmark.startswith("GridSwitch"):
         exact = exact_grid_switch(name, benchmark, split)
         gap = abs(exact - record["mean"]) / record["stderr"]

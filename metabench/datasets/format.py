@@ -28,6 +28,7 @@ from gymnasium import spaces
 from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from metabench.family import Family
 from metabench.results import parse
 from metabench.rng import Array
 
@@ -51,14 +52,27 @@ LICENCE = "CC0-1.0"
 CITATION = "metabench; and the sources that `metabench show` names for the benchmark"
 
 
-def row_type(observation: int, action_space: spaces.Box | spaces.Discrete) -> np.dtype[Any]:
-    """The packed dtype of one step; rows are a multiple of four bytes long."""
-    if isinstance(action_space, spaces.Discrete):
-        action: tuple[Any, ...] = ("action", "<i4")
-    else:
-        action = ("action", "<f4", action_space.shape)
-    columns = [("observation", "<f4", (observation,)), action, ("reward", "<f4"), ("return_to_go", "<f4")]
-    return np.dtype(columns + [(name, "?") for name in FLAGS])
+def row_type(
+    observation: int,
+    action: tuple[int, ...],
+    observation_dtype: str = "<f4",
+    action_dtype: str = "<f4",
+    reward_dtype: str = "<f4",
+) -> np.dtype[Any]:
+    """The dtype of one step; rows are a multiple of four bytes long, and fields aligned, as tensors need it."""
+    columns: list[Any] = [
+        ("observation", observation_dtype, (observation,)),
+        ("action", action_dtype, action),
+        ("reward", reward_dtype),
+        ("return_to_go", "<f4"),
+    ]
+    return np.dtype(columns + [(name, "?") for name in FLAGS], align=True)
+
+
+def family_row_type(family: Family[Any, Any]) -> np.dtype[Any]:
+    """That of a benchmark's generated data: float32, and int32 for discrete actions."""
+    kind = "<i4" if isinstance(family.action_space, spaces.Discrete) else "<f4"
+    return row_type(len(family.observation_fields), family.action_space.shape or (), action_dtype=kind)
 
 
 class _Record(BaseModel):
@@ -68,7 +82,7 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """One file of a split."""
 
-    name: str = Field(pattern=r"^[a-z_]+\.npy$")  # no path: a manifest never points outside its folder
+    name: str = Field(pattern=r"^[a-z_0-9]+\.npy$")  # no path: a manifest never points outside its folder
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -97,7 +111,7 @@ class Manifest(_Record):
 
     schema_version: Literal[1] = SCHEMA
     id: str  # metabench/cheetah-vel/mixed-v0
-    benchmark: str  # CheetahVel-v0
+    benchmark: str  # CheetahVel-v0; empty for data of another origin
     spec: Mapping[str, Any]  # the benchmark's, as `Spec.to_json` has it
     split: str
     quality: str
@@ -105,6 +119,9 @@ class Manifest(_Record):
     observation: int = Field(ge=1)  # columns
     action: tuple[int, ...]  # shape; () for Discrete
     actions: int | None = None  # how many, for Discrete
+    observation_dtype: Literal["<f4", "<f8"] = "<f4"
+    action_dtype: Literal["<f4", "<f8", "<i4", "<i8"] = "<f4"
+    reward_dtype: Literal["<f4", "<f8"] = "<f4"
     steps: int = Field(ge=1)
     episodes: int = Field(ge=1)
     state_every: int | None = Field(default=None, ge=1)
@@ -112,6 +129,7 @@ class Manifest(_Record):
     has_success: bool = False  # whether the benchmark knows success
     seed: int = Field(ge=0)
     policies: tuple[PolicyRecord, ...]
+    infos: Mapping[str, str] = Field(default_factory=dict)  # file to name: what another format keeps beside every step
     statistics: tuple[TaskStatistics, ...]
     files: tuple[FileRecord, ...]
     versions: Mapping[str, str]
@@ -123,7 +141,7 @@ class Manifest(_Record):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         names = [file.name for file in self.files]
-        wanted = [STEPS, EPISODES, FINAL] + ([STATES] if self.state_every else [])
+        wanted = [STEPS, EPISODES, FINAL, *([STATES] if self.state_every else []), *self.infos]
         if sorted(names) != sorted(wanted):
             raise ValueError(f"the files are {', '.join(names)}, and should be {', '.join(wanted)}")
         if sum(s.episodes for s in self.statistics) != self.episodes:
@@ -133,14 +151,8 @@ class Manifest(_Record):
     @property
     def row_type(self) -> np.dtype[Any]:
         """The dtype of steps.npy."""
-        return row_type(self.observation, self.action_space)
-
-    @property
-    def action_space(self) -> spaces.Box | spaces.Discrete:
-        """A space with the actions' shape; bounds are the benchmark's business."""
-        if self.actions is not None:
-            return spaces.Discrete(self.actions)
-        return spaces.Box(-np.inf, np.inf, self.action, np.float32)
+        kinds = (self.observation_dtype, self.action_dtype, self.reward_dtype)
+        return row_type(self.observation, self.action, *kinds)
 
     @property
     def bytes(self) -> int:

@@ -27,9 +27,9 @@ from metabench.datasets.format import (
     FileRecord,
     Manifest,
     PolicyRecord,
+    family_row_type,
     hash_file,
     read_manifest,
-    row_type,
     sync_folder,
     task_statistics,
     write_column,
@@ -300,8 +300,7 @@ def pack(recipe: _Recipe, work: Path, target: Path) -> Manifest:
     shards = [_shard(work, number) for number in range(len(recipe.shards))]
     episodes = _joined_episodes([np.load(shard / EPISODES, allow_pickle=False) for shard in shards])
     steps, columns = int(episodes["length"].sum()), len(recipe.benchmark.family().observation_fields)
-    action_space = recipe.benchmark.family().action_space
-    rows, finals = row_type(columns, action_space), (len(episodes), columns)
+    rows, finals = family_row_type(recipe.benchmark.family()), (len(episodes), columns)
     files = [
         write_column(folder / STEPS, rows, (steps,), _parts(shards, STEPS)),
         write_column(folder / EPISODES, EPISODE, episodes.shape, [episodes]),
@@ -341,6 +340,7 @@ def _manifest(recipe: _Recipe, episodes: Array, steps: int, files: Sequence[File
         observation=len(family.observation_fields),
         action=tuple(family.action_space.shape or ()),
         actions=int(family.action_space.n) if hasattr(family.action_space, "n") else None,  # pyright: ignore[reportAttributeAccessIssue]
+        action_dtype="<i4" if hasattr(family.action_space, "n") else "<f4",
         steps=steps,
         episodes=len(episodes),
         state_every=recipe.state_every,

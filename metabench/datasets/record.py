@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.agent import Agent, Timestep
-from metabench.datasets.format import EPISODE, returns_to_go, row_type
+from metabench.datasets.format import EPISODE, family_row_type, returns_to_go
 from metabench.envs import MetaVectorEnv
 from metabench.registry import make_vec
 from metabench.rng import Array
@@ -87,7 +87,7 @@ class _Tape:
         self.env, self.tasks, self.place, self.state_every = env, tasks, place, state_every
         self.columns = len(env.family.observation_fields)
         horizon = env._trials.horizon * place
-        self.rows = np.zeros((len(tasks), horizon), row_type(self.columns, env.family.action_space))
+        self.rows = np.zeros((len(tasks), horizon), family_row_type(env.family))
         self.fields = {name: self.rows[name] for name in self.rows.dtype.names or ()}
         self.tick = 0
         self.played = np.zeros(len(tasks), dtype=np.int64)  # episodes finished

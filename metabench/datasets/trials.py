@@ -110,7 +110,7 @@ class TrialDataset:
                 raise ValueError(f"{path} {found}: metabench dataset verify {folder} tells more")
         self.steps: Array = open_column(folder, STEPS, m.row_type, (m.steps,))
         self.episodes: Array = np.array(open_column(folder, EPISODES, EPISODE, (m.episodes,)))
-        self._final = open_column(folder, FINAL, np.dtype("<f4"), (m.episodes, m.observation))
+        self._final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
         self._rows = np.arange(m.episodes)  # of episodes.npy, those selected
         self._prepare()
 
@@ -185,7 +185,9 @@ class TrialDataset:
 
         Episodes that are left over at the end of a task make a shorter trial.
         """
-        count = spec(self.manifest.benchmark).episodes if episodes is None else episodes
+        count = episodes
+        if count is None:
+            count = spec(self.manifest.benchmark).episodes if self.manifest.benchmark else 1
         if count < 1:
             raise ValueError(f"a trial has at least one episode, got {count}")
         for task in np.unique(self._task):
@@ -228,7 +230,7 @@ class TrialDataset:
 
     def next_observations(self) -> Array:
         """`[N, O]` float32 what followed each step, in memory."""
-        following = np.empty((self.num_steps, self.manifest.observation), dtype=np.float32)
+        following = np.empty((self.num_steps, self.manifest.observation), dtype=self.manifest.observation_dtype)
         here = self.column("observation")
         following[:-1] = here[1:]
         following[np.cumsum(self._length) - 1] = self._final[self._rows]

@@ -77,7 +77,7 @@ def _content_faults(folder: Path, m: Manifest) -> Iterator[str]:
     try:
         steps = open_column(folder, STEPS, m.row_type, (m.steps,))
         episodes = np.array(open_column(folder, EPISODES, EPISODE, (m.episodes,)))
-        final = open_column(folder, FINAL, np.dtype("<f4"), (m.episodes, m.observation))
+        final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
     except ValueError as error:
         yield str(error)
         return
@@ -112,19 +112,20 @@ def _step_faults(steps: Array, episodes: Array, final: Array, m: Manifest) -> It
         yield f"{FINAL} holds numbers that are not finite"
     if m.actions is not None and ((steps["action"] < 0) | (steps["action"] >= m.actions)).any():
         yield f"{STEPS}: an action is outside 0 to {m.actions - 1}"
-    raw = steps.view(np.uint8).reshape(len(steps), -1)[:, -len(FLAGS) :]
+    first = (steps.dtype.fields or {})[FLAGS[0]][1]
+    raw = steps.view(np.uint8).reshape(len(steps), -1)[:, first : first + len(FLAGS)]
     if (raw > 1).any():
         yield f"{STEPS}: a flag is neither true nor false"
 
 
 def _benchmark_faults(folder: Path, m: Manifest) -> Iterator[str]:
+    if not m.benchmark:  # data of another origin
+        return
     try:
         chosen = spec(m.benchmark)
         table, family = chosen.table(), chosen.family()
     except ValueError as error:
         yield f"the benchmark of this set is not installed: {error}"
-        return
-    if not m.task_digest:  # data of another origin than a frozen split
         return
     if m.split not in table.splits or table.digest(m.split) != m.task_digest:
         yield f"the tasks of {m.benchmark}/{m.split} here are not those the data was made on"
@@ -144,9 +145,10 @@ def _benchmark_faults(folder: Path, m: Manifest) -> Iterator[str]:
 
 def _replay_faults(folder: Path, count: int, seed: int) -> Iterator[str]:
     data = TrialDataset(folder)
-    m, chosen = data.manifest, spec(data.manifest.benchmark)
-    if not m.task_digest:
+    m = data.manifest
+    if not m.benchmark:
         return
+    chosen = spec(m.benchmark)
     starts = np.flatnonzero(data.episodes["place"] == 0)  # only these begin with a reset from their seed
     picked = np.random.default_rng(seed).permutation(starts)[:count]
     records = [data[int(i)] for i in picked]
