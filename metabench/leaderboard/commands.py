@@ -12,7 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from metabench.leaderboard.folder import find
+from metabench.leaderboard.ranking import rank, read_entries
 from metabench.leaderboard.records import BOARDS, VERIFICATION, Board, read_boards, schemas
+from metabench.leaderboard.site.build import build
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
 from metabench.leaderboard.verify import Verdict, fresh_seed, record, verify
 from metabench.results import write_atomically
@@ -153,3 +155,30 @@ def write_schemas(out: Console, folder: Path) -> None:
         target = folder / f"{Path(name).stem}.schema.json"
         write_atomically(target, (json.dumps(schema, indent=1) + "\n").encode())
         out.print(f"written: {target}", highlight=False)
+
+
+def build_site(out: Console, root: Path, target: Path) -> None:
+    """Builds the site and says what was built."""
+    built = build(root, read_boards(root / BOARDS), target)
+    out.print(
+        f"written: {built.folder / 'index.html'} ({built.boards} boards, {built.entries} entries, {built.files} files)",
+        highlight=False,
+    )
+
+
+def list_boards(out: Console, root: Path) -> None:
+    """One line per board and track."""
+    boards = read_boards(root / BOARDS)
+    entries = read_entries(root, boards)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("board", "benchmark", "track", "leads"):
+        table.add_column(name)
+    for name in ("score", "entries"):
+        table.add_column(name, justify="right")
+    for board in boards.values():
+        for number, track in enumerate(board.tracks):
+            ranked = rank(board, track, entries).rows
+            lead = (ranked[0].entry.submission.title, f"{ranked[0].score.estimate:.3f}") if ranked else ("", "")
+            head = (f"[bold]{board.id}[/]", board.benchmark) if number == 0 else ("", "")
+            table.add_row(*head, track, *lead, str(len(ranked)))
+    out.print(table)

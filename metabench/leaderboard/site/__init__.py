@@ -1,0 +1,1 @@
+"""The leaderboards as a folder of HTML and JSON: no server, no network, no script from elsewhere."""

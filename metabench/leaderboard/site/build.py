@@ -1,0 +1,131 @@
+"""Writes the site: the same data gives the same bytes, and a crash leaves the old site or the new one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabench.leaderboard.ranking import Entry, Row, Table, rank, read_entries
+from metabench.leaderboard.records import Board, schemas
+from metabench.leaderboard.site import pages
+
+MARK = Path("data") / "overview.json"  # what tells a folder that holds a site from one that holds something else
+ASSETS = Path(__file__).parent / "assets"
+
+
+class Built(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    boards: int
+    entries: int
+    files: int
+
+
+def build(root: Path, boards: Mapping[str, Board], out: Path) -> Built:
+    """Builds the site of the leaderboards in `root` into the folder `out`, which is replaced.
+
+    Raises:
+        ValueError: In one sentence: a submission cannot be read, or `out` holds something else than a site.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise ValueError(f"{out} holds something else than a site of leaderboards; choose another folder")
+    entries = read_entries(root, boards)
+    tables = [rank(board, track, entries) for board in boards.values() for track in board.tracks]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        draft = Path(name) / "site"
+        files = _files(tables, entries, boards)
+        for path, content in files.items():
+            target = draft / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+        draft.chmod(0o755)
+        if out.exists():
+            shutil.move(out, Path(name) / "old")
+        shutil.move(draft, out)
+    return Built(out, len(boards), len(entries), len(files))
+
+
+def _files(tables: Sequence[Table], entries: Sequence[Entry], boards: Mapping[str, Board]) -> dict[str, str]:
+    files = {f"assets/{path.name}": path.read_text() for path in sorted(ASSETS.iterdir())}
+    files["index.html"] = pages.overview(tables, entries, boards)
+    files["entries.html"] = pages.all_entries(entries)
+    files[MARK.as_posix()] = _json(overview_data(tables, boards))
+    for name, schema in schemas().items():
+        files[f"schemas/{Path(name).stem}.schema.json"] = _json(schema)
+    for board in boards.values():
+        own = [table for table in tables if table.board is board]
+        files[f"boards/{board.id}.html"] = pages.board_page(board, own, boards)
+        files[f"data/boards/{board.id}.json"] = _json(board_data(board, own))
+    for table in tables:
+        for row in (*table.rows, *table.unranked):
+            place = row.entry.submission.place.as_posix()
+            files[f"entries/{place}.html"] = pages.entry_page(row.entry, row, table)
+            files[f"data/entries/{place}.json"] = _json(entry_data(row))
+    return files
+
+
+def overview_data(tables: Sequence[Table], boards: Mapping[str, Board]) -> dict[str, Any]:
+    """Every board with the leader of each track."""
+    told = []
+    for board in boards.values():
+        own = [table for table in tables if table.board is board]
+        leaders = {table.track: row_data(table.rows[0]) if table.rows else None for table in own}
+        told.append({**board.model_dump(mode="json"), "leaders": leaders, "ranked": sum(len(t.rows) for t in own)})
+    return {"boards": told}
+
+
+def board_data(board: Board, tables: Sequence[Table]) -> dict[str, Any]:
+    """A board and its tables."""
+    told = {
+        table.track: {
+            "normalised": table.normalised,
+            "levels": dict(table.levels),
+            "ranked": [row_data(row) for row in table.rows],
+            "unranked": [row_data(row) for row in table.unranked],
+        }
+        for table in tables
+    }
+    return {"board": board.model_dump(mode="json"), "tracks": told}
+
+
+def row_data(row: Row) -> dict[str, Any]:
+    """A row without its entry's details."""
+    s = row.entry.submission
+    return {
+        "place": s.place.as_posix(),
+        "rank": row.rank,
+        "why_unranked": row.why_unranked,
+        "title": s.title,
+        "agent": s.agent,
+        "version": s.version,
+        "authors": list(s.authors),
+        "date": str(s.date),
+        "tier": row.entry.tier,
+        "score": row.score._asdict(),
+        "mean_return": row.mean,
+        "curve": row.curve.tolist(),
+        "tasks": row.tasks.tolist(),
+        "runs": len(s.runs),
+        "training": s.training.model_dump(mode="json"),
+    }
+
+
+def entry_data(row: Row) -> dict[str, Any]:
+    """Everything about an entry."""
+    found = row.entry.verification
+    return {
+        **row_data(row),
+        "submission": row.entry.submission.model_dump(mode="json"),
+        "verification": None if found is None else found.model_dump(mode="json"),
+        "sha256": row.entry.sha256,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"

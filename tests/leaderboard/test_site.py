@@ -1,0 +1,267 @@
+"""Ranking and the site: tables follow from the records, pages show what the data says, nothing from outside gets in."""
+
+import datetime
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from forging import about, board, entrants, honest, write_boards
+
+import metabench
+from metabench.leaderboard.ranking import rank, read_entries
+from metabench.leaderboard.records import BOARDS, Training, read_boards
+from metabench.leaderboard.site.build import build
+from metabench.leaderboard.site.charts import Line, line_chart, number, ticks
+from metabench.leaderboard.submit import open_yardstick, submit
+from metabench.leaderboard.verify import record, verify
+
+ROOT = Path(__file__).parent.parent.parent
+UNTRAINED = Training(env_steps=0)
+
+
+def enter(root, boards, id, name, track="online", **changes):
+    story = about(agent=name, title=name, track=track, trains=False, plugin=name, training=UNTRAINED, **changes)
+    folder = submit(boards[id], open_yardstick(name, boards[id], 2), story, root)
+    record(verify(folder, boards))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Leaderboards with two boards, five agents, a claim and a superseded entry."""
+    root = tmp_path_factory.mktemp("site") / "leaderboards"
+    grid = board("grid", "GridNavigation-v0", title="Grid & <b>navigation</b>")
+    eager = board("eager", "PointRobot-v0", metric="data-efficiency", target=0.5)
+    boards = write_boards(root, [grid, eager])
+    enter(root, boards, "grid", "random")
+    enter(root, boards, "grid", "zero")
+    enter(root, boards, "grid", "oracle", "oracle")
+    card = "# Noise\n\n<script>alert(1)</script> [x](javascript:alert(1)) ![i](http://example.com/i.png)\n\n"
+    card += "| a | b |\n|-|-|\n| 1 | 2 |\n"
+    for day, claimed in ((20, False), (25, False), (26, True)):
+        date = datetime.date(2026, 11, day)
+        story = about(title="<i>Noisy</i>", card=card, date=date)
+        folder = submit(boards["grid"], entrants("GridNavigation-v0", 2), story, root)
+        if not claimed:
+            record(verify(folder, boards))
+    return root
+
+
+def tables(root):
+    boards = read_boards(root / BOARDS)
+    entries = read_entries(root, boards)
+    return {(b.id, track): rank(b, track, entries) for b in boards.values() for track in b.tracks}
+
+
+def test_ranks_follow_from_the_records(root):
+    found = tables(root)
+    online = found["grid", "online"]
+    assert [row.rank for row in online.rows] == [1, 2, 3]
+    assert [row.score.estimate for row in online.rows] == sorted((r.score.estimate for r in online.rows), reverse=True)
+    assert {row.why_unranked.split(":")[0].split(" by")[0] for row in online.unranked} == {
+        "claimed",
+        "superseded",
+    }
+    levels = metabench.spec("GridNavigation-v0").references("test")
+    for row in online.rows:
+        returns = np.stack([r.array() for r in row.entry.results.results])
+        low, high = levels["random"]["mean"], levels["oracle"]["mean"]
+        scores = (returns.mean(axis=(2, 3)) - low) / (high - low)
+        assert row.mean == returns.mean()
+        assert np.allclose(row.tasks, scores.mean(axis=0))
+        assert np.allclose(row.curve, (returns.mean(axis=(0, 1, 2)) - low) / (high - low))
+        flat = np.sort(scores.ravel())
+        cut = len(flat) // 4
+        assert np.isclose(row.score.estimate, flat[cut : len(flat) - cut].mean())
+        assert row.score.low <= row.score.estimate <= row.score.high
+    (oracle,) = found["grid", "oracle"].rows
+    assert oracle.entry.submission.agent == "oracle"  # never in the same table as the others
+
+
+def test_data_efficiency_ranks_by_steps_among_those_who_reach_the_target(tmp_path):
+    boards = write_boards(tmp_path, [board("eager", "PointRobot-v0", metric="data-efficiency", target=0.5)])
+
+    class Walker:
+        """Knows the goals by heart: good enough to reach the target, which is all this test needs."""
+
+        def __init__(self, share):
+            self.share = share
+            table = metabench.spec("PointRobot-v0").table()
+            self.goals = table.batch("test", np.arange(table.size("test"))).values
+
+        def begin(self, num_trials):
+            return 0
+
+        def act(self, step, belief):
+            offset = self.goals[: len(step.reward)] * self.share - step.observation
+            return np.clip(offset, -0.1, 0.1).astype(np.float32), belief
+
+    for name, share, steps in (("far", 1.0, 10**6), ("near", 0.9, 10**4), ("lazy", 0.0, 10)):
+        own = [e._replace(agent=Walker(share)) for e in entrants("PointRobot-v0", 2)]
+        story = about(agent=name, title=name, training=Training(env_steps=steps))
+        record(verify(submit(boards["eager"], own, story, tmp_path), boards))
+    rows = tables(tmp_path)["eager", "online"].rows
+    assert [(row.entry.submission.agent, row.reached) for row in rows] == [
+        ("near", True),
+        ("far", True),
+        ("lazy", False),
+    ]
+
+
+class Cells(HTMLParser):
+    """The ranked tables of a page: id -> rows of (data-value or text)."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.stack, self.cell, self.open = {}, [], None, []
+
+    def handle_starttag(self, tag, attributes):
+        told = dict(attributes)
+        if tag == "table":
+            self.rows = self.tables.setdefault(told.get("id", ""), [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.cell, self.value = "", told.get("data-value")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self.cell is not None:
+            self.rows[-1].append(self.cell.strip() if self.value is None else self.value)
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell += data
+
+
+def check_pages(root, site):
+    """Every ranked table of every board page says what the records say, and so does its JSON."""
+    for (id, track), table in tables(root).items():
+        page = Cells()
+        page.feed((site / "boards" / f"{id}.html").read_text())
+        rows = page.tables.get(f"ranked-{track}", [[]])[1:]
+        told = json.loads((site / "data" / "boards" / f"{id}.json").read_text())["tracks"][track]["ranked"]
+        assert len(rows) == len(table.rows) == len(told)
+        for cells, row, data in zip(rows, table.rows, told, strict=True):
+            assert cells[:3] == [str(row.rank), row.entry.submission.title, repr(row.score.estimate)]
+            assert cells[6] == repr(row.mean)
+            assert data["score"] == row.score._asdict() and data["rank"] == row.rank
+            assert data["training"]["env_steps"] == row.entry.submission.training.env_steps
+            assert (site / "entries" / f"{data['place']}.html").is_file()
+            assert (site / "data" / "entries" / f"{data['place']}.json").is_file()
+
+
+def test_the_pages_say_what_the_data_says(root, tmp_path):
+    built = build(root, read_boards(root / BOARDS), tmp_path / "site")
+    assert (built.boards, built.entries) == (2, 6)
+    check_pages(root, tmp_path / "site")
+
+
+def test_the_projects_own_leaderboards(tmp_path):
+    """Every committed entry carries the record of a verification of its content, and the pages follow from the data."""
+    own = ROOT / "leaderboards"
+    boards = read_boards(own / BOARDS)
+    for chosen in boards.values():
+        spec = metabench.spec(chosen.benchmark)
+        assert chosen.task_digest == spec.table().digest(chosen.split)
+        assert (chosen.episodes, chosen.repeats) == (spec.episodes, spec.repeats)
+    build(own, boards, tmp_path / "site")
+    check_pages(own, tmp_path / "site")
+    for entry in read_entries(own, boards):
+        assert entry.tier in ("replayed", "reproduced"), entry.submission.place
+
+
+def test_the_site_is_deterministic_and_replaces_only_itself(root, tmp_path):
+    boards = read_boards(root / BOARDS)
+    first, second = tmp_path / "a", tmp_path / "b"
+    build(root, boards, first)
+    build(root, boards, second)
+    build(root, boards, second)  # replaces the old one
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="holds something else than a site"):
+        build(root, boards, other)
+    assert (other / "thesis.tex").exists()
+
+
+def test_nothing_from_outside_becomes_markup_or_is_loaded(root, tmp_path):
+    build(root, read_boards(root / BOARDS), tmp_path / "site")
+    for path in (tmp_path / "site").rglob("*.html"):
+        text = path.read_text()
+        assert "<script>" not in text and "<i>Noisy" not in text and "<b>navigation" not in text
+        assert "javascript:" not in re.sub(r"\[x\]\(javascript:alert\(1\)\)", "", text)
+        loaded = re.findall(r'(?:src|<link[^>]*href)="([^"]*)"', text)
+        assert all(not url.startswith(("http:", "https:", "//")) for url in loaded), loaded
+        for target in re.findall(r'href="([^"#]+)', text):
+            if not target.startswith(("http", "data:")):
+                assert (path.parent / target).resolve().is_file(), f"{path}: {target}"
+    noisy = next(p for p in (tmp_path / "site" / "entries").rglob("*.html") if "Noise" in p.read_text())
+    assert "<table>\n<thead>\n<tr>\n<th>a</th>" in noisy.read_text()  # the card's own table
+
+
+def test_an_unreadable_submission_stops_the_build(root, tmp_path):
+    copy = tmp_path / "leaderboards"
+    shutil.copytree(root, copy)
+    next(copy.glob("*/*/*/submission.json")).write_text("{}")
+    with pytest.raises(ValueError, match=r"no valid submission\.json"):
+        build(copy, read_boards(copy / BOARDS), tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_an_empty_board_is_built(tmp_path):
+    boards = write_boards(tmp_path / "empty", [board("grid", "GridNavigation-v0")])
+    assert build(tmp_path / "empty", boards, tmp_path / "site").entries == 0
+    assert "There is no entry yet" in (tmp_path / "site" / "boards" / "grid.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no"),
+        ("[[board]]\nid = 'x'", "board x: title: Field required"),
+        ("[[board", "is no TOML"),
+    ],
+)
+def test_wrong_boards_are_refused_in_words(tmp_path, text, words):
+    (tmp_path / BOARDS).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_boards(tmp_path / BOARDS)
+
+
+def test_a_board_cannot_be_superseded_by_nothing(tmp_path):
+    with pytest.raises(ValueError, match="superseded by 'gone', which is no board"):
+        write_boards(tmp_path, [board("grid", "GridNavigation-v0", superseded_by="gone")])
+
+
+def test_charts():
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(-316.4, -310.4)[0] <= -316.4 and ticks(-316.4, -310.4)[-1] >= -310.4
+    assert ticks(3.0, 3.0)[0] <= 3.0 < ticks(3.0, 3.0)[-1]
+    assert (number(-0.0001), number(0.5), number(-307.14), number(12345.6)) == ("0.000", "0.500", "-307.1", "12,346")
+    chart = line_chart([Line("<a>", [1, 2], [0.0, 1.0])], "t", "x", "y", whole_x=True)
+    assert "&lt;a&gt;" in chart and "<a>" not in chart and chart.count("<circle") == 2
+
+
+def test_one_more_agent_moves_only_the_ranks_below_it(root, tmp_path):
+    copy = tmp_path / "leaderboards"
+    shutil.copytree(root, copy)
+    before = {row.entry.sha256: row.score for row in tables(copy)["grid", "online"].rows}
+    boards = read_boards(copy / BOARDS)
+    enter(copy, boards, "grid", "random", version="2")
+    after = {row.entry.sha256: row.score for row in tables(copy)["grid", "online"].rows}
+    assert len(after) == len(before) + 1
+    assert {name: after[name] for name in before} == before
+
+
+def test_honest_is_what_the_other_tests_start_from(tmp_path):
+    folder, boards = honest(tmp_path, "grid", "GridNavigation-v0")
+    assert verify(folder, boards).accepted
