@@ -41,6 +41,22 @@ TRACKS: Mapping[Track, str] = {
     "oracle": "shown the hidden task: an upper bound, not a competitor",
 }
 
+# The track that the evaluator files a result under, and whether its agent may be shown the hidden task.
+PLAYED_AS: Mapping[Track, str] = {
+    "online": "online",
+    "offline-zero-shot": "offline",
+    "offline-few-shot": "offline",
+    "prompt-k": "prompt-k",
+    "oracle": "oracle",
+}
+SEES: Mapping[Track, tuple[bool, ...]] = {
+    "online": (False,),
+    "offline-zero-shot": (False,),
+    "offline-few-shot": (False,),
+    "prompt-k": (False, True),  # demonstrations are found by the task
+    "oracle": (True,),
+}
+
 
 class Dataset(Record):
     """A dataset that training read."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from metabench.evaluate import evaluate
 from metabench.leaderboard.folder import Folder
-from metabench.leaderboard.records import Board, Rerun, Results, Submission, evaluation_seed
+from metabench.leaderboard.records import SEES, Board, Rerun, Results, Submission, evaluation_seed
 from metabench.leaderboard.replay import Fault
 from metabench.plugins import agent_names, load_plugin
 from metabench.stats import mean, stratified_bootstrap
@@ -41,7 +41,7 @@ def rerun(folder: Folder, submission: Submission, results: Results, board: Board
     for index, run in enumerate(submission.runs):
         fresh = evaluation_seed(f"{board.id}/{seed}", run.policy_sha256, index)
         agent = _agent(submission, policies.get(index), board, run.train_seed, fresh)
-        if bool(getattr(agent, "privileged", False)) != (submission.track == "oracle"):
+        if bool(getattr(agent, "privileged", False)) not in SEES[submission.track]:
             raise Fault(f"the agent {submission.plugin} sees what the track {submission.track} does not show, or less")
         again.append(evaluate(agent, board.played(fresh)).array())
     before = np.stack([result.array() for result in results.results])

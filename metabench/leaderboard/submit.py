@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench.agent import Agent
-from metabench.evaluate import evaluate_traced
+from metabench.evaluate import evaluate_traced, versions
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.records import (
     CARD,
@@ -33,7 +33,6 @@ from metabench.leaderboard.records import (
     policy_sha256,
 )
 from metabench.leaderboard.replay import check_actions_inside
-from metabench.leaderboard.verify import versions
 from metabench.plugins import load_plugin
 from metabench.registry import spec
 from metabench.results import write_atomically

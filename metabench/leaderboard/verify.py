@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from metabench.evaluate import versions
 from metabench.leaderboard.folder import MAX_CARD, Folder
 from metabench.leaderboard.records import (
     CARD,
+    PLAYED_AS,
     RESULT,
+    SEES,
     VERIFICATION,
     Board,
     Check,
@@ -36,7 +37,6 @@ from metabench.stats import normalise
 from metabench.summary import reference_levels
 from metabench.traces import Trace, spec_digest
 
-PACKAGES = ("metabench", "numpy", "gymnasium", "mujoco", "torch")
 TOO_GOOD = 1.02  # a score above this is worth a look: the oracle has 1
 
 Progress = Callable[[int, int], None]  # (steps replayed, of how many)
@@ -114,17 +114,6 @@ def record(verdict: Verdict) -> Path:
         ),
     )
     return target
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what an evaluation depends on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class _Verification:
@@ -252,8 +241,10 @@ class _Verification:
             played = board.played(evaluation_seed(board.id, run.policy_sha256, index))
             _same_protocol(f"the result of run {index}", result.protocol, played)
             _same_digest(f"the result of run {index}", result.task_digest, board)
-            if (result.track == "oracle") != (submission.track == "oracle"):
-                raise Fault(_privileged(index, result.track == "oracle", submission))
+            if result.track == "oracle" and submission.track != "oracle":
+                raise Fault(_privileged(index, True, submission))
+            if result.track != PLAYED_AS[submission.track]:
+                raise Fault(f"run {index} was played as {result.track}, which does not go with {submission.track}")
             if result.train_seed != run.train_seed:
                 raise Fault(
                     f"the result of run {index} has the training seed {result.train_seed}, not {run.train_seed}"
@@ -307,7 +298,7 @@ class _Verification:
         _same_digest("the trace", trace.header.task_digest, board)
         if trace.header.spec_digest != spec_digest(chosen):
             raise Fault(f"the trace is of another version of {chosen.id} than the installed one")
-        if trace.header.privileged != (submission.track == "oracle"):
+        if trace.header.privileged not in SEES[submission.track]:
             raise Fault(_privileged(index, trace.header.privileged, submission))
 
     def _look(self, results: Results, board: Board) -> None:

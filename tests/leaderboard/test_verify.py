@@ -23,10 +23,11 @@ from forging import (
     write_boards,
 )
 
+from metabench.evaluate import versions
 from metabench.leaderboard.folder import Folder, find
 from metabench.leaderboard.records import Training, Verification, dump, evaluation_seed, read_submission, schemas
 from metabench.leaderboard.submit import open_yardstick, submit, without_learner
-from metabench.leaderboard.verify import record, verify, versions
+from metabench.leaderboard.verify import record, verify
 
 BENCHMARK = "ReacherGoal-v0"  # physics, random starts, 20 tasks x 4 trials x 3 episodes of 50 steps
 
@@ -312,7 +313,7 @@ RECORD = {
     "unknown track": (lambda r: r.update(track="best"), "track: Input should be"),
     "track of another board": (lambda r: r.update(track="prompt-k", training={"env_steps": 0, "datasets": [
         {"id": "x", "sha256": "0" * 64}]}), "has no track prompt-k"),
-    "online as oracle": (lambda r: r.update(track="oracle"), "was not shown the hidden task"),
+    "online as oracle": (lambda r: r.update(track="oracle"), "was played as online, which does not go with oracle"),
     "offline with steps": (lambda r: r.update(track="offline-few-shot"), "needs the datasets that were trained on"),
     "steps not told": (lambda r: r.update(training={"env_steps": 0}), "has used environment steps; 0 are declared"),
     "script for a link": (lambda r: r.update(code="javascript:alert(1)"), "code: String should match pattern"),
