@@ -99,8 +99,8 @@ def rollouts(
     for _ in range(steps):
         noise = torch.randn(len(starts), core.actions.size, generator=generator)
         action = core.act(core.see(observation, guess), noise).action
-        step = decoder(observation, action, world)
-        after, ends = decoder.inside(step.next_observation), step.ends > 0.0
+        step = decoder.imagine(observation, action, world)
+        after, ends = step.next_observation, step.ends > 0.0
         rows.append(Transitions(observation, action, step.reward, after, ends.float()).pack())
         lives.append(alive)
         observation, alive = after, alive & ~ends
@@ -113,9 +113,8 @@ def rollouts(
 @torch.inference_mode()
 def relabel(decoder: NeuralDecoder, seen: Transitions, z: Tensor) -> Transitions:
     """Real states and actions `[M, N, ...]` with the outcomes they would have in the tasks z `[M, L]`."""
-    step = decoder(seen.observation, seen.action, z[:, None].expand(-1, seen.reward.shape[1], -1))
-    after = decoder.inside(step.next_observation)
-    return Transitions(seen.observation, seen.action, step.reward, after, (step.ends > 0.0).float())
+    step = decoder.imagine(seen.observation, seen.action, z[:, None].expand(-1, seen.reward.shape[1], -1))
+    return Transitions(seen.observation, seen.action, step.reward, step.next_observation, (step.ends > 0.0).float())
 
 
 class Errors(NamedTuple):
@@ -157,8 +156,8 @@ def dream(decoder: NeuralDecoder, played: Transitions, z: Tensor) -> tuple[Tenso
     """The decoder's own trajectory from each episode's start under its actions: next observations, rewards `[B, H]`."""
     observation, states, rewards = played.observation[:, 0], [], []
     for t in range(played.reward.shape[1]):
-        step = decoder(observation, played.action[:, t], z)
-        observation = decoder.inside(step.next_observation)
+        step = decoder.imagine(observation, played.action[:, t], z)
+        observation = step.next_observation
         states.append(observation)
         rewards.append(step.reward)
     return torch.stack(states, dim=1), torch.stack(rewards, dim=1)

@@ -20,8 +20,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.features import Features
 from metabench_agents.linear import Linear
-from metabench_agents.nn import Scaler
 from metabench_agents.replay import Transitions
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL's code
@@ -85,11 +85,12 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> Act:
 class ActorCritic(nn.Module):
     """Policy, two action values, a state value and its slow copy; all see (s, z), the action values a as well."""
 
-    def __init__(self, observation_space: spaces.Box, action_space: Any, latent: int, hidden: int, layers: int):
+    def __init__(self, fields: Sequence[Any], action_space: Any, latent: int, hidden: int, layers: int):
         super().__init__()
         self.latent = latent
-        self.scaler, self.actions = Scaler(observation_space), ActionScale(action_space)
-        state = observation_space.shape[0] + latent
+        self.features, self.actions = Features(fields), ActionScale(action_space)
+        self.observation = self.features.observation
+        state = self.features.size + latent
         self.policy = mlp(state, hidden, layers, 2 * self.actions.size)
         self.q1 = mlp(state + self.actions.size, hidden, layers, 1)
         self.q2 = mlp(state + self.actions.size, hidden, layers, 1)
@@ -98,8 +99,8 @@ class ActorCritic(nn.Module):
         self.target.load_state_dict(self.value.state_dict())
 
     def see(self, observation: Tensor, z: Tensor) -> Tensor:
-        """The networks' input `[..., O + L]`."""
-        return torch.cat((self.scaler(observation), z), dim=-1)
+        """The networks' input `[..., F + L]`."""
+        return torch.cat((self.features(observation), z), dim=-1)
 
     def act(self, state: Tensor, noise: Tensor) -> Act:
         """An action at `see(...)`; the most probable one for zero noise."""

@@ -29,6 +29,7 @@ Choices and deviations, with reasons:
   move while the encoder learns. Half of the imagined episodes act on guesses from the prior, as half of the real ones
   do.
 - The decoder also predicts whether the task's own rule ends the episode.
+- Observations are told to all networks as in `pearl.py`; the decoder's units are moments of the initial data.
 - Soft actor-critic, data collection and test protocol are PEARL's as in `pearl.py`.
 """
 
@@ -96,7 +97,7 @@ class Config:
     hidden: int = 128  # width of policy, action and state values
     layers: int = 2  # their hidden layers
     core: int = 64  # width of the GRU
-    decoder: str = "auto"  # "physics" or "neural"; "auto" takes physics where the family bounds accelerations
+    decoder: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
     decoder_hidden: int = 128  # width of the decoder
     decoder_layers: int = 2  # its hidden layers
     deviation: float = 0.1  # of reconstructed columns, in their standard deviations over a step
@@ -137,15 +138,15 @@ class Network(nn.Module):
 
     def __init__(self, config: Config, env: Any):
         super().__init__()
-        space, latent = env.single_observation_space, config.latent
+        fields, latent = env.family.observation_fields, config.latent
         self.latent = latent
-        self.core = ActorCritic(space, env.single_action_space, latent, config.hidden, config.layers)
+        self.core = ActorCritic(fields, env.single_action_space, latent, config.hidden, config.layers)
         actions, width = self.core.actions.size, config.core
-        self.embed = Linear(2 * space.shape[0] + actions + 1, width)
+        self.embed = Linear(self.core.features.size + len(fields) + actions + 1, width)
         self.memory = GRU(width, width)
         self.out = Linear(width, 2 * latent)
         sizes = (config.decoder_hidden, config.decoder_layers)
-        self.decoder = make_decoder(config.decoder, env.family, space, actions, latent, *sizes)
+        self.decoder = make_decoder(config.decoder, env.family, self.core.features, actions, latent, *sizes)
 
     def model(self) -> list[nn.Parameter]:
         """The parameters that learn by reconstruction."""
@@ -156,7 +157,7 @@ class Network(nn.Module):
         units = self.decoder.units
         change = (seen.next_observation - seen.observation - units.center) / units.step
         reward = (seen.reward - units.reward_center) / units.reward_scale
-        facts = (self.core.scaler(seen.observation), change, seen.action, reward[..., None])
+        facts = (self.core.features(seen.observation), change, seen.action, reward[..., None])
         return torch.relu(self.embed(torch.cat(facts, dim=-1)))
 
     def beliefs(self, context: Transitions) -> Gaussian:
@@ -230,7 +231,7 @@ class Agent:
         """Nothing seen."""
         network = self.network
         guess = Guess.begin(num_trials, network.latent, self.seed)
-        empty = torch.zeros(num_trials, network.core.scaler.center.shape[0])
+        empty = torch.zeros(num_trials, network.core.observation)
         return Belief(torch.zeros(num_trials, network.memory.hidden), guess, empty)
 
     @torch.inference_mode()
@@ -418,7 +419,9 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             if iteration == 0:
                 initial = replace(config, prior_episodes=config.initial_episodes, posterior_episodes=0)
                 collect(state, everyone, initial, generator)
-                state.network.decoder.units.fit(state.replay.sample(everyone, 1000, generator))
+                seen = state.replay.sample(everyone, 1000, generator)
+                state.network.decoder.units.fit(seen)
+                state.network.core.features.fit(seen.observation)
             chosen = torch.randperm(len(everyone), generator=generator)[: config.tasks_per_iteration].tolist()
             row = collect(state, chosen, config, generator) | learn(state, config, generator)
             if config.evaluate_every and (iteration + 1) % config.evaluate_every == 0:
@@ -480,7 +483,7 @@ def build(benchmark: str, config: Config, seed: int) -> Training:
         bf16=config.bf16,
         compile=config.compile,
     )
-    width = network.core.scaler.center.shape[0]
+    width = network.core.observation
     return Training(
         network,
         Learner(network.core, settings),

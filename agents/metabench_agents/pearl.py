@@ -19,7 +19,8 @@ Deviations, with reasons:
 - Encoder and critics share one Adam, as their learning rates are equal: the same steps.
 - The last transition of an episode is not in the evaluation context: under metabench's protocol an agent sees the next
   episode's first observation in its place.
-- Observations with bounds are scaled to [-1, 1]: benchmarks mix metres and radians. Oyster's have none.
+- The networks are told observations standardised by the initial data, and distances between point masses (`Features`):
+  benchmarks mix metres and radians. Oyster's benchmarks need no scaling.
 - Oyster's sparse-reward option (train on dense rewards, infer from sparse ones) is not offered: benchmarks have one
   reward.
 """
@@ -103,17 +104,17 @@ class Network(nn.Module):
 
     def __init__(self, config: Config, env: Any):
         super().__init__()
-        space = env.single_observation_space
-        self.core = ActorCritic(space, env.single_action_space, config.latent, config.hidden, config.layers)
+        fields = env.family.observation_fields
+        self.core = ActorCritic(fields, env.single_action_space, config.latent, config.hidden, config.layers)
         self.next_observation, self.latent = config.next_observation, config.latent
-        inputs = space.shape[0] * (2 if config.next_observation else 1) + self.core.actions.size + 1
+        inputs = self.core.features.size * (2 if config.next_observation else 1) + self.core.actions.size + 1
         self.encoder = mlp(inputs, config.encoder_hidden, config.encoder_layers, 2 * config.latent)
 
     def factors(self, context: Transitions) -> Gaussian:
         """What each transition says of the task: `[..., L]`."""
-        parts = [self.core.scaler(context.observation), context.action, context.reward[..., None]]
+        parts = [self.core.features(context.observation), context.action, context.reward[..., None]]
         if self.next_observation:
-            parts.append(self.core.scaler(context.next_observation))
+            parts.append(self.core.features(context.next_observation))
         return Gaussian.of(self.encoder(torch.cat(parts, dim=-1)))
 
     def posterior(self, context: Transitions) -> Gaussian:
@@ -139,7 +140,7 @@ class Agent:
 
     def begin(self, num_trials: int) -> Belief:
         """Nothing seen."""
-        latent, observation = self.network.latent, self.network.core.scaler.center.shape[0]
+        latent, observation = self.network.latent, self.network.core.observation
         guess = Guess.begin(num_trials, latent, self.seed)
         return Belief(Evidence.none(num_trials, latent), guess, torch.zeros(num_trials, observation))
 
@@ -208,6 +209,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             if iteration == 0:
                 initial = replace(config, prior_episodes=config.initial_episodes, posterior_episodes=0)
                 collect(network, collector, replay, everyone, initial, generator)
+                network.core.features.fit(replay.sample(everyone, 1000, generator).observation)
             count = min(config.tasks_per_iteration, len(everyone))
             chosen = torch.randperm(len(everyone), generator=generator)[:count].tolist()
             row = collect(network, collector, replay, chosen, config, generator)
@@ -248,7 +250,7 @@ def build(benchmark: str, config: Config, seed: int) -> tuple[Network, Learner, 
         compile=config.compile,
     )
     learner = Learner(network.core, settings, list(network.encoder.parameters()))
-    sizes = (network.core.scaler.center.shape[0], network.core.actions.size)
+    sizes = (network.core.observation, network.core.actions.size)
     return network, learner, TaskReplay(count, *sizes, config.replay), Collector(benchmark, config.split, seed)
 
 

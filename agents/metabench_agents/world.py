@@ -10,60 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.features import Features, Pair, kinematic_pairs, point_masses
 from metabench_agents.latent_sac import mlp
-from metabench_agents.nn import Scaler
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
 
 MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
-VELOCITY_UNITS = ("m/s", "rad/s")
-POSITION_UNITS = ("m", "rad")
-VELOCITY_WORDS = ("velocity", "speed", "v", "vel")
-POSITION_WORDS = ("position", "x", "pos", "angle", "distance", "gap", "")
-
-
-class Pair(NamedTuple):
-    """Columns of an observation that are a position and its velocity."""
-
-    position: int
-    velocity: int
-
-
-def kinematic_pairs(fields: Sequence[Any]) -> tuple[Pair, ...]:
-    """The positions and velocities among named observation columns.
-
-    A velocity is a column in m/s or rad/s whose name contains the word velocity, speed, vel or v (`ego_speed`,
-    `front_vx`); its position is the column in m or rad with the same name but for that word (`ego_x`, `front_x`,
-    `ego`). Velocities without a position of their own get none.
-    """
-    names = {f.name: index for index, f in enumerate(fields) if f.unit in POSITION_UNITS}
-    pairs = []
-    for index, f in enumerate(fields):
-        if f.unit in VELOCITY_UNITS:
-            wanted = [name for name in _positions(f.name) if name in names]
-            if wanted:
-                pairs.append(Pair(names[wanted[0]], index))
-    return tuple(pairs)
-
-
-def _positions(velocity: str) -> list[str]:
-    """What the position of a velocity of this name may be called, the likeliest first."""
-    parts, found = velocity.split("_"), []
-    for at, part in enumerate(parts):
-        axis = part[1:] if part in ("vx", "vy", "vz") else None
-        if axis:
-            found.append("_".join([*parts[:at], axis, *parts[at + 1 :]]))
-        elif part in VELOCITY_WORDS:
-            rest = [*parts[:at], *parts[at + 1 :]]
-            found += ["_".join([*parts[:at], word, *parts[at + 1 :]]) for word in POSITION_WORDS if word]
-            found.append("_".join(rest))
-    return [name for name in found if name and name != velocity]
 
 
 class Prediction(NamedTuple):
@@ -75,12 +32,14 @@ class Prediction(NamedTuple):
 
 
 class Units(nn.Module):
-    """How far columns of the observation move in a step, and how rewards lie: what errors are measured in."""
+    """How far columns of the observation move in a step, and where rewards lie: what errors are measured in."""
 
     step: Tensor
     center: Tensor
     reward_center: Tensor
     reward_scale: Tensor
+    reward_low: Tensor
+    reward_high: Tensor
 
     def __init__(self, observation: int):
         super().__init__()
@@ -88,6 +47,8 @@ class Units(nn.Module):
         self.register_buffer("step", torch.ones(observation))
         self.register_buffer("reward_center", torch.zeros(()))
         self.register_buffer("reward_scale", torch.ones(()))
+        self.register_buffer("reward_low", torch.tensor(-float("inf")))
+        self.register_buffer("reward_high", torch.tensor(float("inf")))
 
     def fit(self, seen: Transitions) -> None:
         """Takes mean and standard deviation from experience; columns that never move keep the unit 1."""
@@ -97,21 +58,23 @@ class Units(nn.Module):
         self.step.copy_(torch.where(spread > 1e-6, spread, 1.0))
         self.reward_center.copy_(seen.reward.mean())
         self.reward_scale.copy_(seen.reward.std().clamp_min(1e-6))
+        self.reward_low.copy_(seen.reward.min())
+        self.reward_high.copy_(seen.reward.max())
 
 
 class NeuralDecoder(nn.Module):
     """(s, a, z) -> change of s, reward, end: one network, no physics."""
 
-    def __init__(self, space: spaces.Box, action: int, latent: int, hidden: int, layers: int):
+    def __init__(self, features: Features, space: spaces.Box, action: int, latent: int, hidden: int, layers: int):
         super().__init__()
-        self.scaler, self.units = Scaler(space), Units(space.shape[0])
+        self.features, self.units = features, Units(space.shape[0])
         self.register_buffer("low", torch.as_tensor(space.low))
         self.register_buffer("high", torch.as_tensor(space.high))
-        self.body = mlp(space.shape[0] + action + latent, hidden, layers, space.shape[0] + 2)
+        self.body = mlp(features.size + action + latent, hidden, layers, space.shape[0] + 2)
 
     def raw(self, observation: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network's outputs `[..., O]`, `[...]`, `[...]`."""
-        out = self.body(torch.cat((self.scaler(observation), action, z), dim=-1)).float()
+        out = self.body(torch.cat((self.features(observation), action, z), dim=-1)).float()
         return out[..., :-2], out[..., -2], out[..., -1]
 
     def forward(self, observation: Tensor, action: Tensor, z: Tensor) -> Prediction:
@@ -125,15 +88,21 @@ class NeuralDecoder(nn.Module):
         """The next observation from the network's outputs."""
         return observation + self.units.center + self.units.step * change
 
-    def inside(self, observation: Tensor) -> Tensor:
-        """Observations clipped to the space's bounds: for imagined states that are fed back."""
-        return torch.minimum(torch.maximum(observation, self.low), self.high)  # pyright: ignore[reportArgumentType]
+    def imagine(self, observation: Tensor, action: Tensor, z: Tensor) -> Prediction:
+        """A step to learn from or to go on from: s' inside the space's bounds, the reward inside what has been seen.
+
+        Imagined states are fed back, so they come to where the network has never been; its reward must not tempt there.
+        """
+        step = self(observation, action, z)
+        after = torch.minimum(torch.maximum(step.next_observation, self.low), self.high)  # pyright: ignore[reportArgumentType]
+        return Prediction(after, step.reward.clamp(self.units.reward_low, self.units.reward_high), step.ends)
 
 
 class KinematicDecoder(NeuralDecoder):
     """(s, a, z) -> accelerations, other columns' change, reward, end; positions and velocities follow.
 
     Args:
+        features: Of observations, for the network.
         space: Of observations.
         action: Columns of an action.
         latent: Columns of z.
@@ -146,6 +115,7 @@ class KinematicDecoder(NeuralDecoder):
 
     def __init__(
         self,
+        features: Features,
         space: spaces.Box,
         action: int,
         latent: int,
@@ -155,7 +125,7 @@ class KinematicDecoder(NeuralDecoder):
         dt: float,
         bound: float = MAX_ACCELERATION,
     ):
-        super().__init__(space, action, latent, hidden, layers)
+        super().__init__(features, space, action, latent, hidden, layers)
         if not pairs:
             raise ValueError(
                 "there are no positions with velocities among the observation columns: use the neural decoder"
@@ -215,16 +185,16 @@ def cluster_losses(means: Tensor, separation: float) -> tuple[Tensor, Tensor]:
     return within, ((separation - gap).clamp_min(0.0) ** 2).mean()
 
 
-def make_decoder(kind: str, family: Any, space: spaces.Box, action: int, latent: int, hidden: int, layers: int) -> Any:
-    """The decoder of a family: "physics", "neural", or "auto", which is physics where the family bounds accelerations.
+def make_decoder(kind: str, family: Any, features: Features, action: int, latent: int, hidden: int, layers: int) -> Any:
+    """The decoder of a family: "physics", "neural", or "auto", which is physics where `point_masses` are observed.
 
     Raises:
         ValueError: For another kind, or physics where no columns are positions with velocities.
     """
     if kind not in ("auto", "physics", "neural"):
         raise ValueError(f"unknown decoder {kind!r}; available: auto, physics, neural")
-    bound = getattr(family, "max_acceleration", None)
-    if kind == "neural" or (kind == "auto" and bound is None):
-        return NeuralDecoder(space, action, latent, hidden, layers)
-    pairs, limit = kinematic_pairs(family.observation_fields), MAX_ACCELERATION if bound is None else float(bound)
-    return KinematicDecoder(space, action, latent, hidden, layers, pairs, float(np.float64(family.dt)), limit)
+    fields, space = family.observation_fields, family.observation_space
+    if kind == "neural" or (kind == "auto" and not point_masses(fields)):
+        return NeuralDecoder(features, space, action, latent, hidden, layers)
+    pairs = kinematic_pairs(fields)
+    return KinematicDecoder(features, space, action, latent, hidden, layers, pairs, float(family.dt))

@@ -63,8 +63,8 @@ class TrueModel(NeuralDecoder):
 def parts():
     env = metabench.make_vec("PointRobot-v0", 1)
     torch.manual_seed(0)
-    core = ActorCritic(env.single_observation_space, env.single_action_space, 3, 16, 1)
-    return TrueModel(env.single_observation_space, 2, 3, 8, 1), core
+    core = ActorCritic(env.family.observation_fields, env.single_action_space, 3, 16, 1)
+    return TrueModel(core.features, env.single_observation_space, 2, 3, 8, 1), core
 
 
 def test_rollouts_in_the_true_model_are_the_simulators(parts):
@@ -105,7 +105,7 @@ def test_rollouts_end_where_the_model_says(parts):
             step = super().forward(observation, action, z)
             return step._replace(ends=torch.where(z[..., 2] > 0, 9.0, -9.0))
 
-    decoder = Ends(metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
+    decoder = Ends(core.features, metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
     z = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     first, second = rollouts(decoder, core, torch.zeros(2, 2), z, z, 7, stream(0))
     assert len(first) == 1 and len(second) == 7
@@ -119,7 +119,7 @@ def test_imagined_states_stay_in_the_space(parts):
         def forward(self, observation, action, z):
             return super().forward(observation, action, z)._replace(next_observation=observation + 100.0)
 
-    decoder = Flies(metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
+    decoder = Flies(core.features, metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
     z = torch.zeros(1, 3)
     (rows,) = rollouts(decoder, core, torch.zeros(1, 2), z, z, 3, stream(0))
     assert Transitions.unpack(rows, 2, 2).next_observation.max() == 2.0

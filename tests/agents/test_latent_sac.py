@@ -25,7 +25,9 @@ from metabench_agents.linear import Linear, prefers_onednn
 from metabench_agents.replay import Transitions
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-SEES, ACTS = spaces.Box(-2.0, 2.0, (3,), np.float32), spaces.Box(-0.1, 0.1, (2,), np.float32)
+from metabench import Field
+
+SEES, ACTS = tuple(Field(name, -2.0, 2.0) for name in "abc"), spaces.Box(-0.1, 0.1, (2,), np.float32)
 
 
 def parts(seed=0, tasks=4, rows=8, **settings):
@@ -84,11 +86,11 @@ def reference(network, encoder, batch, facts, noise, settings):
     rows = batch.reward.shape[1]
     wide, still = z.repeat_interleave(rows, 0), z.detach().repeat_interleave(rows, 0)
     flat = Transitions(*(c.flatten(0, 1) for c in batch))
-    state = torch.cat((network.scaler(flat.observation), wide), -1)
-    quiet = torch.cat((network.scaler(flat.observation), still), -1)
+    state = torch.cat((network.features(flat.observation), wide), -1)
+    quiet = torch.cat((network.features(flat.observation), still), -1)
     act = network.act(quiet, noise.flatten(0, 1))
     with torch.no_grad():
-        following = network.target(torch.cat((network.scaler(flat.next_observation), still), -1))[:, 0]
+        following = network.target(torch.cat((network.features(flat.next_observation), still), -1))[:, 0]
         target = settings.reward_scale * flat.reward + (1 - flat.terminal) * settings.discount * following
     q1, q2 = (net(torch.cat((state, flat.action), -1))[:, 0] for net in (network.q1, network.q2))
     (((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean() + 0.1 * (z**2).sum()).backward()

@@ -6,24 +6,25 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from metabench_agents.features import Features, Pair, kinematic_pairs, point_masses
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
 from metabench_agents.world import (
     KinematicDecoder,
     NeuralDecoder,
-    Pair,
     Prediction,
     Units,
     cluster_losses,
-    kinematic_pairs,
     make_decoder,
     reconstruction,
     vae_loss,
 )
 
+import metabench
 from metabench import Field
 
 SPACE = spaces.Box(np.array([-10.0, -5.0, 0.0]), np.array([10.0, 5.0, 1.0]), dtype=np.float64)
+TOLD = Features([Field(name, 0, 1) for name in "abc"])
 FIELDS = (
     Field("ego_x", -10, 10, "m"),
     Field("ego_speed", -5, 5, "m/s"),
@@ -43,6 +44,23 @@ def test_pairs_come_from_names_and_units():
     assert kinematic_pairs(FIELDS[-2:]) == ()
 
 
+def test_features_are_columns_and_distances():
+    """Three masses: their columns, the second and third from the first, the third from the second."""
+    fields = [Field(f"{c}_{w}", 0, 1, u) for c in "abc" for w, u in (("x", "m"), ("speed", "m/s"))]
+    assert point_masses(fields) and not point_masses(FIELDS)
+    features = Features(fields)
+    told = features(torch.tensor([1.0, 10.0, 4.0, 20.0, 9.0, 30.0]))
+    assert told.tolist() == [1.0, 10.0, 4.0, 20.0, 9.0, 30.0, 3.0, 8.0, 5.0]
+    torch.manual_seed(0)
+    seen = torch.randn(500, 6) * 3.0 + 2.0
+    seen[:, 1] = 7.0  # never changes
+    features.fit(seen)
+    told = features(seen)
+    assert torch.allclose(told.mean(0), torch.zeros(9), atol=1e-5)
+    assert torch.allclose(told.std(0), torch.tensor([1.0, 0.0, *[1.0] * 7]), atol=1e-5)
+    assert Features(FIELDS).size == len(FIELDS)
+
+
 def constant_outputs(decoder, values):
     for parameter in decoder.body.parameters():
         parameter.data.zero_()
@@ -52,7 +70,7 @@ def constant_outputs(decoder, values):
 
 def test_kinematics_by_hand():
     """x = 1 m at 2 m/s for 0.5 s under 3 tanh(0.7) m/s^2; the third column moves as the network says."""
-    decoder = KinematicDecoder(SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.5)
+    decoder = KinematicDecoder(TOLD, SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.5)
     constant_outputs(decoder, [9.0, 0.7, 0.25, -1.5, 2.0])
     decoder.units.step.copy_(torch.tensor([7.0, 7.0, 0.4]))
     decoder.units.center.copy_(torch.tensor([1.0, 1.0, 0.1]))
@@ -65,16 +83,20 @@ def test_kinematics_by_hand():
 
 
 def test_accelerations_are_bounded():
-    decoder = constant_outputs(KinematicDecoder(SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.1), [0.0, 1e6, 0.0, 0.0, 0.0])
+    decoder = constant_outputs(
+        KinematicDecoder(TOLD, SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.1), [0.0, 1e6, 0.0, 0.0, 0.0]
+    )
     step = decoder(torch.zeros(1, 3), torch.zeros(1, 1), torch.zeros(1, 2))
     assert step.next_observation[0, 1].item() == pytest.approx(0.3)
 
 
 def test_the_neural_decoder_and_bounds_by_hand():
-    decoder = constant_outputs(NeuralDecoder(SPACE, 1, 2, 8, 1), [20.0, -1.0, 0.5, 0.0, 0.0])
+    decoder = constant_outputs(NeuralDecoder(TOLD, SPACE, 1, 2, 8, 1), [20.0, -1.0, 0.5, 4.0, 0.0])
     step = decoder(torch.tensor([[1.0, 2.0, 0.9]]), torch.zeros(1, 1), torch.zeros(1, 2))
-    assert step.next_observation[0].tolist() == pytest.approx([21.0, 1.0, 1.4])
-    assert decoder.inside(step.next_observation)[0].tolist() == pytest.approx([10.0, 1.0, 1.0])
+    assert step.next_observation[0].tolist() == pytest.approx([21.0, 1.0, 1.4]) and step.reward.item() == 4.0
+    decoder.units.reward_high.fill_(3.0)
+    imagined = decoder.imagine(torch.tensor([[1.0, 2.0, 0.9]]), torch.zeros(1, 1), torch.zeros(1, 2))
+    assert imagined.next_observation[0].tolist() == pytest.approx([10.0, 1.0, 1.0]) and imagined.reward.item() == 3.0
 
 
 def test_units_are_moments():
@@ -135,18 +157,39 @@ def test_cluster_gradients_pull_within_and_push_between():
 
 
 def test_which_decoder_a_family_gets():
-    def family(**kwargs):
-        return SimpleNamespace(observation_fields=FIELDS[:2] + FIELDS[-1:], dt=0.1, **kwargs)
+    def made(kind, fields):
+        space = spaces.Box(-1.0, 1.0, (len(fields),))
+        family = SimpleNamespace(observation_fields=fields, dt=0.1, observation_space=space)
+        return type(make_decoder(kind, family, Features(fields), 1, 2, 8, 1))
 
-    def made(kind, **kwargs):
-        return type(make_decoder(kind, family(**kwargs), SPACE, 1, 2, 8, 1))
-
-    assert made("auto") is NeuralDecoder
-    assert made("auto", max_acceleration=3.0) is KinematicDecoder
-    assert made("physics") is KinematicDecoder
-    assert made("neural", max_acceleration=3.0) is NeuralDecoder
+    assert made("auto", FIELDS[:4]) is KinematicDecoder
+    assert made("neural", FIELDS[:4]) is NeuralDecoder
+    assert made("auto", FIELDS[:4] + FIELDS[-1:]) is NeuralDecoder  # a column that is neither
+    assert made("auto", FIELDS[6:8]) is NeuralDecoder  # angles are no point masses
+    assert made("physics", FIELDS[:4] + FIELDS[-1:]) is KinematicDecoder
     with pytest.raises(ValueError, match="unknown decoder 'magic'"):
-        made("magic")
-    flat = SimpleNamespace(observation_fields=FIELDS[-1:], dt=0.1)
+        made("magic", FIELDS)
     with pytest.raises(ValueError, match="no positions with velocities"):
-        make_decoder("physics", flat, SPACE, 1, 2, 8, 1)
+        made("physics", FIELDS[-1:])
+
+
+@pytest.mark.parametrize("id, kind", [("HighwayMerge-v0", KinematicDecoder), ("CheetahVel-v0", NeuralDecoder)])
+def test_which_decoder_our_families_get(id, kind):
+    spec = metabench.spec(id)
+    family = spec.family()
+    assert type(make_decoder("auto", family, Features(family.observation_fields), 1, 2, 8, 1)) is kind
+
+
+def test_the_kinematics_are_highway_merges():
+    """Played in the simulator, positions move by speed * dt; with the right accelerations speeds follow too."""
+    env = metabench.make_vec("HighwayMerge-v0", 4)
+    decoder = make_decoder("auto", env.family, Features(env.family.observation_fields), 1, 2, 8, 1)
+    assert len(decoder.position) == len(decoder.velocity) == 9 and decoder.dt == 0.2
+    before, _ = env.reset(seed=0)
+    for _ in range(20):
+        after, *_ = env.step(np.full((4, 1), 0.5, np.float32))
+        change = torch.zeros(4, 18)
+        wanted = torch.as_tensor((after - before)[:, decoder.velocity]) / (3.0 * 0.2)
+        change[:, decoder.velocity] = torch.atanh(wanted.clamp(-0.999999, 0.999999))
+        assert torch.allclose(decoder.move(torch.as_tensor(before), change), torch.as_tensor(after), atol=1e-3)
+        before = after

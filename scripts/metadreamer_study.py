@@ -1,0 +1,339 @@
+"""The study of PEARL and MetaDreamer: every run, its evaluation, the tables and the pictures. Interrupt it at will.
+
+    python scripts/metadreamer_study.py                                  # HighwayMerge, all variants, seeds 0 to 2
+    python scripts/metadreamer_study.py --benchmark CheetahVel-v0        # the interpolation split
+    python scripts/metadreamer_study.py --only pearl-R8 R8IR8 --seeds 0  # some of it
+    python scripts/metadreamer_study.py --report-only                    # tables and pictures of what there is
+
+A run that was killed continues to the same bits; a finished one is not repeated. Seeds come first, so that every
+variant has one run before any has two. Each run leaves metrics.jsonl (with the learning curve), result-<split>.json
+and a checkpoint in runs/study/<benchmark>/<variant>-s<seed>; the report goes to runs/study/<benchmark>/report.md,
+report.json and *.png.
+
+Variants: `pearl-R8` and `pearl-R16` are PEARL on the same real tasks, networks, updates and schedule of real episodes
+as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; the rest are R8IR8 without one part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from metabench_agents import metadreamer, pearl
+from metabench_agents.disentanglement import dci, mig
+from metabench_agents.imagination import choose, interpolate
+from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
+from metabench_agents.run import METRICS, Run, load_checkpoint, stream
+from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_curve, thresholds
+
+import metabench
+from metabench.results import write_atomically
+
+COMMON = [
+    "iterations",
+    "initial_episodes",
+    "tasks_per_iteration",
+    "prior_episodes",
+    "posterior_episodes",
+    "updates",
+    "meta_batch",
+    "batch",
+    "context",
+    "latent",
+    "hidden",
+    "layers",
+    "learning_rate",
+    "discount",
+    "reward_scale",
+    "target_rate",
+    "evaluate_every",
+    "evaluate_splits",
+]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run on a benchmark."""
+
+    settings: dict[str, Any]  # of metadreamer.Config; COMMON ones go to PEARL too
+    splits: dict[int, str]  # number of real tasks -> the split they are
+    test: str = "test"  # interpolation
+    ood: str = "ood"  # extrapolation
+    columns: tuple[int, ...] = (0, 1)  # of the observation, drawn in traversals
+    pearl: dict[str, Any] = field(default_factory=lambda: {"kl_weight": 1.0})
+
+
+STUDIES = {
+    "HighwayMerge-v0": Study(
+        {
+            "iterations": 150,
+            "initial_episodes": 2,
+            "tasks_per_iteration": 4,
+            "prior_episodes": 2,
+            "posterior_episodes": 2,
+            "model_updates": 200,
+            "updates": 250,
+            "batch": 64,
+            "context": 60,
+            "reward_scale": 10.0,
+            "rollouts_per_task": 16,
+            "evaluate_every": 3,
+        },
+        {8: "R8", 16: "R16"},
+        columns=(0, 9, 13),
+    ),
+    "CheetahVel-v0": Study(
+        {
+            "iterations": 150,
+            "initial_episodes": 2,
+            "tasks_per_iteration": 4,
+            "prior_episodes": 2,
+            "posterior_episodes": 2,
+            "model_updates": 200,
+            "updates": 500,
+            "batch": 128,
+            "context": 100,
+            "hidden": 200,
+            "layers": 3,
+            "decoder_hidden": 256,
+            "learning_rate": 3e-4,
+            "rollout_steps": 20,
+            "evaluate_every": 5,
+        },
+        {8: "interpolation_train", 16: "interpolation_train"},
+        test="interpolation_test",
+        columns=(8, 17),
+    ),
+    "PointRobot-v0": Study(
+        {
+            "iterations": 40,
+            "initial_episodes": 3,
+            "tasks_per_iteration": 8,
+            "prior_episodes": 3,
+            "posterior_episodes": 3,
+            "model_updates": 200,
+            "updates": 250,
+            "batch": 32,
+            "context": 20,
+            "discount": 0.9,
+            "reward_scale": 100.0,
+            "target_rate": 0.02,
+            "evaluate_every": 2,
+        },
+        {},
+    ),
+}
+
+
+def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
+    """Algorithm and settings of every variant, in the order they are run."""
+    study, found = STUDIES[benchmark], {}
+    splits = {"evaluate_splits": (study.test, study.ood)}
+    base = replace(metadreamer.Config(), **study.settings, **splits)
+
+    def real(count: int) -> dict[str, Any]:
+        split = study.splits.get(count, "train")
+        size = metabench.spec(benchmark).table().size(split)
+        return {"split": split, "tasks": min(count, size)}
+
+    shared = {name: getattr(base, name) for name in COMMON}
+    for count in (8, 16):
+        found[f"pearl-R{count}"] = (pearl, replace(pearl.Config(), **shared, **real(count), **study.pearl))
+    runs = {name: replace(base, **{**changes, **real(changes["tasks"])}) for name, changes in metadreamer.RUNS.items()}
+    found |= {name: (metadreamer, config) for name, config in runs.items()}
+    for name, changes in metadreamer.ABLATIONS.items():
+        found[f"R8IR8-{name}"] = (metadreamer, replace(runs["R8IR8"], **changes))
+    return found
+
+
+def folder_of(root: Path, benchmark: str, variant: str, seed: int) -> Path:
+    """Where a run lies."""
+    return root / benchmark / f"{variant}-s{seed}"
+
+
+def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Trains and evaluates what is missing."""
+    every, study = variants(benchmark), STUDIES[benchmark]
+    for seed in seeds:
+        for name in names:
+            folder, (algorithm, config) = folder_of(root, benchmark, name, seed), every[name]
+            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood)}
+            if all(path.exists() for path in results.values()):
+                continue
+            print(f"{benchmark}  {name}  seed {seed}", flush=True)
+            agent = algorithm.train(benchmark, config, seed=seed, run=Run(folder, checkpoint_every=10))
+            for split, path in results.items():
+                metabench.evaluate(agent, benchmark, split=split, train_seed=seed, name=name).save(path)
+
+
+def curves_of(root: Path, benchmark: str, names: Sequence[str], split: str) -> dict[str, list[Curve]]:
+    """The learning curves there are, by variant; unfinished runs' as far as they go."""
+    found = {}
+    for name in names:
+        folders = sorted((root / benchmark).glob(f"{name}-s[0-9]*"))
+        runs = [read_curve(path / METRICS, f"{split}/last") for path in folders if (path / METRICS).exists()]
+        runs = [run for run in runs if len(run.frames)]
+        if runs:
+            found[name] = runs
+    return found
+
+
+def levels_of(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tuple[float, float, str]:
+    """Random's return, the ceiling's, and what that is: the oracle, or where none is known the best of all runs."""
+    chosen = metabench.spec(benchmark)
+    known = chosen.references(split)
+    if "random" in known and "oracle" in known:
+        return known["random"]["mean"], known["oracle"]["mean"], "oracle"
+    from metabench.plugins import load_plugin
+
+    random: Any = load_plugin("random")
+    floor = metabench.evaluate(random.build(benchmark, split, 0), benchmark, split=split).array().mean()
+    best = max(float(run.returns.max()) for runs in curves.values() for run in runs)
+    return float(floor), best, "best of all runs"
+
+
+def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tuple[list[str], dict[str, Any]]:
+    """Real steps to each threshold by variant, and PEARL's over them."""
+    floor, ceiling, what = levels_of(benchmark, split, curves)
+    longest = max(float(run.frames[-1]) for runs in curves.values() for run in runs)
+    lines = [
+        f"### {split}",
+        "",
+        f"Random {floor:.2f}, {what} {ceiling:.2f}. Median real steps until the smoothed return after adaptation has"
+        " come that part of the way, runs that arrive, and how many times as many PEARL (R8) takes.",
+        "",
+        "| variant | runs | last return | 50 % | 75 % | 90 % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    record: dict[str, Any] = {"random": floor, "ceiling": ceiling, "ceiling_is": what, "variants": {}}
+    for name, runs in curves.items():
+        cells, own = [], {}
+        for share, level in thresholds(floor, ceiling).items():
+            mine = efficiency(runs, level)
+            cell = f"{mine.median:,.0f}" if np.isfinite(mine.median) else "never"
+            cell += f" ({mine.reached}/{len(runs)})"
+            if "pearl-R8" in curves and name != "pearl-R8":
+                times, bound = ratio(efficiency(curves["pearl-R8"], level), mine, longest)
+                cell += f", {bound} {times:.2g}x" if np.isfinite(times) else ""
+            cells.append(cell)
+            own[str(share)] = {"steps": [s if np.isfinite(s) else None for s in mine.steps]}
+        last = [float(run.returns[-3:].mean()) for run in runs]
+        lines.append(
+            f"| {name} | {len(runs)} | {np.mean(last):.2f} ({min(last):.2f} to {max(last):.2f}) | "
+            + " | ".join(cells)
+            + " |"
+        )
+        record["variants"][name] = {"last": last, "thresholds": own}
+    return [*lines, ""], record
+
+
+def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Disentanglement and imagination errors of the last checkpoints, as means over seeds."""
+    head = "| variant | runs | MIG | DCI D / C / I | imagined state / reward error | neighbour's | real tasks' |"
+    lines, record = ["### Latent space and imagination", "", head, "| " + "--- | " * 7], {}
+    for name in names:
+        rows = []
+        for folder in sorted((root / benchmark).glob(f"{name}-s[0-9]*")):
+            if not (folder / "checkpoint.safetensors").exists() or name.startswith("pearl"):
+                continue
+            state, config = metadreamer.load_training(folder)
+            means = load_checkpoint(folder).tensors["last/means"].numpy()
+            flat, known = means.reshape(-1, means.shape[-1]), np.repeat(state.factors, means.shape[1], axis=0)
+            rows.append(
+                metadreamer.diagnose(state, config, stream(0, 1))
+                | dci(flat, known)._asdict()
+                | {"mig_last": mig(flat, known)}
+            )
+        if rows:
+            mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+            record[name] = rows
+            cases = ("imagination", "neighbour", "model")
+            pairs = [f"{mean[f'{case}_state']:.2f} / {mean[f'{case}_reward']:.3f}" for case in cases]
+            scores = " / ".join(f"{mean[key]:.2f}" for key in ("disentanglement", "completeness", "informativeness"))
+            lines.append(f"| {name} | {len(rows)} | {mean['mig']:.3f} | {scores} | " + " | ".join(pairs) + " |")
+    text = (
+        "State errors are in standard deviations of each column, reward errors in the reward's unit; means over steps."
+    )
+    return [*lines, "", text, ""], record
+
+
+def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
+    """Latent space and traversals of one run of MetaDreamer."""
+    folder, study = folder_of(root, benchmark, variant, seed), STUDIES[benchmark]
+    if not (folder / "checkpoint.safetensors").exists():
+        return
+    state, config = metadreamer.load_training(folder)
+    beliefs = metadreamer.real_beliefs(state, config, stream(0, 2), contexts=48)
+    names = list(metabench.spec(benchmark).table().ranges)
+    dimensions = metadreamer.factor_map(beliefs, state.factors)
+    out = root / benchmark
+    latent_space(out / f"latents-{variant}.png", beliefs.mean.numpy(), state.factors, names, dimensions)
+    centers = beliefs.mean.mean(1)
+    for k, name in enumerate(names):
+        every = interpolate(centers, state.factors, dimensions, config.density)
+        along = [
+            i
+            for i in range(len(every.base))
+            if every.base[i] == 0 and not np.isclose(every.factors[i, k], state.factors[0, k])
+        ]
+        if not along:
+            every = choose(every, len(every.base), stream(0))
+            along = list(range(min(6, len(every.base))))
+        along = sorted(along, key=lambda i: every.factors[i, k])
+        picked = every.take(np.array(along)[np.linspace(0, len(along) - 1, min(6, len(along))).astype(int)])
+        title = f"{name} from {picked.factors[:, k].min():.2f} to {picked.factors[:, k].max():.2f}"
+        horizon = config.rollout_steps or metabench.spec(benchmark).horizon
+        columns = [f.name for f in metabench.spec(benchmark).family().observation_fields]
+        path = out / f"traversal-{variant}-{name}.png"
+        traversal(path, benchmark, state.network, picked.z, picked.factors, columns, study.columns, horizon, title)
+
+
+def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
+    """Tables and pictures of whatever has been run."""
+    study, out, record = STUDIES[benchmark], root / benchmark, {}
+    lines = [f"## {benchmark}: PEARL and MetaDreamer", "", f"    {' '.join(['python', *sys.argv])}", ""]
+    for split in (study.test, study.ood):
+        curves = curves_of(root, benchmark, names, split)
+        if not curves:
+            print(f"there are no runs in {out} yet")
+            return
+        table, record[split] = efficiency_table(benchmark, split, curves)
+        lines += table
+        floor, ceiling, what = levels_of(benchmark, split, curves)
+        title = f"{benchmark}, {split}: return after adaptation"
+        learning_curves(out / f"curves-{split}.png", curves, {"random": floor, what: ceiling}, title)
+    table, record["model"] = model_table(root, benchmark, names)
+    lines += table
+    for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics"):
+        pictures(root, benchmark, variant, 0)
+    write_atomically(out / "report.md", "\n".join(lines).encode())
+    write_atomically(out / "report.json", json.dumps(record, indent=1).encode())
+    print("\n".join(lines))
+
+
+def main() -> None:
+    """Parses the command line and goes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", default="HighwayMerge-v0", choices=list(STUDIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="variants; all by default")
+    parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument("--report-only", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    known = list(variants(arguments.benchmark))
+    names = arguments.only or known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown variant {unknown[0]!r}; available: {', '.join(known)}")
+    if not arguments.report_only:
+        make_runs(arguments.folder, arguments.benchmark, names, arguments.seeds)
+    report(arguments.folder, arguments.benchmark, known)
+
+
+if __name__ == "__main__":
+    main()
