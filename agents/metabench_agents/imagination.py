@@ -126,7 +126,13 @@ class Errors(NamedTuple):
 
 
 def simulated(
-    benchmark: str, factors: Array, core: ActorCritic, guess: Tensor, steps: int, seed: int, generator: torch.Generator
+    benchmark: str,
+    factors: Array,
+    core: ActorCritic,
+    guess: Tensor,
+    steps: int,
+    seed: int | Sequence[int],
+    generator: torch.Generator,
 ) -> tuple[Transitions, Tensor]:
     """Episodes of the simulator on tasks with these factors, by the policy: columns `[B, H, ...]`, alive `[B, H]`."""
     env = metabench.make_vec(benchmark, len(factors))

@@ -66,7 +66,7 @@ def traversal(
     steps: int,
     varied: str,
 ) -> None:
-    """Imagined trajectories of latents along one dimension (dashed) beside simulated ones (solid).
+    """Imagined trajectories of latents along one dimension (dashed) beside simulated ones (solid), from one start.
 
     Args:
         path: Of the PNG.
@@ -79,7 +79,7 @@ def traversal(
         steps: Of the trajectories.
         varied: What changes from line to line.
     """
-    played, alive = simulated(benchmark, factors, network.core, z, steps, 0, stream(0, 11))
+    played, alive = simulated(benchmark, factors, network.core, z, steps, [0] * len(z), stream(0, 11))
     states, rewards = dream(network.decoder, played, z)
     figure, axes = _figure(1, len(columns) + 1, figsize=(3.8 * (len(columns) + 1), 3.4))
     from matplotlib import colormaps

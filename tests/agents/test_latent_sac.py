@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from metabench_agents.collect import Collector
 from metabench_agents.latent_sac import (
     Act,
     ActionScale,
@@ -22,9 +23,11 @@ from metabench_agents.latent_sac import (
     value_loss,
 )
 from metabench_agents.linear import Linear, prefers_onednn
-from metabench_agents.replay import Transitions
+from metabench_agents.replay import TaskReplay, Transitions
+from metabench_agents.run import stream
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
+import metabench
 from metabench import Field
 
 SEES, ACTS = tuple(Field(name, -2.0, 2.0) for name in "abc"), spaces.Box(-0.1, 0.1, (2,), np.float32)
@@ -171,3 +174,43 @@ def test_linear_layers_equal_torchs():
     assert torch.allclose(layer.weight.grad, plain.weight.grad, atol=1e-4)
     assert torch.allclose(layer.bias.grad, plain.bias.grad, atol=1e-4)
     assert isinstance(prefers_onednn(), bool)
+
+
+def solve(seed, bf16, updates=2100):
+    """PointRobot learned with its goals as latents: the return of the last episodes, trained on all of it."""
+    core = ActorCritic(metabench.spec("PointRobot-v0").family().observation_fields, point_actions(), 2, 64, 2)
+    settings = Settings(learning_rate=1e-3, discount=0.9, reward_scale=100.0, target_rate=0.02, bf16=bf16)
+    learner, collector = Learner(core, settings), Collector("PointRobot-v0", "train", seed)
+    goals = torch.tensor(metabench.spec("PointRobot-v0").table().rows["train"]).float()
+    replay, tasks, generator = TaskReplay(45, 2, 2, 10_000), list(range(45)), stream(seed)
+
+    def collect(episodes):
+        played = collector.play(core, tasks, lambda number: goals, episodes, generator)
+        for task, rows in zip(tasks, played.rows, strict=True):
+            replay.add(task, rows, context=False)
+        return float(played.returns.mean())
+
+    collect(5)
+    core.features.fit(replay.sample(tasks, 100, generator).observation)
+    for number in range(1, updates + 1):
+        drawn = torch.randint(45, (16,), generator=generator)
+        noise = torch.randn(16, 32, 2, generator=generator)
+        learner.update(replay.sample(drawn.tolist(), 32, generator), goals[drawn], noise)
+        if number % 300 == 0:
+            last = collect(2)
+    return last
+
+
+def point_actions():
+    return metabench.spec("PointRobot-v0").family().action_space
+
+
+@pytest.mark.slow
+def test_learning_in_bfloat16_is_as_good():
+    """Three runs each, from the same seeds: no worse than the runs' own spread, and both solve the task (oracle -3)."""
+    torch.manual_seed(0)
+    full, half = (np.array([solve(seed, bf16) for seed in range(3)]) for bf16 in (False, True))
+    print(f"returns in float32 {full.round(2)}, in bfloat16 {half.round(2)}")
+    spread = max(np.ptp(full), np.ptp(half), 0.3)
+    assert abs(full.mean() - half.mean()) <= spread
+    assert full.mean() > -5.0 and half.mean() > -5.0
