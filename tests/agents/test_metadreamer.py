@@ -253,6 +253,8 @@ def test_imagination_compares_with_the_simulator():
             return step._replace(next_observation=after, reward=reward, ends=step.ends * 0 - 9.0)
 
     state.network.decoder.__class__ = Knows
+    state.network.decoder.units.reward_low.fill_(-np.inf)  # the true model knows rewards that were not seen
+    state.network.decoder.units.reward_high.fill_(np.inf)
     goals = torch.tensor(state.factors).float()[:, None].expand(-1, 64, -1)
     means = torch.cat((goals, torch.zeros(4, 64, 2)), dim=-1)
     original = metadreamer.real_beliefs
