@@ -199,6 +199,11 @@ def itches() -> dict[str, Any]:
     }
 
 
+def highway_env_merge() -> dict[str, Any]:
+    """highway-env's own drivers, in every split: its merge-v0 is one task."""
+    return dict.fromkeys(("train", "test", "ood"), (np.array([[1.5, 10.0, 0.0, 20.0]]), "highway-env's own drivers"))
+
+
 def without_interpolation(table: dict[str, Any]) -> dict[str, Any]:
     """The three splits every family has."""
     return {split: table[split] for split in ("train", "test", "ood")}
@@ -223,6 +228,8 @@ TABLES = {
     "ScratchItchSwitch-v0": itches,
     "CheetahDir-v0": directions,
     "CheetahDirSwitch-v0": directions,
+    "HighwayEnvMerge-v0": highway_env_merge,
+    "HighwayEnvMergeDiscrete-v0": highway_env_merge,
     "HighwayMerge-v0": highway_merge,
     "HighwayMergeDiscrete-v0": highway_merge,
     "HighwayMergeHidas-v0": highway_merge_hidas,
