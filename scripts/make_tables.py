@@ -168,8 +168,8 @@ def grids(axes: tuple[Any, Any], small: Any, train: Any, legal: Any) -> dict[str
 
 def highway_merge() -> dict[str, Any]:
     """Traffic speed and courtesy."""
-    speeds, courtesies = (11.0, 12.5, 13.5, 15.0), (-0.75, -0.25, 0.25, 0.75)
-    return grids((speeds, courtesies), (11.0, 15.0), ((11.0, 15.0), (-0.75, 0.75)), ((9.0, 16.0), (-1.0, 1.0)))
+    speeds, courtesies = (11.0, 12.5, 13.5, 15.0), (-0.9, -0.3, 0.3, 0.9)
+    return grids((speeds, courtesies), (11.0, 15.0), ((11.0, 15.0), (-0.9, 0.9)), ((9.0, 16.0), (-1.0, 1.0)))
 
 
 def highway_merge_hidas() -> dict[str, Any]:

@@ -19,6 +19,8 @@ from gymnasium import spaces
 import metabench
 from metabench import Agent, SlotRng, Timestep
 from metabench_agents.grid_switch import SIZE, STAY, Filter, GridSwitchModel, Plan, bayes_plan, oracle_plan, walk
+from metabench_agents.highway_merge import FAMILIES as MERGE_FAMILIES
+from metabench_agents.highway_merge import MergePlanner
 
 Array = npt.NDArray[Any]
 
@@ -241,9 +243,11 @@ class _Oracle:
             from metabench_agents.oracle import shipped_agent
 
             return shipped_agent(benchmark, weights_path(benchmark))
+        if family in MERGE_FAMILIES:
+            return MergePlanner(benchmark, "oracle", seed)
         if family not in self._CHOICES:
             trained = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-            known = ", ".join([*self._CHOICES, "GridSwitch", "ScratchItch", *trained])
+            known = ", ".join([*self._CHOICES, "GridSwitch", "ScratchItch", *MERGE_FAMILIES, *trained])
             raise ValueError(f"there is no oracle for {benchmark}; it exists for {known}")
         return Memoryless(self._CHOICES[family])
 
