@@ -35,11 +35,13 @@ NAP_MICROSECONDS = 20
 
 # Words of the control block, each on its own cache line; the job's stay together, nobody writes them during a batch.
 WORD, DONE, BAD, STOP, JOB, PARKED = 0, 8, 16, 24, 32, 40  # PARKED + 8 k belongs to thread k
-COUNT, CHUNK, FRAME_SKIP, RNE, FORWARD, FINITE, LEAST = range(JOB, JOB + 7)
+COUNT, CHUNK, FRAME_SKIP, RNE, FORWARD, LEAST = range(JOB, JOB + 6)
 CLOSED = (1 << 31) - 1  # the next slot of a generation that is over: late threads find nothing to take
 
-# What a thread works on, as addresses and sizes. Each source is an address in its mjData and a number of doubles.
-MODELS, STATES, STATE_SIZE, CONTROLS, NU, OUTPUTS, OUTPUT_SIZE, DATA, CONTROL, SOURCES = range(10)
+# What a thread works on, as addresses and sizes: row 0 of its table is of the batch, row 1 + k of the slots of kind k,
+# whose models share their sizes. A source is an address in the kind's mjData, 0 for a gap, and a number of doubles.
+MODELS, KINDS, STATES, STATE_SIZE, CONTROLS, CONTROL_SIZE, OUTPUTS, OUTPUT_SIZE = range(8)
+DATA, CONTROL, NU, FINITE, SOURCES = range(5)
 
 _pointer = types.intp
 _mj_step = types.ExternalFunction("mj_step", signature(types.void, _pointer, _pointer))
@@ -141,13 +143,12 @@ def take_chunks(control, generation, table):
 
     Args:
         control: The shared words. The job among them: slots, chunk, frame_skip, whether to call mj_rnePostConstraint,
-            whether to call mj_forward, how many columns of the state must stay finite, and by how many nanoseconds
-            its clock must advance.
+            whether to call mj_forward, and by how many nanoseconds the state's clock must advance.
         generation: The one this thread was called for.
         table: Addresses and sizes, in the order of the constants above: one array costs less to hand over than ten.
     """
     mask = (1 << 32) - 1
-    data, control_address, width = table[DATA], table[CONTROL], 8 * table[STATE_SIZE]
+    width = 8 * table[0, STATE_SIZE]
     while True:
         word = atomic_load(control, WORD)
         if word >> 32 != generation:
@@ -159,10 +160,12 @@ def take_chunks(control, generation, table):
             continue
         high = min(count, low + chunk)
         for i in range(low, high):
-            row, model = table[STATES] + width * i, load_int(table[MODELS] + 8 * i)
-            time = load_double(row)
+            row, model = table[0, STATES] + width * i, load_int(table[0, MODELS] + 8 * i)
+            kind = 1 + load_int(table[0, KINDS] + 8 * i)
+            data, time = table[kind, DATA], load_double(row)
             _mj_set(model, data, row, nb.uint32(STATE))
-            _mju_copy(control_address, table[CONTROLS] + 8 * table[NU] * i, nb.int32(table[NU]))
+            controls = table[0, CONTROLS] + 8 * table[0, CONTROL_SIZE] * i
+            _mju_copy(table[kind, CONTROL], controls, nb.int32(table[kind, NU]))
             for _ in range(control[FRAME_SKIP]):
                 _mj_step(model, data)
             if control[RNE]:
@@ -171,14 +174,15 @@ def take_chunks(control, generation, table):
                 _mj_forward(model, data)
             _mj_get(model, data, row, nb.uint32(STATE))
             finite = 0.0
-            for column in range(control[FINITE]):
+            for column in range(table[kind, FINITE]):
                 finite += 0.0 * load_double(row + 8 * column)  # 0, or NaN if any is not finite
             if finite != 0.0 or load_double(row) - time < 1e-9 * control[LEAST]:  # MuJoCo resets what diverges
                 atomic_add(control, BAD, 1)
-            place = table[OUTPUTS] + 8 * table[OUTPUT_SIZE] * i
-            for k in range(table[SOURCES]):
-                length = table[SOURCES + 2 + 2 * k]
-                _mju_copy(place, table[SOURCES + 1 + 2 * k], nb.int32(length))
+            place = table[0, OUTPUTS] + 8 * table[0, OUTPUT_SIZE] * i
+            for k in range(table[kind, SOURCES]):
+                source, length = table[kind, SOURCES + 1 + 2 * k], table[kind, SOURCES + 2 + 2 * k]
+                if source != 0:
+                    _mju_copy(place, source, nb.int32(length))
                 place += 8 * length
         atomic_add(control, DONE, high - low)
 

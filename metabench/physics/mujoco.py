@@ -193,11 +193,12 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv)
 
     def _make_stepper(self, count: int) -> Stepper:
-        from metabench.physics.workers import Stepper, default_threads
+        from metabench.physics.workers import Kind, Stepper, default_threads
 
         if len(self._steppers) >= _STEPPERS:
             self._steppers.pop(next(iter(self._steppers)))
-        self._steppers[count] = Stepper(self.model, count, self.outputs, self.threads or default_threads())
+        kind = Kind(self.model, self.outputs)
+        self._steppers[count] = Stepper((kind,), count, self.threads or default_threads())
         return self._steppers[count]
 
     def _models_of(self, context: C, count: int) -> _Models:
