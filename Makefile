@@ -40,8 +40,9 @@ docs: $(VENV)/.ready  ## HTML pages in docs/_build/html, warnings are errors
 bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine
 	$(BIN)/python -m pytest -q -m benchmark tests/benchmarks
 
-references: $(VENV)/.ready  ## measure random and oracle again and rewrite references.json
+references: $(VENV)/.ready  ## measure random and oracle again and rewrite references*.json
 	$(BIN)/python scripts/measure_references.py
+	$(BIN)/python scripts/measure_metaworld.py
 
 clean:
 	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .ruff_cache

@@ -235,11 +235,47 @@ def clean(folder: Path) -> None:
         old.unlink()
 
 
+def group_page(group: str, members: list[Spec], picture: bool) -> str:
+    """The page of benchmarks that differ in little: the first in full, then all of them as a table."""
+    first, rows = page(members[0], picture), []
+    for chosen in members:
+        digests = (f"`{chosen.digests[split][:16]}`" for split in ("train", "test", "ood"))
+        levels = chosen.references("test")
+        reached = [measured(levels, name) for name in ("random", "zero", "oracle")]
+        rows.append((f"`{chosen.id.removeprefix(f'{group}-')}`", *digests, *reached))
+    head = ("id", "train", "test", "ood", "random", "zero", "oracle")
+    lead = (
+        f"{len(members)} ids, `{members[0].id}` and so on. Each split's sha256 begins as shown; then mean returns per "
+        "episode on `test`, with the share of successful episodes.\n"
+    )
+    return f"{first.replace(f'# {members[0].id}', f'# {group}', 1)}\n## All of {group}\n\n{lead}\n{table(head, rows)}"
+
+
+def measured(levels: Any, name: str) -> str:
+    """A yardstick's mean return and success, if they are known."""
+    if name not in levels:
+        return ""
+    success = levels[name].get("success")
+    return f"{levels[name]['mean']:.0f}" + ("" if success is None else f" ({success:.0%})")
+
+
 def write_families(folder: Path) -> None:
-    """All benchmarks' pages, their stills and the index."""
+    """All benchmarks' pages, their stills and the index; a group has one page, with the still of its first."""
     clean(folder)
     rows, specs = [], metabench.specs()
+    groups: dict[str, list[Spec]] = {}
     for chosen in specs:
+        if chosen.group:
+            groups.setdefault(chosen.group, []).append(chosen)
+    for group, members in groups.items():
+        picture = still(members[0], folder / f"{members[0].id}.png")
+        (folder / f"{group}.md").write_text(group_page(group, members, picture))
+        sizes = " / ".join(str(members[0].table().size(split)) for split in ("train", "test", "ood"))
+        short = (sizes.replace(" ", "\u00a0"), sessions_in_short(members[0]).replace(" ", "\u00a0"))
+        what = f"{len(members)} ids, one for each task"
+        rows.append((f"[{group}]({group}.md)", what, str(members[0].horizon), str(members[0].episodes), *short))
+    single = [chosen for chosen in specs if not chosen.group]
+    for chosen in single:
         picture = still(chosen, folder / f"{chosen.id}.png")
         (folder / f"{chosen.id}.md").write_text(page(chosen, picture))
         sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
@@ -247,7 +283,8 @@ def write_families(folder: Path) -> None:
         name = chosen.id.replace("-", "\u2011")  # a hyphen that does not break
         rows.append((f"[{name}]({chosen.id}.md)", chosen.summary, str(chosen.horizon), str(chosen.episodes), *short))
     head = ("id", "what it is", "steps", "episodes", "train / test / ood", "sessions")
-    names = "\n".join(chosen.id for chosen in specs)
+    rows.sort()
+    names = "\n".join(sorted([*groups, *(chosen.id for chosen in single)]))
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```\n"
     lead = "Steps of an episode, episodes of a trial, tasks of each split, and whether tasks change in an episode.\n"
     (folder / "index.md").write_text(f"# Task families\n\n{lead}\n{table(head, rows)}\n{tree}")

@@ -8,6 +8,7 @@ from metabench.checks import check_family
 from metabench.datasets import DatasetId, TrialDataset, load_dataset
 from metabench.evaluate import evaluate, standard_protocol
 from metabench.family import Diverged, DivergenceWarning, Family, Field
+from metabench.physics.metaworld.classes import IDS as _METAWORLD
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
 from metabench.results import Protocol, Result
 from metabench.rng import SlotRng
@@ -69,4 +70,6 @@ declare("ReacherSwitch-v0", "metabench.families.reacher", 100)
 declare("ScratchItch-v0", "metabench.families.scratch_itch", 200)
 declare("ScratchItchSwitch-v0", "metabench.families.scratch_itch", 200)
 declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)
+for _id in _METAWORLD:
+    declare(_id, "metabench.families.metaworld", 500, "" if "-ML" in _id else "MetaWorld-<Task>-v0")
 declare("WalkerParam-v0", "metabench.families.walker", 200)

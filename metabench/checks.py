@@ -18,6 +18,7 @@ from metabench.rng import Array
 
 BATCH = 5  # slots compared with single environments
 BEYOND = 10  # steps played beyond the first trial: enough to see the next one begin
+LONGEST = 600  # steps played at most: of episodes of 500 steps, enough to see the second begin
 
 
 def check_family(id: str) -> None:
@@ -48,7 +49,7 @@ def check_gymnasium(id: str, render_mode: str | None = None) -> None:
 
 
 def _steps(chosen: Spec) -> int:
-    return min(chosen.horizon * chosen.episodes + BEYOND, 1000)
+    return min(chosen.horizon * chosen.episodes + BEYOND, LONGEST)
 
 
 def _actions(env: MetaVectorEnv, steps: int, seed: int = 0) -> list[Array]:

@@ -42,12 +42,25 @@ def list_benchmarks(out: Console) -> None:
     table.add_column("tasks (train/test/ood)", justify="right")
     table.add_column("random", justify="right")
     table.add_column("oracle", justify="right")
+    groups: dict[str, list[Spec]] = {}
     for chosen in specs():
+        if chosen.group:  # one line for all of them, where the first stands
+            members = groups.setdefault(chosen.group, [])
+            members.append(chosen)
+            if len(members) > 1:
+                continue
         frozen, levels = chosen.table(), chosen.references("test")
         sizes = "/".join(str(frozen.size(split)) for split in ("train", "test", "ood"))
         yard = [f"{levels[name]['mean']:.1f}" if name in levels else "" for name in ("random", "oracle")]
-        table.add_row(f"[bold]{chosen.id}[/]", chosen.summary, str(chosen.horizon), str(chosen.episodes), sizes, *yard)
+        name, what = (f"{chosen.group}-...", "see below") if chosen.group else (chosen.id, chosen.summary)
+        yard = ["", ""] if chosen.group else yard
+        table.add_row(f"[bold]{name}[/]", what, str(chosen.horizon), str(chosen.episodes), sizes, *yard)
     out.print(table)
+    for group, members in groups.items():
+        out.print(
+            f"\n[bold]{group}-...[/] are {len(members)} ids like {members[0].id}, one for each of", highlight=False
+        )
+        out.print(", ".join(s.id.removeprefix(f"{group}-") for s in members), highlight=False)
     out.print(
         f"\nagents: {', '.join(agent_names())}\n`metabench show ID` tells all about one of them.", highlight=False
     )
@@ -78,6 +91,7 @@ def show(out: Console, benchmark: str, as_json: bool) -> None:
     for split, sessions in chosen.split_sessions.items():
         facts.add_row(f"sessions, {split}", json.dumps(sessions))
     facts.add_row("actions", describe_actions(family))
+    facts.add_row("backends", ", ".join((f"{family.backends[0]} (default)", *family.backends[1:])))
     out.print(facts)
     out.print(_context_table(family.context_type))
     out.print(_observation_table(family))
@@ -178,10 +192,10 @@ def summarise_files(out: Console, paths: Sequence[Path]) -> list[Summary]:
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """Agents by return, best first; splits in the order they come."""
     adapts = any(len(s.curve) > 1 for s in summaries)
-    several = any(s.runs > 1 for s in summaries)
+    several, wins = any(s.runs > 1 for s in summaries), any(s.success is not None for s in summaries)
     table = _plain("split", "agent", *(("runs",) if several else ()))
     episodes = ("first episode", "last episode", "regret") if adapts else ()
-    for column in ("return", *episodes, "IQM", "95 % interval", "of Bayes"):
+    for column in ("return", *episodes, *(("success",) if wins else ()), "IQM", "95 % interval", "of Bayes"):
         table.add_column(column, justify="right", no_wrap=True)
     splits = list(dict.fromkeys(s.protocol.split for s in summaries))
     for s in sorted(summaries, key=lambda s: (splits.index(s.protocol.split), -s.area)):
@@ -191,6 +205,8 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         cells += (
             ["", ""] if s.score is None else [f"{s.score.estimate:.3f}", f"{s.score.low:.3f} to {s.score.high:.3f}"]
         )
+        if wins:
+            cells.insert(len(cells) - 2, "" if s.success is None else _percent(s.success))
         runs = (str(s.runs),) if several else ()
         table.add_row(s.protocol.split, s.agent, *runs, *cells, "" if s.share is None else _percent(s.share))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -54,7 +55,7 @@ class Family(abc.ABC, Generic[S, C]):
     """
 
     context_type: type[C]  # frozen dataclass; what varies between tasks
-    observation_fields: ClassVar[tuple[Field, ...]]  # names, bounds and units of the observation's columns
+    observation_fields: tuple[Field, ...]  # names, bounds and units of the observation's columns
     observation_dtype: ClassVar[type[np.floating]] = np.float32
     action_space: ActionSpace  # of one slot
     action_meanings: ClassVar[tuple[str, ...]]  # what each action, or each column of it, does
@@ -95,6 +96,15 @@ class Family(abc.ABC, Generic[S, C]):
     def reject(self, context: C) -> str:
         """Why these parameters, each legal alone, are no task together; empty if they are one."""
         return ""
+
+    def allowed(self, context: C) -> Array:
+        """`[B]` bool: the parameters, each legal alone, are a task together; always, by default."""
+        first = dataclasses.fields(self.context_type)[0].name  # pyright: ignore[reportArgumentType]
+        return np.ones(len(getattr(context, first)), dtype=bool)
+
+    def rows(self) -> Mapping[str, Array] | None:
+        """Split -> `[n, K]` float64: the frozen tables, where they do not lie in `tables/<id>.json`."""
+        return None
 
     def pack(self, state: S) -> dict[str, Array]:
         """What an exact continuation needs of a state, by name; every field, by default. The arrays may be shared."""

@@ -6,7 +6,7 @@ import functools
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Spec:
     sessions: Mapping[str, Any] | None = None  # see `drift.parse_sessions`
     split_sessions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # splits with sessions of their own
     shared_tasks: bool = False  # there are so few tasks that the evaluation splits have the training tasks
+    group: str = ""  # ids of one group stand together where all are listed
     extra: str = ""  # the optional dependency it needs: pip install "metabench[extra]"
 
     def to_json(self) -> str:
@@ -63,9 +64,7 @@ class Spec:
 
     def table(self) -> TaskTable:
         """The frozen task tables; ValueError if they are not the ones this spec was written for."""
-        return _table(
-            self.id, self.entry_point, tuple(sorted(self.digests.items())), self.folder, self.family().context_type
-        )
+        return _table(self.id, tuple(sorted(self.digests.items())), self.folder, self.family())
 
     def sessions_of(self, split: str) -> Mapping[str, Any] | None:
         """The sessions of a split."""
@@ -91,10 +90,14 @@ def _family(entry_point: str, kwargs: str, id: str, extra: str) -> Family[Any, A
 
 
 @functools.lru_cache(maxsize=256)
-def _table(
-    id: str, entry_point: str, digests: tuple[tuple[str, str], ...], folder: Path, context_type: type
-) -> TaskTable:
-    table = TaskTable.load(id, context_type, folder / "tables" / f"{id}.json")
+def _table(id: str, digests: tuple[tuple[str, str], ...], folder: Path, family: Family[Any, Any]) -> TaskTable:
+    rows = family.rows()
+    if rows is None:
+        table = TaskTable.load(id, family.context_type, folder / "tables" / f"{id}.json")
+    else:
+        table = TaskTable(id, family.context_type, rows)
+    if type(family).allowed is not Family.allowed:
+        table = replace(table, allowed=family.allowed)
     found = {split: table.digest(split) for split in table.splits}
     if found != dict(digests):
         changed = sorted(split for split in {*found, *dict(digests)} if found.get(split) != dict(digests).get(split))
@@ -106,17 +109,21 @@ def _table(
 
 @functools.lru_cache(maxsize=64)
 def _references(folder: Path) -> dict[str, Any]:
-    path = folder / "references.json"
-    return json.loads(path.read_text())["benchmarks"] if path.exists() else {}
+    parts = [json.loads(path.read_text())["benchmarks"] for path in sorted(folder.glob("references*.json"))]
+    return {id: levels for part in parts for id, levels in part.items()}
 
 
 _SPECS: dict[str, Spec] = {}
 _DECLARED: dict[str, str] = {}  # id -> the module whose import registers it
 
 
-def declare(id: str, module: str, horizon: int) -> None:
-    """Makes an id known to us and to Gymnasium without importing its module."""
+_GROUPED: dict[str, str] = {}  # id -> how the ids of its group are spelt, for example "Many-<Task>-v0"
+
+
+def declare(id: str, module: str, horizon: int, spelt: str = "") -> None:
+    """Makes an id known to us and to Gymnasium without importing its module; `spelt` stands for it in long lists."""
     _DECLARED[id] = module
+    _GROUPED[id] = spelt or id
     _register_with_gymnasium(id, horizon)
 
 
@@ -157,7 +164,9 @@ def spec(id: str) -> Spec:
             if point.value not in _DECLARED.values():
                 point.load()
     if name not in _SPECS:
-        raise ValueError(f"unknown id {id!r}; {suggest(name, sorted({*_SPECS, *_DECLARED}))}")
+        known = sorted({*_SPECS, *_DECLARED})
+        shown = sorted({_GROUPED.get(one, one) for one in known})
+        raise ValueError(f"unknown id {id!r}; {suggest(name, known, shown)}")
     return _SPECS[name]
 
 

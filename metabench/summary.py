@@ -29,6 +29,7 @@ class Summary(NamedTuple):
     area: float  # mean over the episodes
     score: Interval | None  # IQM of the normalised mean return over runs x tasks; None without references
     regret: float | None  # what a trial loses against the oracle, in units of oracle - random
+    success: float | None  # share of episodes with success at any step; None where the benchmark knows none
     share: float | None  # mean return between random (0) and the best that is possible without seeing the task (1)
 
 
@@ -52,6 +53,7 @@ def summarise(results: Sequence[Result]) -> Summary:
             )
     returns = np.stack([result.array() for result in results])  # [run, task, repeat, episode]
     trials = returns.reshape(-1, returns.shape[-1])
+    won = None if first.successes is None else np.array([result.successes for result in results])
     curve = adaptation_curve(trials)
     stderr = float(trials.mean(axis=1).std(ddof=1) / np.sqrt(len(trials))) if len(trials) > 1 else 0.0
     levels = reference_levels(first.protocol.benchmark, first.protocol.split)
@@ -74,6 +76,7 @@ def summarise(results: Sequence[Result]) -> Summary:
         area=curve.area,
         score=score,
         regret=lost,
+        success=None if won is None else float(won.mean()),
         share=share,
     )
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -113,10 +113,10 @@ def stack(context_type: type[C], values: Array) -> C:
     return context_type(**columns)
 
 
-def suggest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message about an unknown name: near names if there are any, then all."""
+def suggest(name: str, known: Sequence[str], shown: Sequence[str] | None = None) -> str:
+    """The end of an error message about an unknown name: a near one if there is any, then all, or those `shown`."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f"{f'did you mean {near[0]!r}? ' if near else ''}available: {', '.join(known)}"
+    return f"{f'did you mean {near[0]!r}? ' if near else ''}available: {', '.join(known if shown is None else shown)}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class TaskTable:
     family: str
     context_type: type
     rows: Mapping[str, Array]  # split -> [n, K] float64, read-only
+    allowed: Callable[[Any], Array] | None = None  # context -> [B] bool: legal together; all are, by default
 
     @classmethod
     def load(cls, family: str, context_type: type, path: Path) -> TaskTable:
@@ -182,7 +183,10 @@ class TaskTable:
         if any(r.integer for r in ranges):  # a finite set: what is not a training row may be a test row
             return TaskBatch(np.full(len(rng), OFF_TABLE), self.draw(rng, "train").values)
         low, high = (np.array([r.train[side] for r in ranges]) for side in (0, 1))
-        return TaskBatch(np.full(len(rng), OFF_TABLE), rng.uniform(low, high, len(low)))
+        values = rng.uniform(low, high, len(low))
+        while self.allowed and (bad := np.flatnonzero(~self.allowed(stack(self.context_type, values)))).size:
+            values[bad] = rng.at(bad).uniform(low, high, len(low))
+        return TaskBatch(np.full(len(rng), OFF_TABLE), values)
 
     def batch(self, split: str, index: Sequence[int] | Array) -> TaskBatch:
         """The rows `index` of a frozen split; ValueError if one does not exist."""

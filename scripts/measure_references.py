@@ -78,6 +78,8 @@ def measure_all(ids: list[str]) -> dict[str, Any]:
     for chosen in metabench.specs():
         if not chosen.entry_point.startswith("metabench.") or (ids and chosen.id not in ids):
             continue
+        if chosen.extra == "metaworld":  # see measure_metaworld.py
+            continue
         for split in chosen.table().splits:
             records = {name: measure(name, chosen.id, split) for name in YARDSTICKS}
             table.setdefault(chosen.id, {})[split] = {name: r for name, r in records.items() if r is not None}

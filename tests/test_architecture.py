@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     "rng",
+    "npz",
     "tasks",
     "family",
     "drift",
@@ -21,7 +22,6 @@ LAYERS = [
     "families",
     "agent",
     "plugins",
-    "npz",
     "results",
     "traces",
     "stats",

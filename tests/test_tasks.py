@@ -18,7 +18,7 @@ def test_frozen_tables_keep_their_digests(id):
     assert {split: table.digest(split) for split in table.splits} == dict(spec(id).digests)
 
 
-@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("id", [s.id for s in specs() if s.family().rows() is None])
 def test_tables_are_what_the_script_makes(id):
     import importlib.util
     from pathlib import Path

@@ -239,6 +239,10 @@ class _Oracle:
             return PlannedAgent(grid_switch_model(benchmark, split), oracle_plan, sees=True, name="oracle")
         if family == "ScratchItch":
             return _scratching().oracle(benchmark)
+        if family == "MetaWorld":
+            from metabench_agents.scripted import ScriptedExpert
+
+            return ScriptedExpert(chosen.family())
         if has_weights(benchmark):
             from metabench_agents.oracle import shipped_agent
 
@@ -247,7 +251,7 @@ class _Oracle:
             return MergePlanner(benchmark, "oracle", seed)
         if family not in self._CHOICES:
             trained = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-            known = ", ".join([*self._CHOICES, "GridSwitch", "ScratchItch", *MERGE_FAMILIES, *trained])
+            known = ", ".join([*self._CHOICES, "GridSwitch", "MetaWorld", "ScratchItch", *MERGE_FAMILIES, *trained])
             raise ValueError(f"there is no oracle for {benchmark}; it exists for {known}")
         return Memoryless(self._CHOICES[family])
 

@@ -1,0 +1,82 @@
+"""Measures the yardsticks on every class of Meta-World and writes references-metaworld.json.
+
+    python scripts/measure_metaworld.py            # half an hour on one core; needs metabench[metaworld]
+    python scripts/measure_metaworld.py reach      # these classes only, the others are kept
+
+Every task of a split is played for one episode: resets and scripted policies are deterministic, so more would only
+repeat it; the random agent plays one episode a task too. `success` is the share of episodes with success at any step.
+The values of ML10 and ML45 follow from those of their classes, whose rows their splits consist of.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import metabench
+from metabench.families.metaworld import BENCHMARKS
+from metabench.physics.metaworld.classes import ML10_TEST, ML10_TRAIN, ML45_TEST, ML45_TRAIN, NAMES, camel
+from metabench.plugins import load_plugin
+from metabench.results import Protocol, write_atomically
+
+SEED = 20_000  # no evaluation uses it
+PATH = metabench.spec("MetaWorld-Reach-v0").folder / "references-metaworld.json"
+YARDSTICKS = ("random", "zero", "oracle")
+
+
+def measure(name: str, benchmark: str, split: str) -> dict[str, Any]:
+    """Mean return, standard error over tasks, and success of one yardstick."""
+    protocol = Protocol(benchmark=benchmark, split=split, episodes=1, repeats=1, seed=SEED)
+    agent: Any = load_plugin(name)
+    result = metabench.evaluate(agent.build(benchmark, split, SEED), protocol)
+    returns = result.array().ravel()
+    return record(float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(len(returns))), len(returns), result)
+
+
+def record(mean: float, error: float, trials: int, result: Any) -> dict[str, Any]:
+    """One yardstick's entry."""
+    success = float(np.mean(result.successes))
+    numbers = {"mean": round(mean, 3), "stderr": round(error, 3), "success": round(success, 4), "trials": trials}
+    return {**numbers, "method": "played, one episode a task", "curve": [round(mean, 3)]}
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of a benchmark whose tasks are those of several classes."""
+    trials = [part["trials"] for part in parts]
+    mean, success = (float(np.average([part[key] for part in parts], weights=trials)) for key in ("mean", "success"))
+    error = float(np.sqrt(np.sum([(part["stderr"] * n) ** 2 for part, n in zip(parts, trials, strict=True)])))
+    numbers = {"mean": round(mean, 3), "stderr": round(error / sum(trials), 3), "success": round(success, 4)}
+    return {**numbers, "trials": sum(trials), "method": "mean over its classes", "curve": [round(mean, 3)]}
+
+
+def main() -> None:
+    """Measures and writes."""
+    stored: dict[str, Any] = json.loads(PATH.read_text())["benchmarks"] if PATH.exists() else {}
+    for name in sys.argv[1:] or NAMES:
+        id = f"MetaWorld-{camel(name)}-v0"
+        splits = metabench.spec(id).table().splits
+        stored[id] = {split: {who: measure(who, id, split) for who in YARDSTICKS} for split in splits}
+        print(id, {s: {w: (r["mean"], r["success"]) for w, r in part.items()} for s, part in stored[id].items()})
+        sys.stdout.flush()
+    classes = {"ML10": (ML10_TRAIN, ML10_TEST), "ML45": (ML45_TRAIN, ML45_TEST)}
+    for label in BENCHMARKS:
+        train, test = classes[label]
+        wanted = {"train": (train, "train"), "test": (test, "test"), "ood": (train, "ood")}
+        if any(f"MetaWorld-{camel(name)}-v0" not in stored for name in (*train, *test)):
+            continue
+        stored[f"MetaWorld-{label}-v0"] = {
+            split: {
+                who: joined([stored[f"MetaWorld-{camel(name)}-v0"][part][who] for name in names]) for who in YARDSTICKS
+            }
+            for split, (names, part) in wanted.items()
+        }
+    content = {"command": "python scripts/measure_metaworld.py", "seed": SEED, "benchmarks": stored}
+    write_atomically(PATH, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
