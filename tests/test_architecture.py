@@ -42,6 +42,7 @@ SHARED |= {"features", "sample_efficiency", "latent_pictures"}
 SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 SHARED |= {"sequences", "offline", "world_model", "decision", "acting"}  # of the sequence models
 SHARED |= {"fast_gru", "actor", "belief_model", "session_model", "tick_transformer"}  # of the belief agents
+SHARED |= {"sequences", "offline", "world_model", "decision", "acting", "precision"}  # of the sequence models
 COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 

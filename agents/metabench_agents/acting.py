@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metabench import Timestep
 from metabench_agents.decision import TOKENS, DecisionTransformer
+from metabench_agents.precision import products
 from metabench_agents.sequences import Actions, Prompt
 from metabench_agents.transformer import MASKED, Cache, causal
 
@@ -106,9 +107,10 @@ class SequenceAgent:
         belief = self._prompts(belief, step, first, task)
         tick = self._tick(belief.ticks, step, observation, first, task)
         full = len(belief.ticks) - belief.anchor >= self.window
-        if belief.cache is None or full or bool(first.any()):
-            belief = self._rebuild(belief, bool(first.all()))
-        action, cache = self._decide(belief, tick)
+        with products("fp32"):
+            if belief.cache is None or full or bool(first.any()):
+                belief = self._rebuild(belief, bool(first.all()))
+            action, cache = self._decide(belief, tick)
         ticks = (*belief.ticks, tick._replace(action=action))
         return self.codec.to_env(action), belief._replace(ticks=ticks, cache=cache)
 

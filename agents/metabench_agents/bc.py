@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
-from metabench_agents.offline import fit, flatten, products, restore, updates_done
+from metabench_agents.offline import fit, flatten, restore, updates_done
+from metabench_agents.precision import products
 from metabench_agents.run import Run, load_checkpoint, load_config
 from metabench_agents.sequences import Actions, load_episodes
 

@@ -8,6 +8,9 @@ Tokens of a step are (R, s, a) with a learned embedding of the time added, then 
 embeddings of their own and no norm, as released. z joins the observation: Linear(O, 16) and z side by side, then a
 linear layer. Observations come scaled; returns to go are divided by the largest absolute return of the training
 episodes.
+
+Deviation: the time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of
+1, twenty times what observation, action and return add to a token, which then tells little but the time for long.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import Precision, fit, flatten, products, restore, seed_dropout, updates_done
+from metabench_agents.offline import fit, flatten, restore, seed_dropout, updates_done
+from metabench_agents.precision import Precision, products
 from metabench_agents.run import Checkpoint, Run
 from metabench_agents.sequences import Prompt, Window
 from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
 
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
+TIME_STD = 0.02  # of the time embedding at the start, as in GPT-2
 STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 
 
@@ -97,6 +102,8 @@ class DecisionTransformer(nn.Module):
         self.prompt_observation, self.prompt_action = nn.Linear(observation, width), nn.Linear(action, width)
         self.body = Transformer(settings.layers, width, settings.heads, settings.dropout, settings.attention)
         self.head = nn.Linear(width, action)
+        for table in (self.time, self.prompt_time):
+            nn.init.normal_(table.weight, std=TIME_STD)
 
     def scaled(self, observation: Tensor) -> Tensor:
         """`[..., O]` in units of the standard deviation around the mean."""

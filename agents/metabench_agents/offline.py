@@ -1,11 +1,9 @@
-"""Learning from a data set: the loop of updates with its log and checkpoints, and the precision of its products."""
+"""Learning from a data set: the loop of updates with its log and checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,47 +11,8 @@ from torch import Tensor, nn
 from metabench_agents.run import Run, stream
 from metabench_agents.transformer import Dropout
 
-Precision = Literal["fp32", "bf16"]
 BLOCK = 100  # updates between two rows of the log
 SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned
-
-
-@contextlib.contextmanager
-def products(precision: Precision) -> Iterator[None]:
-    """Inside, matrix products are made the fastest way that keeps the precision.
-
-    bf16: autocast, with float32 parameters and sums. fp32: oneDNN's products where they are float32 to the last bit (on
-    AMD they take half the time of MKL's), torch's default elsewhere; torch offers oneDNN's under the name of a lower
-    precision, which processors without bf16 matrix units do not use.
-    """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"unknown precision {precision!r}; available: fp32, bf16")
-    if precision == "bf16":
-        with torch.autocast("cpu", torch.bfloat16):
-            yield
-        return
-    switch: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
-    try:
-        if not _exact():
-            switch.fp32_precision = before
-        yield
-    finally:
-        switch.fp32_precision = before
-
-
-_known: dict[str, bool] = {}
-
-
-def _exact() -> bool:
-    """Whether products, as they are set now, have the error of float32 and not that of bf16."""
-    if "exact" not in _known:
-        generator = torch.Generator().manual_seed(0)
-        a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
-        error = (a @ b - (a.double() @ b.double())).abs().max()
-        _known["exact"] = bool(error < 1e-3)  # 5e-5 in float32, 1e-1 in bf16
-    return _known["exact"]
 
 
 def fit(

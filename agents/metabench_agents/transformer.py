@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.precision import small_products
+
 AttentionKind = Literal["plain", "sdpa"]
 MASKED = -1e9  # added to the scores of what must not be seen; finite, so that a row that sees nothing stays a number
 BYTE = 256
@@ -117,7 +119,9 @@ class Block(nn.Module):
         new = x.shape[1]
         query, key, value = self.qkv(self.norm1(x)).chunk(3, dim=-1)
         keys[:, -new:], values[:, -new:] = key, value
-        return self._add(x[:, keep], self.attend(query[:, keep], keys, values, bias[:, keep]))
+        with small_products():
+            attended = self.attend(query[:, keep], keys, values, bias[:, keep])
+        return self._add(x[:, keep], attended)
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop_attended(self.out(attended))

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import fit, flatten, products, restore, updates_done
+from metabench_agents.offline import fit, flatten, restore, updates_done
+from metabench_agents.precision import products
 from metabench_agents.run import Checkpoint, Run
 from metabench_agents.sequences import Episodes, history
 

@@ -17,7 +17,7 @@ from interleaving import interleaved
 from metabench_agents import meta_dt, world_model
 from metabench_agents.acting import SequenceAgent
 from metabench_agents.decision import DecisionTransformer, Settings, Trainer, loss
-from metabench_agents.offline import products
+from metabench_agents.precision import products
 from metabench_agents.sequences import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
 from torch import nn
 from torch.nn import functional as F
@@ -177,7 +177,8 @@ def test_world_model_updates(benchmark):
     gru, encoder = nn.GRU(48, 128), model.encoder
     plain = [*gru.parameters(), *model.parameters()]
     theirs = torch.optim.Adam(plain, lr=1e-3)
-    rows = [[column[i] for column in _columns(steps)] for i in range(len(steps))]  # a sample is a tuple of tensors
+    columns = _columns(steps)
+    rows = [tuple(column[i] for column in columns) for i in range(len(steps))]  # a sample is a tuple of tensors
 
     def ours():
         with products("fp32"):

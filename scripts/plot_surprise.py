@@ -1,0 +1,115 @@
+"""Draws what a trained Meta-DT's world model is surprised by, and the segments its prompts are cut from.
+
+    python scripts/plot_surprise.py runs/offline/PointRobot-v0/mixed/meta-dt/s0 --out surprise.png
+
+Left: the world model's error along the first episode of every trial on the split `test`. Right: how often a step of
+that episode is in the prompt of the second. On PointRobot also the walks themselves, with the prompt's steps marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from metabench_agents import meta_dt
+from metabench_agents.acting import Belief, SequenceAgent
+from metabench_agents.run import load_config
+
+import metabench
+from metabench import Timestep
+
+INK, FAINT, BLUE, ORANGE, GREEN = "#282C34", "#C9C6BE", "#0072B2", "#D55E00", "#009E73"
+
+
+def play(agent: SequenceAgent, benchmark: str) -> tuple[Belief, np.ndarray]:
+    """One episode of every test task and the first step of the next; the belief then, and the tasks' parameters."""
+    chosen = metabench.spec(benchmark)
+    table = chosen.table()
+    rows = np.repeat(np.arange(table.size("test")), chosen.repeats)
+    env: Any = metabench.make_vec(benchmark, len(rows), split="test", episodes_per_task=2)
+    observation, _ = env.reset(seed=0, options={"task": rows})
+    action = np.zeros((len(rows), *env.single_action_space.shape), np.float32)
+    reward, first, belief = np.zeros(len(rows)), np.ones(len(rows), dtype=bool), agent.begin(len(rows))
+    for _ in range(chosen.horizon + 1):
+        action, belief = agent.act(Timestep(observation, np.where(first[:, None], 0, action), reward, first), belief)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        first = terminated | truncated
+        reward = np.where(first, 0.0, reward)
+    return belief, table.rows["test"][rows]
+
+
+def draw(folder: Path, target: Path) -> None:
+    """Writes the picture."""
+    import torch
+    from matplotlib.figure import Figure
+
+    benchmark = load_config(folder)["benchmark"]
+    agent = meta_dt.load(folder)
+    surprise: Any = getattr(agent.choose, "__self__", None)
+    if surprise is None or surprise.model is None:
+        raise SystemExit(f"the run in {folder} has no prompts or no world model")
+    belief, tasks = play(agent, benchmark)
+    ticks, prompt = belief.ticks[:-1], belief.prompt
+    assert prompt is not None
+    seen, done = (torch.stack([getattr(t, name) for t in ticks], 1) for name in ("observation", "action"))
+    got = torch.stack([t.reward for t in ticks[1:]] + [ticks[-1].reward], 1)
+    error = surprise._error(seen, done, got)[:, :-1].detach().numpy()
+    steps, length = error.shape[1], prompt.time.shape[1]
+    plane = benchmark.startswith("PointRobot")
+    figure = Figure(figsize=(13 if plane else 9, 4.2), dpi=144, layout="constrained", facecolor="white")
+    axes = figure.subplots(1, 3 if plane else 2)
+    figure.suptitle(
+        f"What surprises the world model: {benchmark}, test tasks, first episode of a trial", x=0.01, ha="left"
+    )
+    _errors(axes[0], error)
+    used = np.bincount(prompt.time.numpy().ravel(), minlength=steps)[:steps] / len(error)
+    axes[1].bar(range(steps), used, color=ORANGE, width=0.9)
+    axes[1].axvline(surprise.steps - 0.5, color=FAINT, lw=1.2, ls=(0, (4, 3)))
+    _label(axes[1], "step of the episode", f"share of prompts ({length} steps) that hold it")
+    if plane:
+        _walks(axes[2], seen.numpy(), prompt.time.numpy(), tasks)
+    figure.savefig(target)
+    print(f"written: {target}")
+
+
+def _errors(axis: Any, error: np.ndarray) -> None:
+    axis.plot(error.T, color=BLUE, lw=0.8, alpha=0.25)
+    axis.plot(error.mean(0), color=BLUE, lw=2.2)
+    _label(axis, "step of the episode", "|error| of the world model (mean in bold)")
+
+
+def _walks(axis: Any, seen: np.ndarray, times: np.ndarray, goals: np.ndarray) -> None:
+    for walk, time, goal in zip(seen, times, goals, strict=True):
+        axis.plot(walk[:, 0], walk[:, 1], color=INK, lw=1.0, alpha=0.6)
+        axis.plot(walk[time, 0], walk[time, 1], color=ORANGE, lw=4, alpha=0.8, solid_capstyle="round")
+        axis.plot(*goal, marker="o", color=GREEN, ms=7)
+    axis.set_aspect("equal")
+    axis.set_title("walks (grey), prompts (orange), goals (green)", fontsize=9, color=INK)
+    axis.set_xlabel("x, m", color=INK)
+    axis.set_ylabel("y, m", color=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axis: Any, x: str, y: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel(x, color=INK)
+    axis.set_ylabel(y, color=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(FAINT)
+
+
+def main() -> None:
+    """Reads the arguments and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of a training run")
+    parser.add_argument("--out", type=Path, default=Path("surprise.png"))
+    arguments = parser.parse_args()
+    draw(arguments.folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
