@@ -65,8 +65,9 @@ class SequenceAgent:
         network: The transformer.
         codec: The encoding of actions.
         name: The agent's name in results.
-        target: The return to ask for, in the environment's units; or a function of the task's context `[B, C]`, which
-            makes the agent privileged: it must be shown the task.
+        target: The return to ask for, in the environment's units; None asks at every step for what the network has
+            learned that good episodes still bring. A function of the task's context `[B, C]` makes the agent
+            privileged: it must be shown the task.
         recall: Gives z from the trial so far; None where the network takes none.
         choose: Cuts prompts from the agent's own earlier episodes; None for none.
         demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
@@ -78,7 +79,7 @@ class SequenceAgent:
         network: DecisionTransformer,
         codec: Actions,
         name: str,
-        target: float | Callable[[Tensor], Tensor],
+        target: float | Callable[[Tensor], Tensor] | None,
         *,
         recall: Recall | None = None,
         choose: Choose | None = None,
@@ -118,14 +119,20 @@ class SequenceAgent:
         """This tick, its action still open."""
         rows, network = len(first), self.network
         reward = torch.as_tensor(np.asarray(step.reward)).float()
+        nothing, time = torch.zeros(rows, self.codec.size), torch.zeros(rows, dtype=torch.int64)
+        if ticks:
+            time = torch.where(first, time, ticks[-1].time + 1)
+        tick = Tick(observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing)
+        if self.recall is not None:
+            tick = tick._replace(context=self.recall(ticks, tick))
+        if self.target is None:
+            last = torch.where(first[:, None], 0.0, ticks[-1].action) if ticks else nothing
+            return tick._replace(togo=network.aspire(network.scaled(observation), last, reward, time, tick.context))
         target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
-        togo, time = target / network.return_scale, torch.zeros(rows, dtype=torch.int64)
+        togo = target / network.return_scale
         if ticks:
             togo = torch.where(first, togo, ticks[-1].togo - reward / network.return_scale)
-            time = torch.where(first, time, ticks[-1].time + 1)
-        nothing = torch.zeros(rows, self.codec.size)
-        tick = Tick(observation, reward, first, time, togo, torch.zeros(rows, network.context), nothing)
-        return tick if self.recall is None else tick._replace(context=self.recall(ticks, tick))
+        return tick._replace(togo=togo)
 
     def _prompts(self, belief: Belief, step: Timestep, first: Tensor, task: Tensor) -> Belief:
         """Demonstrations at the start of the trial; prompts from own episodes where a later one begins."""

@@ -15,9 +15,10 @@ Deviation: the time embedding starts with a deviation of 0.02, as in GPT-2. Rele
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,14 @@ from torch.nn import functional as F
 from metabench_agents.offline import fit, flatten, restore, seed_dropout, updates_done
 from metabench_agents.precision import Precision, products
 from metabench_agents.run import Checkpoint, Run
-from metabench_agents.sequences import Prompt, Window
+from metabench_agents.sequences import Episodes, Prompt, Window
 from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
 
+Target = Literal["learned", "mean", "best"]
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
+EXPECTILE = 0.9  # of the returns to go: near the best where the data are mixed, and no single lucky episode
+ASPIRATION_RATE = 1e-3  # learning rate of what to ask for
 TIME_STD = 0.02  # of the time embedding at the start, as in GPT-2
 STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 
@@ -56,7 +60,38 @@ class Settings:
     sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
 
 
+class Aspiration(nn.Module):
+    """The return that good episodes still bring from here: what to ask for where the task's own returns are not known.
+
+    An expectile (0.9) of the returns to go in the training tasks' data, given the observation, the last action and
+    reward, the time, and z where there is one. To ask for one fixed return would fail across tasks: what is easy near
+    a goal cannot be had far from it, and a return to go that no reward can bring has never been seen while learning.
+    """
+
+    def __init__(self, observation: int, action: int, context: int, width: int):
+        super().__init__()
+        sizes = (observation + action + context + 2, width, width)
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.body = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, observation: Tensor, action: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """`[...]` the return to go; last action and reward are 0 at the first step, time is a share of the episode."""
+        last = torch.stack((reward, time), dim=-1)
+        return self.body(torch.cat((observation, action, last, context), dim=-1))[..., 0]
+
+
 S = TypeVar("S", bound=Settings)
+
+
+def return_to_ask(episodes: Episodes, target: Target) -> Tensor:
+    """The return to ask for, from the training tasks; infinite where it is learned."""
+    best = episodes.best()
+    return {"learned": torch.tensor(torch.inf), "mean": best.mean(), "best": best.max()}[target]
+
+
+def asked(target: Tensor) -> float | None:
+    """The same as an agent takes it: None where it is learned."""
+    return None if bool(target.isinf()) else float(target)
 
 
 def settled(config: S, benchmark: str) -> S:
@@ -81,6 +116,7 @@ class DecisionTransformer(nn.Module):
     mean: Tensor
     std: Tensor
     return_scale: Tensor
+    reward_scale: Tensor
 
     def __init__(
         self, observation: int, action: int, horizon: int, context: int, settings: Settings, *, tanh: bool = True
@@ -91,6 +127,7 @@ class DecisionTransformer(nn.Module):
         self.register_buffer("mean", torch.zeros(observation))
         self.register_buffer("std", torch.ones(observation))
         self.register_buffer("return_scale", torch.ones(()))
+        self.register_buffer("reward_scale", torch.ones(()))
         self.time, self.togo, self.action = nn.Embedding(horizon, width), nn.Linear(1, width), nn.Linear(action, width)
         if context:
             self.encode = nn.Linear(observation, STATE_SIZE)
@@ -104,6 +141,17 @@ class DecisionTransformer(nn.Module):
         self.head = nn.Linear(width, action)
         for table in (self.time, self.prompt_time):
             nn.init.normal_(table.weight, std=TIME_STD)
+        self.aspiration = Aspiration(observation, action, context, width)
+
+    def learn_scales(self, episodes: Episodes) -> None:
+        """Takes the scales of observations, returns and rewards from the training episodes."""
+        self.mean, self.std = episodes.scale()
+        self.return_scale = episodes.returns.abs().max()
+        self.reward_scale = episodes.reward.abs().mean().clamp_min(1e-6)
+
+    def aspire(self, observation: Tensor, action: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """What to ask for, divided by the return scale; observations scaled, rewards as they came."""
+        return self.aspiration(observation, action, reward / self.reward_scale, time / self.horizon, context)
 
     def scaled(self, observation: Tensor) -> Tensor:
         """`[..., O]` in units of the standard deviation around the mean."""
@@ -165,12 +213,28 @@ def loss(network: DecisionTransformer, window: Window, prompt: Prompt | None) ->
     return total, {"loss": total.detach()}
 
 
+def aspiration_loss(network: DecisionTransformer, window: Window) -> Tensor:
+    """The expectile loss of the returns to go (Newey and Powell 1987): errors from above weigh 0.9, from below 0.1.
+
+    A window's first step is left out unless it is its episode's first: what came before it is not in the window.
+    """
+    action = torch.cat((torch.zeros_like(window.action[:, :1]), window.action[:, :-1]), dim=1)
+    reward = window.togo[:, :-1] - window.togo[:, 1:]
+    reward = torch.cat((torch.zeros_like(reward[:, :1]), reward), dim=1) * network.return_scale
+    known = window.valid.clone()
+    known[:, 0] &= window.time[:, 0] == 0
+    gap = window.togo - network.aspire(window.observation, action, reward, window.time, window.context)
+    weight = torch.where(gap > 0, EXPECTILE, 1.0 - EXPECTILE) * known
+    return (weight * gap**2).sum() / known.sum().clamp_min(1)
+
+
 class Trainer:
-    """AdamW with warm-up and clipping around the loss: one update is one call."""
+    """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it."""
 
     def __init__(self, network: DecisionTransformer):
         self.network, self.settings = network, network.settings
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.parameters = [p for name, p in network.named_parameters() if not name.startswith("aspiration.")]
+        self.aspiration = torch.optim.Adam(network.aspiration.parameters(), lr=ASPIRATION_RATE, fused=True)
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
         )
@@ -189,15 +253,28 @@ class Trainer:
         seed_dropout(network, generator)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(number)
+        window = network.scale_window(window)
         with products(self.settings.precision):
-            total, metrics = loss(
-                network, network.scale_window(window), None if prompt is None else network.scale_prompt(prompt)
-            )
+            total, metrics = loss(network, window, None if prompt is None else network.scale_prompt(prompt))
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimiser.step()
-        return metrics | {"grad_norm": norm}
+        with products("fp32"):
+            hope = aspiration_loss(network, window)
+            self.aspiration.zero_grad(set_to_none=True)
+            hope.backward()
+        self.aspiration.step()
+        return metrics | {"grad_norm": norm, "aspiration_loss": hope.detach()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it takes to continue."""
+        return flatten("dt", self.network, self.optimiser) | flatten("ask", self.network.aspiration, self.aspiration)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse."""
+        restore("dt", tensors, self.network, self.optimiser)
+        restore("ask", tensors, self.network.aspiration, self.aspiration)
 
 
 def train_transformer(
@@ -221,10 +298,10 @@ def train_transformer(
         before: Blocks of the phases before.
         keep: What else a checkpoint has to hold.
     """
-    network, updates, done = trainer.network, trainer.settings.updates, 0
+    updates, done = trainer.settings.updates, 0
     if saved and saved.iteration > before:
         done = updates_done(saved.iteration, before, updates)
-        restore("dt", saved.tensors, network, trainer.optimiser)
+        trainer.restore(saved.tensors)
     number = done
 
     def update(generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -243,7 +320,7 @@ def train_transformer(
         phase=1,
         before=before,
         done=done,
-        tensors=lambda: dict(keep or {}) | flatten("dt", network, trainer.optimiser),
+        tensors=lambda: dict(keep or {}) | trainer.tensors(),
     )
 
 

@@ -2,18 +2,17 @@
 
 Source: Chen et al. 2021, "Decision Transformer" (arXiv 2106.01345). Beside Meta-DT it is the ablation without any
 context: the network and its training are the same (`decision.py`), without z and without prompts. What it can know of
-the task is in the window: every return to go is the one before less the reward. Nothing is kept from one episode to
+the task is what rewards tell: they change the return that is asked for next. Nothing is kept from one episode to
 the next.
 
-Deviations: those of `decision.Settings` from the released Meta-DT; the return asked for is the mean over the training
-tasks of the highest return in their data, where the paper asks for a known return of the one task.
+Deviations: those of `decision.Settings` from the released Meta-DT; the return asked for is learned
+(`decision.Aspiration`), where the paper asks for a known return of the one task.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,8 +22,11 @@ from metabench_agents.acting import SequenceAgent
 from metabench_agents.decision import (
     DecisionTransformer,
     Settings,
+    Target,
     Trainer,
+    asked,
     restore_transformer,
+    return_to_ask,
     settled,
     train_transformer,
 )
@@ -39,7 +41,7 @@ class Config(Settings):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
-    target: Literal["mean", "best"] = "mean"  # return to ask for: mean or highest over the training tasks of their best
+    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
 
 
 def _network(benchmark: str, config: Config) -> tuple[Actions, DecisionTransformer]:
@@ -55,16 +57,15 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
     episodes = load_episodes(benchmark, config.data, "train", codec)
-    network.mean, network.std = episodes.scale()
-    network.return_scale, nothing = episodes.returns.abs().max(), torch.zeros(len(episodes.reward), 0)
-    target = episodes.best().mean() if config.target == "mean" else episodes.best().max()
+    network.learn_scales(episodes)
+    nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
 
     def draw(number: int, generator: torch.Generator) -> tuple[Window, None]:
         which, start = draw_windows(episodes, config.batch, config.window, generator)
         return window_of(episodes, which, start, config.window, nothing), None
 
     train_transformer(Trainer(network), draw, seed=seed, run=run, saved=saved, keep={"target": target})
-    return SequenceAgent(network, codec, NAME, float(target))
+    return SequenceAgent(network, codec, NAME, asked(target))
 
 
 def load(path: Path) -> SequenceAgent:
@@ -72,4 +73,4 @@ def load(path: Path) -> SequenceAgent:
     settings, saved = load_config(path), load_checkpoint(path)
     codec, network = _network(settings["benchmark"], Config(**settings["config"]))
     restore_transformer(saved, network)
-    return SequenceAgent(network, codec, NAME, float(saved.tensors["target"]))
+    return SequenceAgent(network, codec, NAME, asked(saved.tensors["target"]))

@@ -11,8 +11,9 @@ Source: Wang et al. 2024, "Meta-DT: Offline Meta-RL as Conditional Sequence Mode
    zero-shot one; so one agent gives both, and k context episodes are a trial of k + 1 episodes. While learning, the
    prompt is the worst foretold segment of another episode of the window's task; half of the updates are made without
    one.
-4. The return to ask for is the mean over the *training* tasks of the highest return in their data (`target="best"`:
-   the highest of them all). No data of test tasks is read.
+4. The return to ask for is learned from the *training* tasks' data: at every step an expectile of what good episodes
+   still bring from here, given z (`decision.Aspiration`). No data of test tasks is read. `target="mean"` and `"best"`
+   ask for one return instead, the mean or the highest of the training tasks' best ones, less what has come in.
 
 Deviations, with reasons. Where the released code departs from the paper or is wrong, the paper is followed, and
 `released` restores its ways one by one:
@@ -57,8 +58,11 @@ from metabench_agents.acting import Choice, SequenceAgent, Tick, lookup
 from metabench_agents.decision import (
     DecisionTransformer,
     Settings,
+    Target,
     Trainer,
+    asked,
     restore_transformer,
+    return_to_ask,
     settled,
     train_transformer,
 )
@@ -109,7 +113,7 @@ class Config(Settings):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
-    target: Literal["mean", "best"] = "mean"  # return to ask for: mean or highest over the training tasks of their best
+    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
     world_model: bool = True  # False: no z, and prompts cut at random (ablation)
     decoders: Decoders | Literal["auto"] = "auto"  # what is foretold; auto: what varies between the family's tasks
     history: int = 4  # steps h that z is made of
@@ -295,10 +299,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         before = blocks(config.world_updates)
         _fit_world_model(model, episodes, benchmark, config, seed, run, saved)
         context = contexts(model, episodes, crossing="crossing-windows" in config.released)
-    network.mean, network.std = episodes.scale()
-    network.return_scale = episodes.returns.abs().max()
-    best = episodes.best()
-    extra = {"target": best.mean() if config.target == "mean" else best.max()} | _task_targets(benchmark, config, codec)
+    network.learn_scales(episodes)
+    extra = {"target": return_to_ask(episodes, config.target)} | _task_targets(benchmark, config, codec)
     prompter = None if config.prompt == "none" else Prompter(episodes, model, config, seed)
     short = "short-windows" in config.released
 
@@ -334,7 +336,7 @@ def _agent(
     extra: Mapping[str, Tensor],
 ) -> SequenceAgent:
     surprise = Surprise(None if model is None else model.eval(), config)
-    target: float | Callable[[Tensor], Tensor] = float(extra["target"])
+    target: float | Callable[[Tensor], Tensor] | None = asked(extra["target"])
     if "targets" in extra:
         find, targets = lookup(extra["tasks"].numpy()), extra["targets"]
         target = lambda task: targets[find(task)]  # noqa: E731

@@ -11,7 +11,7 @@ time; while acting, from the best of them. (The paper's code keeps a separate se
 evaluator shows the task, which is used for nothing but finding its demonstration.
 
 Deviations: those of `decision.Settings` from the released Meta-DT, on which its comparison rests; the return asked
-for is the mean over the training tasks of the highest return in their data.
+for is learned (`decision.Aspiration`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,8 +29,11 @@ from metabench_agents.acting import SequenceAgent, lookup
 from metabench_agents.decision import (
     DecisionTransformer,
     Settings,
+    Target,
     Trainer,
+    asked,
     restore_transformer,
+    return_to_ask,
     settled,
     train_transformer,
 )
@@ -56,7 +58,7 @@ class Config(Settings):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
-    target: Literal["mean", "best"] = "mean"  # return to ask for: mean or highest over the training tasks of their best
+    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
     prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     demonstrations: int = 5  # the best so many episodes of a task are its demonstrations
 
@@ -112,9 +114,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
     episodes = load_episodes(benchmark, config.data, "train", codec)
-    network.mean, network.std = episodes.scale()
-    network.return_scale, nothing = episodes.returns.abs().max(), torch.zeros(len(episodes.reward), 0)
-    target = episodes.best().mean() if config.target == "mean" else episodes.best().max()
+    network.learn_scales(episodes)
+    nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
     tasks, best = best_episodes(episodes, config.demonstrations)
 
     def draw(number: int, generator: torch.Generator) -> tuple[Window, Prompt]:
@@ -137,7 +138,7 @@ def _agent(codec: Actions, network: DecisionTransformer, kept: Mapping[str, Tens
         row = find(task)
         return Prompt(*(column[row] for column in prompts))
 
-    return SequenceAgent(network, codec, NAME, float(kept["target"]), demonstrations=demonstrate, track=TRACK)
+    return SequenceAgent(network, codec, NAME, asked(kept["target"]), demonstrations=demonstrate, track=TRACK)
 
 
 def load(path: Path) -> SequenceAgent:

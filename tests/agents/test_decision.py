@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from metabench_agents.acting import Choice, SequenceAgent, lookup
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, loss
+from metabench_agents.decision import DecisionTransformer, Settings, Trainer, aspiration_loss, loss
 from metabench_agents.precision import _exact, _known, products
 from metabench_agents.sequences import Actions, Prompt, Window
 
@@ -118,6 +118,54 @@ def test_fast_products_are_float32_or_not_used():
     assert torch.backends.mkldnn.matmul.fp32_precision == before
     with pytest.raises(ValueError, match="unknown precision 'fp8'"), products("fp8"):
         pass
+
+
+def test_the_aspiration_is_an_expectile_of_the_returns_to_go():
+    """With inputs that tell nothing it settles on the number whose weighted errors balance, found here by bisection."""
+    net, w = network(), window(64)
+    blank = w._replace(observation=w.observation * 0, action=w.action * 0, time=w.time * 0)
+    blank = blank._replace(togo=w.togo[:, :1].expand(-1, 6))  # no rewards: the return to go stays
+    optimiser = torch.optim.Adam(net.aspiration.parameters(), lr=0.02)
+    for _ in range(300):
+        optimiser.zero_grad()
+        aspiration_loss(net, blank).backward()
+        optimiser.step()
+    values, low, high = blank.togo[:, 0], -10.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        pull = 0.9 * (values - middle).clamp(min=0).sum() - 0.1 * (middle - values).clamp(min=0).sum()
+        low, high = (middle, high) if pull > 0 else (low, middle)
+    zeros = torch.zeros(1)
+    asked = net.aspire(torch.zeros(1, 3), torch.zeros(1, 2), zeros, zeros, torch.zeros(1, 0))
+    assert float(asked.detach()) == pytest.approx(low, abs=0.03)
+
+
+def test_the_aspiration_sees_the_last_action_and_reward():
+    net, w = network(), window()
+    seen = []
+    net.aspire = lambda *inputs: seen.append(inputs) or torch.zeros(4, 6)
+    late = w._replace(time=w.time + 3)
+    total = aspiration_loss(net, w)
+    _, action, reward, _, _ = seen[0]
+    assert torch.equal(action[:, 1:], w.action[:, :-1]) and not action[:, 0].any()
+    assert torch.allclose(reward[:, 1:], (w.togo[:, :-1] - w.togo[:, 1:]) * 4.0) and not reward[:, 0].any()
+    weight = torch.where(w.togo > 0, 0.9, 0.1) * w.togo**2
+    assert torch.allclose(total, weight.mean())
+    assert torch.allclose(aspiration_loss(net, late), weight[:, 1:].mean()), "what came before the window is unknown"
+
+
+def test_an_agent_asks_for_what_was_learned():
+    net = network()
+    agent = SequenceAgent(net, Actions(BOX), "t", None)
+    observation, reward, first = stream_of(2, 20, [[0, 15], [0]])
+    _, belief = play(agent, observation, reward, first)
+    assert not agent.privileged
+    for t in (0, 1, 14, 15, 16):
+        tick, before = belief.ticks[t], belief.ticks[t - 1]
+        last = torch.where(tick.first[:, None], 0.0, before.action) if t else torch.zeros(2, 2)
+        with torch.no_grad():
+            expected = net.aspire(net.scaled(tick.observation), last, tick.reward, tick.time, tick.context)
+        assert torch.allclose(tick.togo, expected)
 
 
 # --- play ---------------------------------------------------------------------------------------------------------

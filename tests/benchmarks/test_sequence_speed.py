@@ -142,6 +142,7 @@ def test_transformer_updates(benchmark):
     assert seconds["fp32, sdpa"] > 0.95 * seconds["fp32"], "plain attention should be no slower"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, while it compiles
 def test_compiled_updates(benchmark):
     """Default compilation, for the record; the losses are equal to 1e-5."""
     torch.set_num_threads(1)
