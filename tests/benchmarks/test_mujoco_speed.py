@@ -171,30 +171,39 @@ def test_single_environments(benchmark, id):
 
 
 def test_policy_in_the_loop(benchmark):
-    """A 256-256 torch policy chooses every action of 64 cheetahs: the loop keeps most of the environments' rate."""
+    """A 256-256 torch policy chooses every action of 64 cheetahs: the loop keeps most of the environments' rate.
+
+    The environments' own rate is that of the same states under the same actions, played again without the policy:
+    other states would have other contacts, and so another cost.
+    """
     torch.set_num_threads(1)
     env = own(metabench.make_vec("CheetahVel-v0", 64), 2)
-    env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(16)]
     policy = torch.nn.Sequential(linear(20, 256), torch.nn.ReLU(), linear(256, 256), torch.nn.ReLU(), linear(256, 6))
-    state = {"observation": env.reset(seed=0)[0]}
+    seen = env.reset(seed=0)[0]
+    for _ in range(100):
+        seen = env.step(np.zeros((64, 6)))[0]
+    simulator, actions = env._trials.simulator, []
+    begin = simulator.state
 
     @torch.inference_mode()
     def closed():
+        simulator.state, observation = begin, seen
+        actions.clear()
         for _ in range(WORK // 64):
-            action = policy(torch.from_numpy(state["observation"]).float()).tanh().numpy()
-            state["observation"] = env.step(action)[0]
+            actions.append(policy(torch.from_numpy(observation).float()).tanh().numpy())
+            observation = env.step(actions[-1])[0]
 
     def opened():
-        for k in range(WORK // 64):
-            env.step(actions[k % 16])
+        simulator.state = begin
+        for action in actions:
+            env.step(action)
 
-    seconds = interleaved({"closed": closed, "open": opened}, rounds=15)
+    seconds = interleaved({"closed": closed, "open": opened}, rounds=25)
     ratio = seconds["open"] / seconds["closed"]
     benchmark.extra_info["of the environments alone"] = round(ratio, 2)
     benchmark.pedantic(closed, rounds=3)
     print(f"\nclosed loop: {ratio:.2f} of the environments alone")
-    assert ratio >= 0.6
+    assert ratio >= 0.7
 
 
 def test_memory(benchmark):
