@@ -280,6 +280,7 @@ class ItchFilter:
     Args:
         model: The robot's.
         hazard: Probability that the itch moves after a step.
+        name: Of the agent in a record.
     """
 
     name, privileged = "itch-filter", False
@@ -288,8 +289,8 @@ class ItchFilter:
     SURPRISE = 1e-3  # probability of any other reward, per unit
     BLUR = 0.003  # m, of the edge of the region where scratches count
 
-    def __init__(self, model: Any, hazard: float):
-        self._controller, self._hazard = Controller(model), hazard
+    def __init__(self, model: Any, hazard: float, name: str = ""):
+        self._controller, self.hazard, self.name = Controller(model), hazard, name or self.name
         along = (np.arange(2 * self.AXIAL) + 0.5) / self.AXIAL
         around = (np.arange(self.SIDES) + 0.5) * (2 * np.pi / self.SIDES)
         self._along, self._around = (grid.ravel() for grid in np.meshgrid(along, around, indexing="ij"))
@@ -345,7 +346,7 @@ class ItchFilter:
         density = inside * self._density(reward - here) + (1 - inside) * self._density(reward - there)
         weight = np.where(step.first[:, None], belief.weight, belief.weight * (density + self.SURPRISE))
         weight /= weight.sum(axis=1, keepdims=True)
-        weight = (1 - self._hazard) * weight + self._hazard / len(self._along)
+        weight = (1 - self.hazard) * weight + self.hazard / len(self._along)
         return weight, ~step.first & (step.reward > 2.5), skin
 
     def _density(self, error: Array) -> Array:

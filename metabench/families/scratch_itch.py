@@ -124,7 +124,7 @@ class ScratchItch(MujocoFamily[Itch]):
     forward_after = True
     varies_model = True
     model_fields = ("size", "abduction", "elbow")
-    camera = "side"
+    camera = "front"
     outputs = ("sensordata", "xpos", "xmat", "xquat")
     context_type = Itch
     observation_fields = (

@@ -162,5 +162,5 @@ def test_the_oracle_scratches_and_the_filter_learns_where():
 def test_both_say_where_they_are_defined():
     with pytest.raises(ValueError, match="ScratchItch only, not on PointRobot-v0"):
         load_plugin("itch-filter").build("PointRobot-v0", "test", 0)
-    assert itch_filter("ScratchItchSwitch-v0", "ood")._hazard == 0.02
+    assert itch_filter("ScratchItchSwitch-v0", "ood").hazard == 0.02
     assert np.allclose(BASE, [-0.35, -0.30, 0.36])
