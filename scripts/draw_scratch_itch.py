@@ -1,6 +1,6 @@
 """Draws the still and the short film of ScratchItch in the docs: the oracle scratches, the itch moves, it follows.
 
-    MUJOCO_GL=egl python scripts/draw_scratch_itch.py     # writes docs/pictures/scratch_itch.{png,gif}
+MUJOCO_GL=egl python scripts/draw_scratch_itch.py     # writes docs/pictures/scratch_itch.{png,gif}
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def main() -> None:
     sheet = Image.fromarray(np.concatenate([np.asarray(image) for image in (*small[::30], *swatches)]))
     palette = sheet.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE)
     film = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in small]
-    film[0].save(FOLDER / "scratch_itch.gif", save_all=True, append_images=film[1:], duration=100, loop=0, optimize=True)
+    film[0].save(
+        FOLDER / "scratch_itch.gif", save_all=True, append_images=film[1:], duration=100, loop=0, optimize=True
+    )
     for name in ("png", "gif"):
         path = FOLDER / f"scratch_itch.{name}"
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

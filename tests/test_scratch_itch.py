@@ -10,7 +10,7 @@ import metabench
 from metabench import SlotRng, make_vec
 from metabench.drift import Constant
 from metabench.families import scratch_itch
-from metabench.families.scratch_itch import BASE, MAN, START, WOMAN, Itch, ScratchItch, Touch
+from metabench.families.scratch_itch import BASE, MAN, START, WOMAN, Itch, ScratchItch
 from metabench.simulator import FunctionalSimulator
 from metabench.tasks import TaskBatch
 
@@ -209,7 +209,7 @@ def test_forces_are_the_contacts_of_the_same_instant():
     assert force["tip"] > 0.3 and force["forearm"] > 0.3
     for name, value in force.items():
         assert family.force(simulator.state, name)[0] == pytest.approx(value, rel=1e-6, abs=1e-9)
-    touch = family.touch(simulator.state, simulator.context)
+    touch = family.touch(family.felt(simulator.state, simulator.context))
     assert touch.total[0] == pytest.approx(sum(force[name] for name in TOUCHED), rel=1e-6)
     assert np.allclose(touch.place[0], contact_of((model, data), "tip")[0], atol=1e-6)
 
@@ -265,16 +265,16 @@ def contact_of(row, name):
 
 
 class Scripted(ScratchItch):
-    """What the person feels is read from a list."""
+    """What the person feels is read from a list; distance and speed are none."""
 
-    felt: list
+    script: list
 
-    def touch(self, state, context):
-        return self.felt[0]
+    def felt(self, state, context):
+        return self.script[0]
 
 
 def felt(force, x, total=0.0):
-    return Touch(np.array([total]), np.array([force]), np.array([[x, 0.0, 0.8]]))
+    return np.array([[0, 0, 0, x, 0.0, 0.8, total, force, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -290,19 +290,19 @@ def felt(force, x, total=0.0):
 def test_what_counts_as_a_scratch(story, counts):
     simulator = simulate(rows((0.5, 0, 1)), family := Scripted())
     for (force, x), count in zip(story, counts, strict=True):
-        family.felt = [felt(force, x, total=force + 3)]
+        family.script = [felt(force, x, total=force + 3)]
         before = family.scratches(simulator.state)[0]
         outcome = simulator.step(np.zeros((1, 7)))
         assert family.scratches(simulator.state)[0] == count
-        rest = -family.distance(simulator.state, simulator.context) - 0.25 * family.speed(simulator.state) - 0.03
-        assert outcome.reward[0] == pytest.approx(rest[0] + 5 * (count - before) - 0.05 * force * (force >= 10))
+        expected = 5 * (count - before) - 0.01 * 3 - 0.05 * force * (force >= 10)
+        assert outcome.reward[0] == pytest.approx(expected)
     assert not outcome.success[0]
 
 
 def test_success_is_25_scratches():
     simulator = simulate(rows((0.5, 0, 1)), family := Scripted())
     for k in range(1, 28):
-        family.felt = [felt(1.0, 0.02 * k)]
+        family.script = [felt(1.0, 0.02 * k)]
         assert simulator.step(np.zeros((1, 7))).success[0] == (k >= 25)
 
 
@@ -397,7 +397,8 @@ def random_episodes(count, seed=0):
         observation, reward, *_ = env.step(rng.uniform(-1, 1, (count, 7)))
         state = env._trials.simulator.state
         assert np.isfinite(observation).all() and np.isfinite(state.physics).all()
-        assert env.family.touch(state, env._trials.simulator.context).total.max() < 60
+        felt = env.family.felt(state, env._trials.simulator.context)
+        assert env.family.touch(felt).total.max() < 60
         assert np.abs(state.qvel).max() < 5
         returns += reward
     return returns

@@ -29,6 +29,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metabench.family import Field
+from metabench.physics import itching
 from metabench.physics.mujoco import MujocoFamily, MujocoState
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
@@ -68,6 +69,8 @@ class Body(NamedTuple):
 
 WOMAN = Body(-0.159, 0.992, 0.264, 0.0355, 0.234, 0.027, 62.5)  # 50th percentile, as in Assistive Gym
 MAN = Body(-0.179, 1.031, 0.279, 0.043, 0.257, 0.033, 78.4)
+# [2, 4] m: lengths of upper arm and forearm, then their radii, of woman and man
+_SIZES = np.array([[b.upper_length, b.fore_length, b.upper_radius, b.fore_radius] for b in (WOMAN, MAN)])
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,6 @@ class Itch:
     def body(self) -> Body:
         """The person, `[B]` each."""
         return Body(*(woman + self.size * (man - woman) for woman, man in zip(WOMAN, MAN, strict=True)))
-
-    @property
-    def limb(self) -> Array:
-        """`[B]` int64: 0 the upper arm, 1 the forearm."""
-        return np.minimum(self.along.astype(np.int64), 1)
-
-    @property
-    def on_limb(self) -> Array:
-        """`[B, 3]` m, the itch in the limb's frame: on the side of its capsule, even along and around it."""
-        body = self.body
-        length = np.where(self.limb == 0, body.upper_length, body.fore_length)
-        radius = np.where(self.limb == 0, body.upper_radius, body.fore_radius)
-        axial = radius + (self.along - self.limb) * (length - radius)
-        return np.stack([-radius * np.cos(self.around), -radius * np.sin(self.around), -axial], axis=1)
 
 
 class Touch(NamedTuple):
@@ -203,16 +192,16 @@ class ScratchItch(MujocoFamily[Itch]):
 
     def transition(self, state: MujocoState, action: Array, context: Itch, rng: SlotRng) -> MujocoState:
         """A tenth of a second in which each joint's servo, of 1 N m at most, turns towards its new target."""
-        limits = self.model.jnt_range[4:]
-        target = np.clip(state.qpos[:, 4:] + INCREMENT * np.clip(action, -1.0, 1.0), limits[:, 0], limits[:, 1])
+        low, high = self._limits
+        target = itching.aim(state.qpos[:, 4:], action, low, high, INCREMENT)
         after = super().transition(state, target, context, rng)
-        touch = self.touch(after, context)
-        moved = norm(touch.place - self.last_scratch(state)) > STROKE
-        scratch = (touch.at_itch > 0.0) & (touch.at_itch < HARD_FORCE) & moved
-        memory = after.physics[:, self._memory]  # a view into what was made just now
-        memory[:, 3] += scratch
-        memory[scratch, :3] = touch.place[scratch]
+        itching.remember(state.physics, after.physics, self.felt(after, context), HARD_FORCE, STROKE)
         return after
+
+    @functools.cached_property
+    def _limits(self) -> tuple[Array, Array]:
+        low, high = self.model.jnt_range[4:].T.copy()
+        return low, high
 
     @functools.cached_property
     def _memory(self) -> slice:
@@ -231,13 +220,22 @@ class ScratchItch(MujocoFamily[Itch]):
         """25 scratches."""
         return self.scratches(state) >= SUCCESS
 
+    @functools.cached_property
+    def _columns(self) -> Array:
+        """Where `itching` finds what it reads of the outputs."""
+        start, body = {name: self.output_columns[name].start for name in self.outputs}, self.model.body
+        places = [start["xpos"] + 3 * body(name).id for name in ("tip", "upper_arm", "forearm", "wrist")]
+        turns = [start["xmat"] + 9 * body(name).id for name in ("upper_arm", "forearm")]
+        return np.array([*places, *turns, start["xquat"] + 4 * body("tool").id, start["sensordata"]])
+
+    def felt(self, state: MujocoState, context: Itch) -> Array:
+        """`[B, 10]` what `itching.feel` finds, its columns named there."""
+        c = context
+        return itching.feel(state.outputs, self._columns, c.along, c.around, c.size, _SIZES, TIP_RADIUS, REACH)
+
     def itch(self, state: MujocoState, context: Itch) -> Array:
         """`[B, 3]` m where it itches: it moves with the limb."""
-        upper = (context.limb == 0)[:, None]
-        origin = np.where(upper, self.body(state, "upper_arm"), self.body(state, "forearm"))
-        frame = np.where(upper, self.rotation(state, "upper_arm"), self.rotation(state, "forearm"))
-        place = context.on_limb
-        return origin + sum(frame[:, axis::3] * place[:, axis : axis + 1] for axis in range(3))
+        return self.felt(state, context)[:, itching.ITCH : itching.ITCH + 3]
 
     def rotation(self, state: MujocoState, name: str) -> Array:
         """`[B, 9]` rotation matrix of a body, row by row."""
@@ -248,48 +246,25 @@ class ScratchItch(MujocoFamily[Itch]):
         """`[B]` N, the normal forces on a body, by its sensor."""
         return state.outputs[:, self.output_columns["sensordata"].start + self.model.sensor(name).adr[0]]
 
-    def touch(self, state: MujocoState, context: Itch) -> Touch:
+    def touch(self, felt: Array) -> Touch:
         """What the person feels at the end of a step."""
-        tip, body = self.body(state, "tip"), context.body
-        gaps, places = [], []
-        for name, length, radius in (
-            ("upper_arm", body.upper_length, body.upper_radius),
-            ("forearm", body.fore_length, body.fore_radius),
-        ):
-            origin, axis = self.body(state, name), -self.rotation(state, name)[:, 2::3]
-            foot = origin + axis * np.clip(dot(tip - origin, axis), 0.0, length)[:, None]
-            away = tip - foot
-            distance = np.maximum(norm(away), 1e-9)
-            gaps.append(distance - radius - TIP_RADIUS)
-            places.append(foot + away * (radius / distance)[:, None])
-        upper = gaps[0] <= gaps[1]
-        place = np.where(upper[:, None], *places)
-        there = (np.where(upper, *gaps) < 0.0) & (norm(place - self.itch(state, context)) < REACH)
-        total = sum(self.force(state, name) for name in ("trunk", "legs", "upper_arm", "forearm", "wrist"))
-        return Touch(np.asarray(total), np.where(there, self.force(state, "tip"), 0.0), place)
+        return Touch(felt[:, itching.TOTAL], felt[:, itching.AT_ITCH], felt[:, itching.SKIN : itching.SKIN + 3])
 
     def observation(self, state: MujocoState) -> Array:
         """Assistive Gym's without the itch, positions and orientations from the robot's base; see the fields."""
-        places = (from_base(self.body(state, name)) for name in ("tip", "upper_arm", "forearm", "wrist"))
-        tip, shoulder, elbow, wrist = places
-        start = self.output_columns["xquat"].start + 4 * self.model.body("tool").id
-        turn = turned_to_base(state.outputs[:, start : start + 4])
-        angles = (state.qpos[:, 4:] + np.pi) % (2 * np.pi) - np.pi
-        force = self.force(state, "tip") + self.force(state, "tool")
-        return np.concatenate((tip, turn, angles, shoulder, elbow, wrist, force[:, None]), axis=1)
+        return itching.observe(state.outputs, state.qpos[:, 4:], self._columns, BASE)
 
-    def distance(self, state: MujocoState, context: Itch) -> Array:
+    def distance(self, felt: Array) -> Array:
         """`[B]` m from the tip's centre to the itch."""
-        return norm(self.body(state, "tip") - self.itch(state, context))
+        return felt[:, itching.DISTANCE]
 
     def effort(self, action: Array) -> Array:
-        """`[B]` the Euclidean norm of the action."""
-        return norm(np.clip(action, -1.0, 1.0))
+        """`[B]` the Euclidean norm of the action, each entry clipped to [-1, 1]."""
+        return itching.norm(action)
 
-    def speed(self, state: MujocoState) -> Array:
+    def speed(self, felt: Array) -> Array:
         """`[B]` m/s of the gripper."""
-        start = self.output_columns["sensordata"].start + self.model.sensor("gripper").adr[0]
-        return norm(state.outputs[:, start : start + 3])
+        return felt[:, itching.SPEED]
 
     def force_elsewhere(self, touch: Touch) -> Array:
         """`[B]` N on the person, but not at the itch."""
@@ -297,16 +272,17 @@ class ScratchItch(MujocoFamily[Itch]):
 
     def hard_force(self, touch: Touch) -> Array:
         """`[B]` N at the itch where that is 10 N or more, else 0."""
-        return np.where(touch.at_itch < HARD_FORCE, 0.0, touch.at_itch)
+        return touch.at_itch * (touch.at_itch >= HARD_FORCE)
 
     def reward(self, state: MujocoState, action: Array, next_state: MujocoState, context: Itch) -> Array:
         """5 for a scratch - distance - 0.01 |a| - 0.25 |v| - 0.01 force elsewhere - 0.05 force too hard."""
-        touch = self.touch(next_state, context)
+        felt = self.felt(next_state, context)
+        touch = self.touch(felt)
         return (
             SCRATCH_REWARD * (self.scratches(next_state) - self.scratches(state))
-            - self.distance(next_state, context)
+            - self.distance(felt)
             - ACTION_WEIGHT * self.effort(action)
-            - VELOCITY_WEIGHT * self.speed(next_state)
+            - VELOCITY_WEIGHT * self.speed(felt)
             - FORCE_WEIGHT * self.force_elsewhere(touch)
             - HARD_FORCE_WEIGHT * self.hard_force(touch)
         )
@@ -335,28 +311,6 @@ def pose(context: Itch) -> Array:
     """`[B, 4]` rad: abduction, flexion and rotation of the shoulder, bend of the elbow."""
     zero = np.zeros_like(context.elbow)
     return np.stack([context.abduction, zero, zero, context.elbow], axis=1)
-
-
-def dot(a: Array, b: Array) -> Array:
-    """`[B]` scalar products of `[B, 3]`, whose rounding does not depend on the batch."""
-    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
-
-
-def norm(a: Array) -> Array:
-    """`[B]` lengths of `[B, n]`."""
-    return np.sqrt(np.add.reduce(np.square(a), axis=1))
-
-
-def from_base(place: Array) -> Array:
-    """`[B, 3]` m in the world, as seen from the robot's base."""
-    x, y, z = (place - BASE).T
-    return np.stack([-y, x, z], axis=1)
-
-
-def turned_to_base(quaternion: Array) -> Array:
-    """`[B, 4]` orientation (w, x, y, z) in the world, as seen from the robot's base: turned by +90 degrees about z."""
-    w, x, y, z = quaternion.T * np.sqrt(0.5)
-    return np.stack([w - z, x - y, y + x, z + w], axis=1)
 
 
 _SOURCES = (

@@ -52,7 +52,7 @@ def test_the_scene_is_what_the_simulator_has(split):
     itch = limb.origin + axial_place(limb, along)[:, None] * limb.axis + limb.radius[:, None] * side
     assert np.allclose(itch, FAMILY.itch(state, context), atol=1e-6)
     skin, gap = nearest_skin(scene)
-    assert np.allclose(skin, FAMILY.touch(state, context).place, atol=1e-6)
+    assert np.allclose(skin, FAMILY.touch(FAMILY.felt(state, context)).place, atol=1e-6)
     assert np.allclose(np.linalg.norm(skin - scene.tip, axis=1), gap + 0.01)
 
 
