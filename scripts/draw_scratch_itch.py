@@ -39,7 +39,7 @@ def main() -> None:
         first[:] = False
     env.close()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    frames[STILL].quantize(256).save(FOLDER / "scratch_itch.png", optimize=True)
+    frames[STILL].save(FOLDER / "scratch_itch.png", optimize=True)
     small = [frame.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for frame in frames]
     # One palette for all frames, so that what does not move does not flicker; tool and itch are small, but not in it.
     swatches = [frame.crop((SIDE // 4, SIDE // 5, SIDE // 2, SIDE // 2)).resize((SIDE, SIDE)) for frame in small[::30]]
