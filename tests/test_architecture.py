@@ -38,7 +38,7 @@ LAYERS = [
     "cli",
 ]
 SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
-SHARED |= {"features", "sample_efficiency", "latent_pictures"}
+SHARED |= {"features", "task_model", "sample_efficiency", "latent_pictures"}
 SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 SHARED |= {"fast_gru", "actor", "belief_model", "session_model", "tick_transformer"}  # of the belief agents
 SHARED |= {"sequences", "offline", "world_model", "decision", "acting", "precision"}  # of the sequence models

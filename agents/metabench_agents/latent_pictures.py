@@ -71,7 +71,7 @@ def traversal(
     Args:
         path: Of the PNG.
         benchmark: An id.
-        network: With `decoder` and `core`.
+        network: With `model.decoder` and `core`.
         z: `[M, L]` latents along one dimension.
         factors: `[M, K]` the factors they should stand for: played in the simulator, with the same actions.
         names: Of the observation's columns.
@@ -80,7 +80,7 @@ def traversal(
         varied: What changes from line to line.
     """
     played, alive = simulated(benchmark, factors, network.core, z, steps, [0] * len(z), stream(0, 11))
-    states, rewards = dream(network.decoder, played, z)
+    states, rewards = dream(network.model.decoder, played, z)
     figure, axes = _figure(1, len(columns) + 1, figsize=(3.8 * (len(columns) + 1), 3.4))
     from matplotlib import colormaps
 

@@ -59,12 +59,11 @@ from metabench_agents.imagination import (
     simulated,
 )
 from metabench_agents.latent_sac import ActorCritic, Learner, Settings, restore_adam
-from metabench_agents.linear import Linear
-from metabench_agents.nn import GRU
 from metabench_agents.posterior import Gaussian, Guess
 from metabench_agents.replay import TaskReplay, Transitions
 from metabench_agents.run import Run, load_checkpoint, load_config, stream
-from metabench_agents.world import cluster_losses, make_decoder, reconstruction, vae_loss
+from metabench_agents.task_model import ModelWeights, TaskModel, model_loss
+from metabench_agents.world import make_decoder
 
 NAME = "metadreamer"
 
@@ -87,7 +86,7 @@ class Config:
     updates: int = 500  # of policy and values per iteration
     imagine_every: int = 100  # updates between imaginations
     rollouts_per_task: int = 16  # imagined episodes of each task at every imagination
-    rollout_steps: int = 0  # their length; 0 for whole episodes
+    rollout_steps: int = 0  # their length, from real states; 0 for whole episodes from real starts
     imagined_share: float = 0.5  # of a real task's batch, with rollouts "all"
     meta_batch: int = 16  # tasks of an update
     batch: int = 64  # transitions of each task in an update
@@ -134,81 +133,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of any run
 
 
 class Network(nn.Module):
-    """Encoder and decoder of the task, and the networks that act on guesses about it."""
+    """The model of tasks, and the networks that act on guesses about them."""
 
     def __init__(self, config: Config, env: Any):
         super().__init__()
-        fields, latent = env.family.observation_fields, config.latent
-        self.latent = latent
-        self.core = ActorCritic(fields, env.single_action_space, latent, config.hidden, config.layers)
-        actions, width = self.core.actions.size, config.core
-        self.embed = Linear(self.core.features.size + len(fields) + actions + 1, width)
-        self.memory = GRU(width, width)
-        self.out = Linear(width, 2 * latent)
-        sizes = (config.decoder_hidden, config.decoder_layers)
-        self.decoder = make_decoder(config.decoder, env.family, self.core.features, actions, latent, *sizes)
-
-    def model(self) -> list[nn.Parameter]:
-        """The parameters that learn by reconstruction."""
-        return [p for part in (self.embed, self.memory, self.out, self.decoder) for p in part.parameters()]
-
-    def embedded(self, seen: Transitions) -> Tensor:
-        """What the memory is told of each transition, `[..., W]`."""
-        units = self.decoder.units
-        change = (seen.next_observation - seen.observation - units.center) / units.step
-        reward = (seen.reward - units.reward_center) / units.reward_scale
-        facts = (self.core.features(seen.observation), change, seen.action, reward[..., None])
-        return torch.relu(self.embed(torch.cat(facts, dim=-1)))
-
-    def beliefs(self, context: Transitions) -> Gaussian:
-        """After each transition of contexts `[B, N, ...]`: `[B, N, L]`."""
-        x = self.embedded(context).transpose(0, 1)
-        hidden = self.memory(x, x.new_zeros(x.shape[1], self.memory.hidden))
-        return Gaussian.of(self.out(hidden.transpose(0, 1)))
-
-    def posterior(self, context: Transitions, lengths: Tensor) -> Gaussian:
-        """After the first `lengths` `[B]` transitions: `[B, L]`."""
-        every, rows = self.beliefs(context), torch.arange(len(lengths))
-        return Gaussian(*(column[rows, lengths - 1] for column in every))
-
-
-def model_loss(
-    network: Network,
-    context: Transitions,
-    lengths: Tensor,
-    seen: Transitions,
-    config: Config,
-    generator: torch.Generator,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
-
-    Args:
-        network: Encoder and decoder.
-        context: `[T, P, N, ...]` consecutive transitions.
-        lengths: `[T, P]` how many of them there are.
-        seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
-            after a random part of it.
-        config: Of the run.
-        generator: For the parts and the samples of z.
-    """
-    tasks, contexts = lengths.shape
-    every = network.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
-    rows, whole = torch.arange(tasks * contexts), lengths.flatten()
-    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
-    ends = torch.stack((whole, part), dim=1) - 1
-    belief = Gaussian(
-        *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
-    )  # [T, P, 2, L]
-    z = belief.sample(torch.randn(belief.mean.shape, generator=generator))[:, :, :, None]
-    count = seen.reward.shape[1]
-    shape = (tasks, contexts, 2, count)
-    wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))
-    predicted = network.decoder(wide.observation, wide.action, z.expand(*shape, -1))
-    likelihood = reconstruction(predicted, wide, network.decoder.units, config.deviation)
-    vae, metrics = vae_loss(likelihood, belief, config.beta, config.context)
-    within, between = cluster_losses(belief.mean[:, :, 0], config.separation)
-    total = vae + config.within * within + config.between * between
-    return total, metrics | {"within": within.detach(), "between": between.detach()}
+        fields, space = env.family.observation_fields, env.single_action_space
+        self.core = ActorCritic(fields, space, config.latent, config.hidden, config.layers)
+        actions, sizes = self.core.actions.size, (config.decoder_hidden, config.decoder_layers)
+        decoder = make_decoder(config.decoder, env.family, self.core.features, actions, config.latent, *sizes)
+        self.model = TaskModel(self.core.features, decoder, actions, config.latent, config.core)
 
 
 class Belief(NamedTuple):
@@ -229,21 +162,21 @@ class Agent:
 
     def begin(self, num_trials: int) -> Belief:
         """Nothing seen."""
-        network = self.network
-        guess = Guess.begin(num_trials, network.latent, self.seed)
+        network, model = self.network, self.network.model
+        guess = Guess.begin(num_trials, model.latent, self.seed)
         empty = torch.zeros(num_trials, network.core.observation)
-        return Belief(torch.zeros(num_trials, network.memory.hidden), guess, empty)
+        return Belief(torch.zeros(num_trials, model.memory.hidden), guess, empty)
 
     @torch.inference_mode()
     def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
         """Takes in the transition just completed; where an episode begins, guesses anew."""
-        network, core, first = self.network, self.network.core, np.asarray(step.first)
+        model, core, first = self.network.model, self.network.core, np.asarray(step.first)
         observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
         action = core.actions.from_env(step.action)
         seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
-        hidden = network.memory.step(network.embedded(seen), belief.hidden)
+        hidden = model.memory.step(model.embedded(seen), belief.hidden)
         hidden = torch.where(torch.from_numpy(first)[:, None], belief.hidden, hidden)
-        guess = belief.guess.renew(first, Gaussian.of(network.out(hidden)), self.exploration_episodes)
+        guess = belief.guess.renew(first, Gaussian.of(model.out(hidden)), self.exploration_episodes)
         act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
         return core.actions.to_env(act.action), Belief(hidden, guess, observation)
 
@@ -275,7 +208,7 @@ def collect(state: Training, tasks: Sequence[int], config: Config, generator: to
 
     def infer() -> Gaussian:
         context, lengths = state.replay.windows(tasks, config.context, generator)
-        return state.network.posterior(context, lengths)
+        return state.network.model.posterior(context, lengths)
 
     real = [state.rows[task] for task in tasks]
     episodes = (config.prior_episodes, config.posterior_episodes)
@@ -293,7 +226,10 @@ def update_model(state: Training, config: Config, generator: torch.Generator) ->
     context, lengths = state.replay.windows(twice, config.context, generator)
     context = Transitions(*(column.unflatten(0, (len(tasks), 2)) for column in context))
     seen = state.replay.sample(tasks, config.targets, generator)
-    loss, metrics = model_loss(state.network, context, lengths.view(-1, 2), seen, config, generator)
+    weights = ModelWeights(
+        config.beta, config.within, config.between, config.separation, config.deviation, config.context
+    )
+    loss, metrics = model_loss(state.network.model, context, lengths.view(-1, 2), seen, weights, generator)
     state.model.zero_grad(set_to_none=True)
     loss.backward()
     state.model.step()
@@ -304,7 +240,7 @@ def update_model(state: Training, config: Config, generator: torch.Generator) ->
 def real_beliefs(state: Training, config: Config, generator: torch.Generator, contexts: int = 16) -> Gaussian:
     """Beliefs `[R, C, L]` about every real task after C windows of its context."""
     tasks = [task for task in range(len(state.replay)) for _ in range(contexts)]
-    belief = state.network.posterior(*state.replay.windows(tasks, config.context, generator))
+    belief = state.network.model.posterior(*state.replay.windows(tasks, config.context, generator))
     return Gaussian(*(column.unflatten(0, (-1, contexts)).clone() for column in belief))
 
 
@@ -335,10 +271,13 @@ def imagine(state: Training, config: Config, generator: torch.Generator) -> Drea
     informed = (torch.arange(len(world)) % 2 == 0)[:, None]
     deviation = variance[first:].sqrt().repeat_interleave(count, 0)
     guess = torch.where(informed, world + deviation * guess, guess)
-    starts = state.starts[torch.as_tensor(bases[first:])].repeat_interleave(count, 0)
+    if config.rollout_steps:  # short rollouts from anywhere, or states late in an episode would never be imagined
+        starts = state.replay.sample(bases[first:].tolist(), count, generator).observation.flatten(0, 1)
+    else:
+        starts = state.starts[torch.as_tensor(bases[first:])].repeat_interleave(count, 0)
     steps = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
     replay = TaskReplay(len(latents), starts.shape[1], state.network.core.actions.size, count * steps)
-    episodes = rollouts(state.network.decoder, state.network.core, starts, world, guess, steps, generator)
+    episodes = rollouts(state.network.model.decoder, state.network.core, starts, world, guess, steps, generator)
     for number, rows in enumerate(episodes):
         replay.add(played[number // count], rows, context=False)
     return Dream(beliefs, imagined, variance, replay)
@@ -366,7 +305,7 @@ def update(state: Training, dream: Dream, config: Config, generator: torch.Gener
         if dream.replay:
             parts.append(dream.replay.sample([real + t for t in theirs], config.batch, generator))
         else:
-            parts.append(relabel(state.network.decoder, state.replay.sample(base, config.batch, generator), z))
+            parts.append(relabel(state.network.model.decoder, state.replay.sample(base, config.batch, generator), z))
         noise = torch.randn(z.shape, generator=generator)
         guesses.append(z + dream.variance[[real + t for t in theirs]].sqrt() * noise)
     batch = Transitions(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -395,7 +334,7 @@ def diagnose(state: Training, config: Config, generator: torch.Generator) -> dic
     horizon = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
     for name, (factors, z) in cases.items():
         args = (state.collector.benchmark, factors, state.network.core, z, horizon, 0, stream(state.collector.seed, 7))
-        errors = imagination_errors(state.network.decoder, *simulated(*args), z)
+        errors = imagination_errors(state.network.model.decoder, *simulated(*args), z)
         scores |= {f"{name}_state": float(errors.state.mean()), f"{name}_reward": float(errors.reward.mean())}
     return scores
 
@@ -420,7 +359,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
                 initial = replace(config, prior_episodes=config.initial_episodes, posterior_episodes=0)
                 collect(state, everyone, initial, generator)
                 seen = state.replay.sample(everyone, 1000, generator)
-                state.network.decoder.units.fit(seen)
+                state.network.model.decoder.units.fit(seen)
                 state.network.core.features.fit(seen.observation)
             chosen = torch.randperm(len(everyone), generator=generator)[: config.tasks_per_iteration].tolist()
             row = collect(state, chosen, config, generator) | learn(state, config, generator)
@@ -487,7 +426,7 @@ def build(benchmark: str, config: Config, seed: int) -> Training:
     return Training(
         network,
         Learner(network.core, settings),
-        torch.optim.Adam(network.model(), lr=config.model_rate, fused=True),
+        torch.optim.Adam(network.model.parameters(), lr=config.model_rate, fused=True),
         TaskReplay(len(rows), width, network.core.actions.size, config.replay),
         Collector(benchmark, config.split, seed),
         rows,

@@ -111,7 +111,8 @@ def reference(network, encoder, batch, facts, noise, settings):
             slow.mul_(1 - settings.target_rate).add_(settings.target_rate * fast)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, on its compiler's first import
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, when it compiles
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_update_is_the_plain_one(compile):
     network, encoder, batch, learner = parts(compile=compile)

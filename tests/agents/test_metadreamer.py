@@ -10,6 +10,7 @@ from metabench_agents import metadreamer
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
 from metabench_agents.run import Run, load_checkpoint, stream
+from metabench_agents.task_model import ModelWeights, model_loss
 
 import metabench
 from metabench import Timestep
@@ -45,7 +46,7 @@ def started(**kwargs):
     state = metadreamer.build("PointRobot-v0", config, seed=1)
     initial = replace(config, prior_episodes=2, posterior_episodes=1)
     metadreamer.collect(state, list(range(len(state.replay))), initial, stream(0))
-    state.network.decoder.units.fit(state.replay.sample(range(len(state.replay)), 100, stream(1)))
+    state.network.model.decoder.units.fit(state.replay.sample(range(len(state.replay)), 100, stream(1)))
     return state, config
 
 
@@ -70,9 +71,9 @@ def test_the_agent_believes_what_the_encoder_does():
         reward, action = np.where(first, 0.0, reward), np.where(first[:, None], np.float32(0), action)
     o, a, r, n = (torch.as_tensor(np.stack(column, axis=1)).float() for column in zip(*seen, strict=True))
     context = Transitions(o, a / 0.1, r, n, torch.zeros_like(r))
-    expected = state.network.posterior(context, torch.full((trials,), len(seen)))
+    expected = state.network.model.posterior(context, torch.full((trials,), len(seen)))
     with torch.inference_mode():
-        ours = Gaussian.of(state.network.out(belief.hidden))
+        ours = Gaussian.of(state.network.model.out(belief.hidden))
     assert torch.allclose(ours.mean, expected.mean, atol=1e-5)
     assert torch.allclose(ours.variance, expected.variance, atol=1e-5)
     assert belief.guess.episode.tolist() == [2] * trials
@@ -82,19 +83,22 @@ def test_padding_does_not_matter():
     state, _ = started()
     context, lengths = state.replay.windows([0, 1], 30, stream(3))
     short = Transitions(*(column[:, :12] for column in context))
-    mixed = state.network.posterior(context, torch.tensor([12, 30]))
+    mixed = state.network.model.posterior(context, torch.tensor([12, 30]))
     assert lengths.tolist() == [30, 30]
-    assert torch.allclose(state.network.posterior(short, torch.tensor([12, 12])).mean[0], mixed.mean[0], atol=1e-6)
+    assert torch.allclose(
+        state.network.model.posterior(short, torch.tensor([12, 12])).mean[0], mixed.mean[0], atol=1e-6
+    )
 
 
 def test_model_loss_is_the_sum_of_its_parts():
     """Brute force: every context, part and target by itself."""
-    state, config = started(beta=3.0, within=0.5, between=2.0, separation=4.0)
-    network, generator = state.network, stream(7)
+    state, config = started()
+    model, generator = state.network.model, stream(7)
+    weights = ModelWeights(3.0, 0.5, 2.0, 4.0, config.deviation, 15)
     context, lengths = state.replay.windows([0, 0, 1, 1, 2, 2], 15, stream(4))
     context = Transitions(*(column.unflatten(0, (3, 2)) for column in context))
     seen = state.replay.sample([0, 1, 2], 5, stream(5))
-    loss, metrics = metadreamer.model_loss(network, context, lengths.view(3, 2), seen, config, generator)
+    loss, metrics = model_loss(model, context, lengths.view(3, 2), seen, weights, generator)
     again = stream(7)
     parts = (torch.rand(6, generator=again) * 15).long() + 1
     noise = torch.randn(3, 2, 2, config.latent, generator=again)
@@ -103,14 +107,14 @@ def test_model_loss_is_the_sum_of_its_parts():
         for p in range(2):
             for k, end in enumerate((15, int(parts[2 * t + p]))):
                 alone = Transitions(*(column[t : t + 1, p, :end] for column in context))
-                belief = network.posterior(alone, torch.tensor([end]))
+                belief = model.posterior(alone, torch.tensor([end]))
                 z = belief.sample(noise[t, p, k])
                 divergence.append(belief.kl()[0])
                 if k == 0:
                     means[t, p] = belief.mean[0]
                 for m in range(5):
-                    step = network.decoder(seen.observation[t, m], seen.action[t, m], z[0])
-                    units = network.decoder.units
+                    step = model.decoder(seen.observation[t, m], seen.action[t, m], z[0])
+                    units = model.decoder.units
                     square = ((step.next_observation - seen.next_observation[t, m]) / units.step).pow(2).sum()
                     square = square + ((step.reward - seen.reward[t, m]) / units.reward_scale) ** 2
                     ends = torch.log1p(torch.exp(step.ends))  # none ends
@@ -126,17 +130,17 @@ def test_model_loss_is_the_sum_of_its_parts():
 
 def test_the_policy_does_not_teach_the_model_nor_the_other_way():
     state, config = started()
-    model = [p.clone() for p in state.network.model()]
+    model = [p.clone() for p in state.network.model.parameters()]
     policy = [p.clone() for p in state.network.core.parameters()]
     dream = metadreamer.imagine(state, config, stream(0))
     for _ in range(3):
         metadreamer.update(state, dream, config, stream(1))
-    assert all(torch.equal(a, b) for a, b in zip(model, state.network.model(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model, state.network.model.parameters(), strict=True))
     changed = [p.clone() for p in state.network.core.parameters()]
     assert any(not torch.equal(a, b) for a, b in zip(policy, changed, strict=True))
     metadreamer.update_model(state, config, stream(2))
     assert all(torch.equal(a, b) for a, b in zip(changed, state.network.core.parameters(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(model, state.network.model(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(model, state.network.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("run", metadreamer.RUNS)
@@ -155,6 +159,18 @@ def test_each_run_dreams_what_its_name_says(run):
     metrics = metadreamer.update(state, dream, config, stream(1))
     assert all(np.isfinite(float(value)) for value in metrics.values())
     assert state.collector.frames == before, "imagination costs no real steps"
+
+
+def test_short_rollouts_start_anywhere():
+    """Whole episodes begin where real ones do, at the origin; short rollouts in any real state of their base task."""
+    for steps, anywhere in ((0, False), (3, True)):
+        state, config = started(rollout_steps=steps, rollouts_per_task=20)
+        state.network.model.decoder.body[-1].bias.data[-1] = -9.0  # no episode ends early
+        dream = metadreamer.imagine(state, config, stream(0))
+        rows = torch.stack([own[: 20 * (steps or 20) : steps or 20] for own in dream.replay.rows])
+        starts = Transitions.unpack(rows, 2, 2).observation
+        assert bool((starts.abs().sum(-1) > 0).any()) == anywhere
+        assert dream.replay.count == [20 * (steps or 20)] * 7
 
 
 @pytest.mark.parametrize("ablation", metadreamer.ABLATIONS)
@@ -245,16 +261,16 @@ def test_imagination_compares_with_the_simulator():
     """With the true model, whose latent is the goal, imagined tasks have no error; a neighbour's latent has."""
     state, config = started()
 
-    class Knows(type(state.network.decoder)):
+    class Knows(type(state.network.model.decoder)):
         def forward(self, observation, action, z):
             step = super().forward(observation, action, z)
             after = observation + 0.1 * action
             reward = -torch.linalg.norm(after - z[..., :2], dim=-1)
             return step._replace(next_observation=after, reward=reward, ends=step.ends * 0 - 9.0)
 
-    state.network.decoder.__class__ = Knows
-    state.network.decoder.units.reward_low.fill_(-np.inf)  # the true model knows rewards that were not seen
-    state.network.decoder.units.reward_high.fill_(np.inf)
+    state.network.model.decoder.__class__ = Knows
+    state.network.model.decoder.units.reward_low.fill_(-np.inf)  # the true model knows rewards that were not seen
+    state.network.model.decoder.units.reward_high.fill_(np.inf)
     goals = torch.tensor(state.factors).float()[:, None].expand(-1, 64, -1)
     means = torch.cat((goals, torch.zeros(4, 64, 2)), dim=-1)
     original = metadreamer.real_beliefs

@@ -1,0 +1,107 @@
+"""A recurrent beta-VAE of tasks: beliefs about the latent after each transition, learned by reconstruction.
+
+What MetaDreamer calls its task encoder and generative model; it knows nothing of policies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metabench_agents.features import Features
+from metabench_agents.linear import Linear
+from metabench_agents.nn import GRU
+from metabench_agents.posterior import Gaussian
+from metabench_agents.replay import Transitions
+from metabench_agents.world import NeuralDecoder, cluster_losses, reconstruction, vae_loss
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """Of `model_loss`."""
+
+    beta: float  # of the divergence from the prior
+    within: float  # of compactness within tasks
+    between: float  # of separation between tasks
+    separation: float  # sigma: how far apart tasks' centres are pushed
+    deviation: float  # of reconstructed columns, in their standard deviations over a step
+    transitions: int  # for how many transitions z has to speak
+
+
+class TaskModel(nn.Module):
+    """GRU encoder and decoder of a task.
+
+    Args:
+        features: What is told of an observation.
+        decoder: Of transitions given z.
+        actions: Columns of an action.
+        latent: Dimensions of z.
+        width: Of the GRU.
+    """
+
+    def __init__(self, features: Features, decoder: NeuralDecoder, actions: int, latent: int, width: int):
+        super().__init__()
+        self.features, self.decoder, self.latent = features, decoder, latent
+        self.embed = Linear(features.size + features.observation + actions + 1, width)
+        self.memory = GRU(width, width)
+        self.out = Linear(width, 2 * latent)
+
+    def embedded(self, seen: Transitions) -> Tensor:
+        """What the memory is told of each transition, `[..., W]`."""
+        units = self.decoder.units
+        change = (seen.next_observation - seen.observation - units.center) / units.step
+        reward = (seen.reward - units.reward_center) / units.reward_scale
+        facts = (self.features(seen.observation), change, seen.action, reward[..., None])
+        return torch.relu(self.embed(torch.cat(facts, dim=-1)))
+
+    def beliefs(self, context: Transitions) -> Gaussian:
+        """After each transition of contexts `[B, N, ...]`: `[B, N, L]`."""
+        x = self.embedded(context).transpose(0, 1)
+        hidden = self.memory(x, x.new_zeros(x.shape[1], self.memory.hidden))
+        return Gaussian.of(self.out(hidden.transpose(0, 1)))
+
+    def posterior(self, context: Transitions, lengths: Tensor) -> Gaussian:
+        """After the first `lengths` `[B]` transitions: `[B, L]`."""
+        every, rows = self.beliefs(context), torch.arange(len(lengths))
+        return Gaussian(*(column[rows, lengths - 1] for column in every))
+
+
+def model_loss(
+    model: TaskModel,
+    context: Transitions,
+    lengths: Tensor,
+    seen: Transitions,
+    weights: ModelWeights,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
+
+    Args:
+        model: Encoder and decoder.
+        context: `[T, P, N, ...]` consecutive transitions.
+        lengths: `[T, P]` how many of them there are.
+        seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
+            after a random part of it.
+        weights: Of the loss.
+        generator: For the parts and the samples of z.
+    """
+    tasks, contexts = lengths.shape
+    every = model.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
+    rows, whole = torch.arange(tasks * contexts), lengths.flatten()
+    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
+    ends = torch.stack((whole, part), dim=1) - 1
+    belief = Gaussian(
+        *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
+    )  # [T, P, 2, L]
+    z = belief.sample(torch.randn(belief.mean.shape, generator=generator))[:, :, :, None]
+    count = seen.reward.shape[1]
+    shape = (tasks, contexts, 2, count)
+    wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))
+    predicted = model.decoder(wide.observation, wide.action, z.expand(*shape, -1))
+    likelihood = reconstruction(predicted, wide, model.decoder.units, weights.deviation)
+    vae, metrics = vae_loss(likelihood, belief, weights.beta, weights.transitions)
+    within, between = cluster_losses(belief.mean[:, :, 0], weights.separation)
+    total = vae + weights.within * within + weights.between * between
+    return total, metrics | {"within": within.detach(), "between": between.detach()}
