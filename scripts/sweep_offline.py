@@ -5,6 +5,7 @@
     python scripts/sweep_offline.py --variants ablations  # Meta-DT with one thing changed at a time
     python scripts/sweep_offline.py --variants released   # with one way of the released code restored at a time
     python scripts/sweep_offline.py --preset released     # the released counts and rates: for a large machine
+    python scripts/sweep_offline.py --preset released --set device=cuda precision=bf16  # or for a GPU
     python scripts/sweep_offline.py --table               # only print what there is
 
 One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an

@@ -56,6 +56,7 @@ class Settings:
     weight_decay: float = 1e-4  # AdamW's
     max_grad_norm: float = 0.25  # gradient clipping
     precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
+    device: str = "cpu"  # of the transformer's updates; "cuda" where there is one (the agent plays on the CPU)
     attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
     sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
 
@@ -197,7 +198,7 @@ class DecisionTransformer(nn.Module):
             front = first.shape[1]
             tokens = torch.cat((first.to(tokens.dtype), tokens), dim=1)
         # Padding stands behind the episode's end, where causality hides it from every real step.
-        return self.act(self.body(tokens, causal(tokens.shape[1]), slice(front + 1, None, TOKENS)))
+        return self.act(self.body(tokens, causal(tokens.shape[1]).to(tokens.device), slice(front + 1, None, TOKENS)))
 
     def cache(self, rows: int, prompt: int) -> Cache:
         """Room for a prompt of so many steps and a window."""
@@ -232,7 +233,7 @@ class Trainer:
     """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it."""
 
     def __init__(self, network: DecisionTransformer):
-        self.network, self.settings = network, network.settings
+        self.network, self.settings = network.to(network.settings.device), network.settings
         self.parameters = [p for name, p in network.named_parameters() if not name.startswith("aspiration.")]
         self.aspiration = torch.optim.Adam(network.aspiration.parameters(), lr=ASPIRATION_RATE, fused=True)
         self.optimiser = torch.optim.AdamW(
@@ -253,14 +254,17 @@ class Trainer:
         seed_dropout(network, generator)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(number)
-        window = network.scale_window(window)
-        with products(self.settings.precision):
-            total, metrics = loss(network, window, None if prompt is None else network.scale_prompt(prompt))
+        device = self.settings.device
+        window = network.scale_window(Window(*(column.to(device) for column in window)))
+        if prompt is not None:
+            prompt = network.scale_prompt(Prompt(*(column.to(device) for column in prompt)))
+        with products(self.settings.precision, torch.device(device).type):
+            total, metrics = loss(network, window, prompt)
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimiser.step()
-        with products("fp32"):
+        with products("fp32", torch.device(device).type):
             hope = aspiration_loss(network, window)
             self.aspiration.zero_grad(set_to_none=True)
             hope.backward()
@@ -322,6 +326,7 @@ def train_transformer(
         done=done,
         tensors=lambda: dict(keep or {}) | trainer.tensors(),
     )
+    trainer.network.to("cpu")
 
 
 def restore_transformer(saved: Checkpoint, network: DecisionTransformer) -> None:

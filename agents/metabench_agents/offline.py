@@ -71,7 +71,11 @@ def updates_done(iteration: int, before: int, updates: int) -> int:
 
 
 def seed_dropout(network: nn.Module, generator: torch.Generator) -> None:
-    """Every dropout layer of the network draws from `generator`."""
+    """Every dropout layer of the network draws from `generator`, or from one on its device that it seeds."""
+    device = next(network.parameters()).device
+    if device.type != "cpu":
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        generator = torch.Generator(device).manual_seed(seed)
     for module in network.modules():
         if isinstance(module, Dropout):
             module.generator = generator

@@ -12,7 +12,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 @contextlib.contextmanager
-def products(precision: Precision) -> Iterator[None]:
+def products(precision: Precision, device: str = "cpu") -> Iterator[None]:
     """Inside, matrix products are made the fastest way that keeps the precision.
 
     bf16: autocast, with float32 parameters and sums. fp32: oneDNN's products where they are float32 to the last bit (on
@@ -22,8 +22,11 @@ def products(precision: Precision) -> Iterator[None]:
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"unknown precision {precision!r}; available: fp32, bf16")
     if precision == "bf16":
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             yield
+        return
+    if device != "cpu":
+        yield
         return
     switch: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = switch.fp32_precision

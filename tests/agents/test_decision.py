@@ -109,6 +109,15 @@ def test_bf16_stays_near_fp32():
     assert np.allclose(losses["fp32"], losses["bf16"], rtol=0.02)
 
 
+@pytest.mark.gpu
+def test_updates_on_a_gpu_are_those_on_the_cpu():
+    losses = {}
+    for device in ("cpu", "cuda"):
+        trainer, w = Trainer(network(settings=Settings(**vars(SMALL) | {"device": device}))), window(32)
+        losses[device] = [float(trainer.update(w, prompt(32), i, torch.Generator())["loss"]) for i in range(20)]
+    assert np.allclose(losses["cpu"], losses["cuda"], rtol=1e-3)
+
+
 def test_fast_products_are_float32_or_not_used():
     before = torch.backends.mkldnn.matmul.fp32_precision
     a, b = torch.randn(300, 200), torch.randn(200, 100)
