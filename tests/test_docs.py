@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import metabench
+from metabench.leaderboard.records import read_boards
+from metabench.leaderboard.verify import verify
 from metabench.tasks import TaskTable
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +57,17 @@ def test_the_dataset_examples_run(monkeypatch, tmp_path):
     for block in blocks("docs/datasets.md", "python"):
         exec(compile(block, "datasets.md", "exec"), names)
     assert names["batch"].observations.shape == (128, 20, 2) and len(names["rewards"]) == 90_000
+
+
+def test_the_leaderboard_example_is_accepted(capsys, tmp_path, monkeypatch):
+    (tmp_path / "leaderboards").mkdir()
+    shutil.copy(ROOT / "leaderboards" / "boards.toml", tmp_path / "leaderboards")
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/leaderboards.md", "python")
+    exec(compile(block, "leaderboards.md", "exec"), {})
+    written = capsys.readouterr().out.strip()
+    verdict = verify(Path(written), read_boards(Path("leaderboards/boards.toml")))
+    assert verdict.accepted, verdict.fault
 
 
 def test_the_example_family_passes_the_checks(tmp_path, monkeypatch):

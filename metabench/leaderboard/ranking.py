@@ -52,7 +52,7 @@ class Row(NamedTuple):
     curve: Array  # [episodes] score of the j-th episode of a trial
     tasks: Array  # [tasks] score, mean over the runs
     profile: Array | None  # [thresholds] share of runs x tasks above each; None without references
-    reached: bool  # data-efficiency: whether the score reaches the board's target
+    reached: bool  # data-efficiency: whether the normalised score reaches the board's target
 
 
 class Table(NamedTuple):
@@ -130,7 +130,7 @@ def _row(
         curve=scores.mean(axis=(0, 1, 2)),
         tasks=judged.mean(axis=0),
         profile=performance_profile(judged, THRESHOLDS) if levels else None,
-        reached=board.target is not None and interval.estimate >= board.target,
+        reached=levels is not None and board.target is not None and interval.estimate >= board.target,
     )
 
 
