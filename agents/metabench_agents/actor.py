@@ -15,6 +15,8 @@ from metabench_agents.losses import gae, ppo_policy_loss, value_loss
 from metabench_agents.memory import Trials
 from metabench_agents.nn import Head, RunningScaler, Scaler, linear
 
+KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
+
 
 class ActorCritic(nn.Module):
     """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief.
@@ -83,7 +85,14 @@ def has_sessions(benchmark: str, split: str) -> bool:
 
 
 def collect(
-    encoder: Encoder, actor: ActorCritic, env: Any, ticks: int, drifts: bool, seed: int, generator: torch.Generator
+    encoder: Encoder,
+    actor: ActorCritic,
+    env: Any,
+    ticks: int,
+    drifts: bool,
+    seed: int,
+    generator: torch.Generator,
+    explore: bool = False,
 ) -> BeliefRollout:
     """Plays one trial per slot, the belief carried across its episodes.
 
@@ -95,15 +104,24 @@ def collect(
         drifts: Whether an episode begins with a new session.
         seed: Of the environments.
         generator: For the actions.
+        explore: Whether actions are random instead, each kept for five ticks on average: what inference can learn from
+            before there is a policy. An agent that redraws its action at every tick neither stays nor gets far.
     """
-    rows = _play(encoder, actor, env, ticks, drifts, seed, generator)
+    rows = _play(encoder, actor, env, ticks, drifts, seed, generator, explore)
     columns = [torch.stack(column) for column in zip(*rows, strict=True)]
     return BeliefRollout(Trials(*columns[:6]), *columns[6:])
 
 
 @torch.inference_mode()
 def _play(
-    encoder: Encoder, actor: ActorCritic, env: Any, ticks: int, drifts: bool, seed: int, generator: torch.Generator
+    encoder: Encoder,
+    actor: ActorCritic,
+    env: Any,
+    ticks: int,
+    drifts: bool,
+    seed: int,
+    generator: torch.Generator,
+    explore: bool = False,
 ) -> list[tuple[Tensor, ...]]:
     """The columns of `Trials`, then of `BeliefRollout`, tick by tick."""
     observation, _ = env.reset(seed=seed)
@@ -113,11 +131,16 @@ def _play(
     session = torch.zeros(env.num_envs, dtype=torch.int64)
     played = torch.from_numpy(np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype))
     rows: list[tuple[Tensor, ...]] = []
+    action = played
     for _ in range(ticks):
         belief, memory = encoder.step(encoder.tick(seen, played, reward, first), memory)
         features = encoder.latent.features(belief)
         params, value = actor(seen, features)
-        action = actor.policy.sample(params, generator)
+        drawn = actor.policy.uniform(params, generator) if explore else actor.policy.sample(params, generator)
+        if rows and explore:
+            kept = torch.rand(len(reward), generator=generator) < KEPT
+            drawn = torch.where(kept.reshape(-1, *[1] * (drawn.ndim - 1)), action, drawn)
+        action = drawn
         actions = actor.policy.to_env(action)
         observation, raw, terminated, truncated, info = env.step(actions)
         done = terminated | truncated

@@ -82,7 +82,7 @@ class Config:
     model_updates: int = 4  # gradient steps on the ELBO per iteration
     model_trials: int = 32  # trials per such step
     model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
-    warmup: int = 20  # iterations before anything learns: the first trials are near-uniformly random
+    warmup: int = 20  # iterations before anything learns: the first trials are of random actions, each kept for a while
     warmup_learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to model_learning_rate
     warmup_updates: int = 800  # gradient steps on the ELBO at the end of the warm-up
     buffer: int = 4096  # past trials that the ELBO learns from
@@ -127,10 +127,11 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             start, left = time.perf_counter(), 1.0 - iteration / iterations
             optimisers["actor_adam"].param_groups[0]["lr"] = config.learning_rate * left
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
-            rollout = collect(model.base.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0))
+            warm = iteration < config.warmup
+            rollout = collect(model.base.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), warm)
             scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
             metrics: dict[str, float] = {}
-            if iteration >= config.warmup:
+            if not warm:
                 metrics = ppo_update(
                     actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -172,3 +174,29 @@ def next_reward_scale(scale: float, reward: Tensor, discount: float, iteration: 
     fresh = square / len(reward)
     weight = 1.0 / min(iteration + 1, 100)
     return max(1e-4, ((1.0 - weight) * scale**2 + weight * fresh) ** 0.5)
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """IQL's asymmetric squared error (Kostrikov et al. 2022, arXiv 2110.06169, eq. 5): mean |tau - 1(u < 0)| u^2.
+
+    Args:
+        difference: u, `[B]` target minus prediction.
+        expectile: tau; above one half, targets above the prediction count more.
+    """
+    weight = torch.where(difference < 0, 1.0 - expectile, expectile)
+    return (weight * difference**2).mean(), {"below": (difference < 0).float().mean()}
+
+
+def advantage_weighted_loss(
+    log_prob: Tensor, advantage: Tensor, temperature: float, max_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """IQL's policy extraction (eq. 7): -mean min(exp(beta A), max_weight) log pi(a|s); no gradient through A.
+
+    Args:
+        log_prob: `[B]` of the dataset's actions.
+        advantage: A, `[B]` Q minus V.
+        temperature: beta.
+        max_weight: Keeps single steps from deciding.
+    """
+    weight = (temperature * advantage.detach()).clamp_max(math.log(max_weight)).exp()
+    return -(weight * log_prob).mean(), {"weight": weight.mean()}

@@ -89,6 +89,11 @@ class Trials:
         reward = torch.cat((torch.zeros_like(self.reward[:1]), self.reward[:-1]))
         return self.observation, action, torch.where(self.first, 0.0, reward), self.first
 
+    def split(self, trials: int) -> list[Trials]:
+        """Parts of so many trials each."""
+        parts = [column.split(trials, dim=1) for column in vars(self).values()]
+        return [Trials(*columns) for columns in zip(*parts, strict=True)]
+
     def at(self, steps: Tensor) -> Trials:
         """Some of the ticks, `[M]` indices."""
         return Trials(**{name: column[steps] for name, column in vars(self).items()})

@@ -117,7 +117,7 @@ class Head(nn.Module):
 
     def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
         super().__init__()
-        self.discrete = isinstance(space, spaces.Discrete)
+        self.space, self.discrete = space, isinstance(space, spaces.Discrete)
         self.out = linear(inputs, action_size(space), gain=0.01)  # near-uniform at the start
         if isinstance(space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
@@ -135,6 +135,12 @@ class Head(nn.Module):
             noise = torch.empty_like(params).exponential_(generator=generator)
             return (params - noise.log()).argmax(-1)
         return params + self._std() * torch.empty_like(params).normal_(generator=generator)
+
+    def uniform(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions even over the space, in the policy's units, as many as `params` has rows."""
+        if self.discrete:
+            return torch.randint(params.shape[-1], params.shape[:-1], generator=generator)
+        return 2.0 * torch.rand(params.shape, generator=generator) - 1.0
 
     def _std(self) -> Tensor:
         return self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
@@ -158,7 +164,18 @@ class Head(nn.Module):
         raw = action.numpy()
         if self.discrete:
             return raw
+        center, half = self._units()
+        return np.clip(center + half * raw, self.low, self.high).astype(self.low.dtype)
+
+    def from_env(self, action: Tensor) -> Tensor:
+        """Actions in the policy's units: the inverse of `to_env`, clipping aside."""
+        if self.discrete:
+            return action.long()
+        center, half = self._units()
+        return ((action - torch.from_numpy(center)) / torch.from_numpy(half)).float()
+
+    def _units(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half width of the space; 0 and 1 where it has no bounds."""
         bounded = np.isfinite(self.low) & np.isfinite(self.high)
         low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
-        center, half = (high + low) / 2, (high - low) / 2
-        return np.clip(center + half * raw, self.low, self.high).astype(self.low.dtype)
+        return (high + low) / 2, (high - low) / 2

@@ -1,0 +1,320 @@
+"""DynaMITE-RL offline: inference from a fixed dataset, then implicit Q-learning on observation and belief.
+
+Sources: Liang et al. 2024 (arXiv 2402.15957), whose abstract names "online and offline RL settings"; Kostrikov et al.
+2022, "Offline Reinforcement Learning with Implicit Q-Learning" (arXiv 2110.06169). What the paper ran offline could not
+be read here; that the author's early code rolls out IQL on top of the belief is known (second-hand). So:
+
+1. The model of `dynamite` (three parts, termination head) is trained on the dataset's trials; session ends are labels.
+2. Every trial is relabelled with its beliefs; the policy's state is (o_t, q(m | tau_{:t})).
+3. IQL: V by expectile regression on min Q (eq. 5), Q by regression on r + gamma V (eq. 6), the policy by
+   advantage-weighted regression, exp(beta (Q - V)) log pi (eq. 7), all on batches of single steps.
+
+Two baselines are the same file with a switch: `memory` "none" is IQL on the observation alone, `policy` "bc" is
+behaviour cloning. Deviations, with reasons:
+- Nothing follows a trial's last step: trials have a known length and the return to maximise is theirs.
+- Rewards are divided by the root mean square of the discounted return to go in the dataset.
+- Q reads the action as code, one-hot for Discrete, so that one network serves both kinds of spaces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+import metabench
+from metabench import Timestep
+from metabench_agents.actor import ActorCritic, has_sessions, trial_length
+from metabench_agents.belief_model import BeliefAgent, resolve_reward_loss, update_model
+from metabench_agents.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
+from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.nn import Head, action_size, encode_action, linear
+from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.session_model import SessionModel
+from metabench_agents.session_model import loss as session_loss
+
+NAME = "dynamite-iql"
+MEMORIES, POLICIES = ("belief", "none"), ("iql", "bc")
+BLOCK = 100  # gradient steps of IQL to an iteration
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    dataset: str = "metabench/grid-switch/replay-v0"  # what it learns from; `metabench dataset generate` makes it
+    updates: int = 10_000  # gradient steps of IQL
+    batch: int = 256  # steps of a batch
+    memory: str = "belief"  # what the policy sees beside the observation: belief, or none
+    policy: str = "iql"  # or bc: behaviour cloning
+    discount: float = 0.95  # gamma
+    expectile: float = 0.8  # of the value's regression; 0.5 is the mean
+    temperature: float = 3.0  # beta: how sharply the policy prefers better actions
+    max_weight: float = 100.0  # of a step in the policy's regression
+    target_rate: float = 0.005  # share of the target critics' way to the critics per step
+    learning_rate: float = 1e-3  # Adam's for policy, value and critics
+    width: int = 128  # of their two hidden layers
+    latent: int = 5  # dimensions of the latent task, or categorical variables
+    latent_kind: str = "gaussian"  # or categorical
+    classes: int = 4  # values of each categorical variable
+    encoder: str = "gru"  # or transformer
+    encoder_layers: int = 2  # of the transformer
+    encoder_heads: int = 4  # attention heads of each
+    encoder_embed: int = 64  # width of a tick's embedding
+    encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
+    decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
+    decoder_hidden: tuple[int, ...] = (32, 32)  # widths of the decoders' hidden layers
+    state_decoder: bool = False  # whether next observations are decoded too
+    reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
+    terms: int = 8  # ELBO terms drawn per trial; 0 for all
+    steps: int = 20  # decoded transitions drawn per trial; 0 for all
+    kl_weight: float = 0.1  # of the KL to the prior
+    consistency: bool = True  # part (a)
+    consistency_weight: float = 0.1  # of part (a)
+    conditioning: bool = True  # part (b)
+    prior_hidden: int = 32  # width of the learned prior's hidden layer
+    masking: bool = True  # part (c)
+    termination_weight: float = 1.0  # of the termination head's loss; 0 for no head
+    termination_hidden: int = 32  # width of its hidden layer
+    model_learning_rate: float = 5e-3  # Adam's for the model, falling linearly to zero
+    model_updates: int = 1500  # gradient steps on the ELBO, before IQL begins
+    model_trials: int = 32  # trials per such step
+
+
+class Critics(nn.Module):
+    """Two Q functions of (observation, belief, action) and a V of (observation, belief)."""
+
+    def __init__(self, inputs: int, actions: int, width: int):
+        super().__init__()
+
+        def net(columns: int) -> nn.Sequential:
+            hidden = (linear(columns, width), nn.ReLU(), linear(width, width), nn.ReLU())
+            return nn.Sequential(*hidden, linear(width, 1, gain=1.0))
+
+        self.first, self.second, self.value = net(inputs + actions), net(inputs + actions), net(inputs)
+
+    def q(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, I]` and encoded actions `[B, A]` to both Qs `[B]`."""
+        x = torch.cat((state, action), dim=-1)
+        return self.first(x)[..., 0], self.second(x)[..., 0]
+
+
+class Steps(NamedTuple):
+    """All steps of the dataset with the policy's inputs, one row each."""
+
+    observation: Tensor  # [N, O]
+    belief: Tensor  # [N, P] features; no columns without memory
+    action: Tensor  # [N] or [N, A] in the policy's units
+    code: Tensor  # [N, A] encoded for the critics
+    reward: Tensor  # [N] scaled
+    next_observation: Tensor  # [N, O]
+    next_belief: Tensor  # [N, P]
+    last: Tensor  # [N] bool: the trial is over
+
+
+class Learner(nn.Module):
+    """Policy, critics and their targets."""
+
+    def __init__(self, config: Config, env: Any, belief: int):
+        super().__init__()
+        self.actor = ActorCritic(env, belief, config.width)
+        inputs = env.single_observation_space.shape[0] + belief
+        self.critics = Critics(inputs, action_size(env.single_action_space), config.width)
+        self.targets = Critics(inputs, action_size(env.single_action_space), config.width)
+        self.targets.load_state_dict(self.critics.state_dict())
+        self.targets.requires_grad_(False)
+
+    def state(self, observation: Tensor, belief: Tensor) -> Tensor:
+        """What the critics read: scaled observation and belief."""
+        return torch.cat((self.actor.scaler(observation), self.actor.belief_scaler(belief)), dim=-1)
+
+    def follow(self, rate: float) -> None:
+        """Moves the target critics a little towards the critics."""
+        with torch.no_grad():
+            for target, own in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+                target.lerp_(own, rate)
+
+
+def loss(learner: Learner, config: Config, batch: Steps) -> tuple[Tensor, dict[str, Tensor]]:
+    """IQL: expectile loss of V + squared errors of both Qs + weighted regression of the policy (or plain cloning)."""
+    params, _ = learner.actor(batch.observation, batch.belief)
+    log_prob = learner.actor.policy.log_prob(params, batch.action)
+    if config.policy == "bc":
+        cloning = -log_prob.mean()
+        return cloning, {"policy_loss": cloning.detach()}
+    state = learner.state(batch.observation, batch.belief)
+    value = learner.critics.value(state)[..., 0]
+    with torch.no_grad():
+        best = torch.minimum(*learner.targets.q(state, batch.code))
+        following = learner.critics.value(learner.state(batch.next_observation, batch.next_belief))[..., 0]
+        target = batch.reward + config.discount * torch.where(batch.last, 0.0, following)
+    value_loss, metrics = expectile_loss(best - value, config.expectile)
+    first, second = learner.critics.q(state, batch.code)
+    critic_loss = ((first - target) ** 2 + (second - target) ** 2).mean()
+    advantage = (best - value).detach()
+    policy_loss, more = advantage_weighted_loss(log_prob, advantage, config.temperature, config.max_weight)
+    parts = {"value_loss": value_loss, "critic_loss": critic_loss, "policy_loss": policy_loss}
+    metrics |= more | {name: part.detach() for name, part in parts.items()}
+    return value_loss + critic_loss + policy_loss, metrics
+
+
+class Agent:
+    """The trained policy without memory: sees the observation alone. Takes the most probable action."""
+
+    name = NAME
+
+    def __init__(self, actor: ActorCritic):
+        self.actor = actor.eval()
+
+    def begin(self, num_trials: int) -> None:
+        """Nothing to remember."""
+        return None
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: None) -> tuple[np.ndarray, None]:
+        """Actions for this tick."""
+        observation = torch.as_tensor(step.observation).float()
+        params, _ = self.actor(observation, observation.new_zeros(len(observation), 0))
+        return self.actor.policy.to_env(self.actor.policy.sample(params, None)), None
+
+
+def read_trials(id: str, benchmark: str, space: Any) -> Trials:
+    """The dataset's whole trials; ValueError if it is of another benchmark or its trials differ in length."""
+    data = metabench.load_dataset(id)
+    if data.manifest.benchmark != benchmark:
+        raise ValueError(f"{id} was played on {data.manifest.benchmark}, not on {benchmark}")
+    ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, "train")
+    after, start = data.next_observations(), 0  # in the order of the trials: both go task by task
+    columns: list[tuple[np.ndarray, ...]] = []
+    for trial in data.trials():
+        following = after[start : start + len(trial.rewards)]
+        start += len(trial.rewards)
+        if len(trial.rewards) < ticks:
+            continue  # episodes left over at the end of a task
+        ended = trial.session_ended | (np.append(trial.first[1:], False) if drifts else False)
+        session = np.concatenate(([0], np.cumsum(ended)[:-1]))
+        columns.append((trial.observations, trial.actions, trial.rewards, following, trial.first, session))
+    if not columns:
+        raise ValueError(f"{id} holds no whole trial of {ticks} steps")
+    observation, action, reward, following, first, session = (
+        torch.from_numpy(np.stack(column, axis=1)) for column in zip(*columns, strict=True)
+    )
+    action = action.long() if isinstance(space, spaces.Discrete) else action
+    return Trials(observation, action, reward, following, first, session)
+
+
+def relabel(trials: Trials, model: SessionModel | None, policy: Head, discount: float) -> tuple[Steps, float]:
+    """The trials' steps with the beliefs at and after them; and what rewards were divided by."""
+    ticks, count = trials.reward.shape
+    belief = torch.zeros(ticks, count, 0)
+    if model is not None:
+        with torch.no_grad():
+            parts = [model.beliefs(part) for part in trials.split(256)]
+        belief = model.latent.features(torch.cat(parts, dim=1))
+    scale = next_reward_scale(1.0, trials.reward, discount, 0)
+    last = torch.zeros(ticks, count, dtype=torch.bool)
+    last[-1] = True
+    action = policy.from_env(trials.action)
+    code = encode_action(trials.action, torch.zeros_like(trials.first), policy.space)
+    following = torch.cat((belief[1:], belief[-1:]))
+    after = torch.cat((trials.observation[1:], trials.next_observation[-1:]))
+    columns = (trials.observation, belief, action, code, trials.reward / scale, after, following, last)
+    return Steps(*(column.flatten(0, 1) for column in columns)), scale
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | Agent:
+    """Trains on the dataset and returns the agent; continues the run in `run.folder` to the same bits.
+
+    The model is trained first and kept in the first checkpoint; then IQL, `BLOCK` updates to an iteration.
+    """
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    for name, value, known in (("memory", config.memory, MEMORIES), ("policy", config.policy, POLICIES)):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; there are {' and '.join(known)}")
+    env = metabench.make_vec(benchmark, 1)
+    trials = read_trials(config.dataset, benchmark, env.single_action_space)
+    config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    model = SessionModel(config, env, len(trials.reward)) if config.memory == "belief" else None
+    learner = Learner(config, env, model.latent.parameters if model else 0)
+    modules: dict[str, nn.Module] = {"learner": learner} | ({"model": model} if model else {})
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    optimiser, done = torch.optim.Adam(trained, lr=config.learning_rate, fused=True), 0
+    if checkpoint:
+        done = checkpoint.iteration
+        unpack(checkpoint.tensors, modules, {"adam": optimiser})
+    elif model:
+        run.log(fit_model(model, config, trials, stream(seed, 0)))
+    steps, _ = relabel(trials, model, learner.actor.policy, config.discount)
+    if model and not checkpoint:
+        learner.actor.belief_scaler.update(steps.belief)
+    if not checkpoint:
+        run.save(0, pack(modules, {"adam": optimiser}), {})
+    iterations = -(-config.updates // BLOCK)
+    with run.progress(iterations, done, f"x {BLOCK} updates") as advance:
+        for iteration in range(done, iterations):
+            start, generator = time.perf_counter(), stream(seed, 1, iteration)
+            metrics = improve(learner, config, steps, optimiser, generator)
+            rate = BLOCK / (time.perf_counter() - start)
+            run.log(
+                {"iteration": iteration + 1, "updates": (iteration + 1) * BLOCK}
+                | metrics
+                | {"time/updates_per_s": rate}
+            )
+            advance(iteration + 1, f"policy loss {metrics['policy_loss']:6.3f}   {rate:5.0f} updates/s")
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
+                run.save(iteration + 1, pack(modules, {"adam": optimiser}), {})
+    return BeliefAgent(NAME, model.base.encoder, learner.actor) if model else Agent(learner.actor)
+
+
+def fit_model(model: SessionModel, config: Config, trials: Trials, generator: torch.Generator) -> dict[str, float]:
+    """Trains inference on the dataset's trials; the last metrics' means."""
+    buffer = TrialBuffer(trials.reward.shape[1])
+    buffer.add(trials)
+    return update_model(
+        partial(session_loss, model, config),
+        list(model.parameters()),
+        torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
+        buffer,
+        updates=config.model_updates,
+        learning_rates=(config.model_learning_rate, 0.0),
+        trials=config.model_trials,
+        max_grad_norm=0.0,
+        generator=generator,
+    )
+
+
+def improve(
+    learner: Learner, config: Config, steps: Steps, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, float]:
+    """`BLOCK` gradient steps on random batches; returns the metrics' means."""
+    sums: dict[str, Tensor] = {}
+    for _ in range(BLOCK):
+        rows = torch.randint(len(steps.reward), (config.batch,), generator=generator)
+        total, metrics = loss(learner, config, Steps(*(column[rows] for column in steps)))
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        optimiser.step()
+        learner.follow(config.target_rate)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value
+    return {name: float(value) / BLOCK for name, value in sums.items()}
+
+
+def load(path: Path) -> BeliefAgent | Agent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, checkpoint = load_config(path), load_checkpoint(path)
+    config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
+    env = metabench.make_vec(settings["benchmark"], 1)
+    model = SessionModel(config, env, trial_length(NAME, settings["benchmark"])) if config.memory == "belief" else None
+    learner = Learner(config, env, model.latent.parameters if model else 0)
+    unpack(checkpoint.tensors, {"learner": learner} | ({"model": model} if model else {}), {})
+    return BeliefAgent(NAME, model.base.encoder, learner.actor) if model else Agent(learner.actor)
