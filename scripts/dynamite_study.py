@@ -1,11 +1,11 @@
 """DynaMITE-RL, VariBAD and RL² on GridSwitch: the runs behind docs/agents.md, their learning curves and the picture.
 
     python scripts/dynamite_study.py train --agents rl2 varibad dynamite --seeds 0 1 2 3 4
-    python scripts/dynamite_study.py train --agents without-consistency without-conditioning without-masking --seeds 0 1 2
+    python scripts/dynamite_study.py train --agents without-consistency without-conditioning --seeds 0 1 2
     python scripts/dynamite_study.py offline --seeds 0 1 2
     python scripts/dynamite_study.py report
 
-Runs go to `runs/study`, and what is kept of them to `docs/results/GridSwitch-v0`: the evaluations (result.json), and per
+Runs go to `runs/study`, what is kept of them to `docs/results/GridSwitch-v0`: the evaluations (result.json), and per
 run a learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
 """
 

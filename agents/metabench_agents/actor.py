@@ -21,6 +21,7 @@ KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
 class ActorCritic(nn.Module):
     """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief.
 
+    The first layer adds products of what is seen and what is believed: which way to go is a matter of both at once.
     Beliefs are brought to a running unit scale: means of a few tenths beside log variances of -4 are hard to tell apart
     for a fresh policy. `belief_scaler.update` is called between iterations, never within one.
     """
@@ -29,15 +30,18 @@ class ActorCritic(nn.Module):
         super().__init__()
         observations, actions = env.single_observation_space, env.single_action_space
         self.scaler, self.belief_scaler = Scaler(observations), RunningScaler(belief)
-        self.layers = nn.Sequential(
-            linear(observations.shape[0] + belief, width), nn.ReLU(), linear(width, width), nn.ReLU()
-        )
+        self.seen, self.believed = linear(observations.shape[0], width), linear(belief, width) if belief else None
+        self.enter, self.middle = linear(observations.shape[0] + belief, width), linear(width, width)
         self.policy = Head(width, actions)
         self.value = linear(width, 1, gain=1.0)
 
     def forward(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the policy `[..., A]` and values `[...]`; `belief` as the latent's features."""
-        x = self.layers(torch.cat((self.scaler(observation), self.belief_scaler(belief)), dim=-1))
+        seen, believed = self.scaler(observation), self.belief_scaler(belief)
+        x = self.enter(torch.cat((seen, believed), dim=-1))
+        if self.believed is not None:
+            x = x + self.seen(seen) * self.believed(believed)
+        x = torch.relu(self.middle(torch.relu(x)))
         return self.policy(x), self.value(x)[..., 0]
 
 

@@ -170,8 +170,9 @@ def model_schedule(config: Any, iteration: int, left: float) -> tuple[int, tuple
 class BeliefAgent:
     """A trained policy on a trained belief. Takes the most probable action; its belief is the encoder's memory."""
 
-    def __init__(self, name: str, encoder: Encoder, actor: ActorCritic):
-        self.name, self.encoder, self.actor = name, encoder.eval(), actor.eval()
+    def __init__(self, name: str, encoder: Encoder, actor: ActorCritic, track: str = "online"):
+        self.name, self.track = name, track
+        self.encoder, self.actor = encoder.eval(), actor.eval()
 
     def begin(self, num_trials: int) -> Any:
         """Nothing has been seen."""

@@ -78,11 +78,11 @@ class Config:
     steps: int = 20  # decoded transitions drawn per trial; 0 for all
     kl_weight: float = 0.1  # of the KL to the prior
     consistency: bool = True  # part (a)
-    consistency_weight: float = 0.1  # of part (a)
+    consistency_weight: float = 0.01  # of part (a)
     conditioning: bool = True  # part (b)
     prior_hidden: int = 32  # width of the learned prior's hidden layer
     masking: bool = True  # part (c)
-    termination_weight: float = 1.0  # of the termination head's loss; 0 for no head
+    termination_weight: float = 0.1  # of the termination head's loss; 0 for no head
     termination_hidden: int = 32  # width of its hidden layer
     model_learning_rate: float = 5e-3  # Adam's for the model, falling linearly to zero
     model_updates: int = 1500  # gradient steps on the ELBO, before IQL begins
@@ -169,7 +169,7 @@ def loss(learner: Learner, config: Config, batch: Steps) -> tuple[Tensor, dict[s
 class Agent:
     """The trained policy without memory: sees the observation alone. Takes the most probable action."""
 
-    name = NAME
+    name, track = NAME, "offline"
 
     def __init__(self, actor: ActorCritic):
         self.actor = actor.eval()
@@ -245,7 +245,9 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     model = SessionModel(config, env, len(trials.reward)) if config.memory == "belief" else None
     learner = Learner(config, env, model.latent.parameters if model else 0)
-    modules: dict[str, nn.Module] = {"learner": learner} | ({"model": model} if model else {})
+    modules: dict[str, nn.Module] = {"learner": learner}
+    if model:
+        modules["model"] = model
     trained = [p for p in learner.parameters() if p.requires_grad]
     optimiser, done = torch.optim.Adam(trained, lr=config.learning_rate, fused=True), 0
     if checkpoint:
@@ -272,7 +274,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             advance(iteration + 1, f"policy loss {metrics['policy_loss']:6.3f}   {rate:5.0f} updates/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, {"adam": optimiser}), {})
-    return BeliefAgent(NAME, model.base.encoder, learner.actor) if model else Agent(learner.actor)
+    return BeliefAgent(NAME, model.base.encoder, learner.actor, track="offline") if model else Agent(learner.actor)
 
 
 def fit_model(model: SessionModel, config: Config, trials: Trials, generator: torch.Generator) -> dict[str, float]:
@@ -317,4 +319,4 @@ def load(path: Path) -> BeliefAgent | Agent:
     model = SessionModel(config, env, trial_length(NAME, settings["benchmark"])) if config.memory == "belief" else None
     learner = Learner(config, env, model.latent.parameters if model else 0)
     unpack(checkpoint.tensors, {"learner": learner} | ({"model": model} if model else {}), {})
-    return BeliefAgent(NAME, model.base.encoder, learner.actor) if model else Agent(learner.actor)
+    return BeliefAgent(NAME, model.base.encoder, learner.actor, track="offline") if model else Agent(learner.actor)
