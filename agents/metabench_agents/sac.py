@@ -96,7 +96,7 @@ def forward(net: Net, x: Tensor, bfloat16: bool = False) -> Tensor:
 def critics(net: Net, observation: Tensor, action: Tensor, bfloat16: bool = False) -> Tensor:
     """Values `[2, B]` of the twin critics."""
     x = torch.cat((observation, action), dim=-1)
-    return forward(net, x.expand(2, *x.shape), bfloat16)[..., 0]
+    return forward(net, x.expand(2, *x.shape).contiguous(), bfloat16)[..., 0]  # bmm is slow on a repeated matrix
 
 
 def gaussian(net: Net, observation: Tensor, bfloat16: bool = False) -> tuple[Tensor, Tensor]:

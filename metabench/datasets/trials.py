@@ -163,10 +163,10 @@ class TrialDataset:
     def __getitem__(self, index: int) -> Episode:
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no episode {index}: there are {len(self)}")
-        record = self.episodes[index]
-        rows = self.steps[record["start"] : record["start"] + record["length"]]
+        start = int(self._start[index])
+        rows = self.steps[start : start + int(self._length[index])]
         return Episode(
-            task=int(record["task"]),
+            task=int(self._task[index]),
             observations=rows["observation"],
             actions=rows["action"],
             rewards=rows["reward"],
@@ -174,7 +174,7 @@ class TrialDataset:
             terminated=rows["terminated"],
             session_ended=rows["session_ended"],
             final_observation=self._final[self._rows[index]],
-            record=record,
+            record=self.episodes[index],
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -269,15 +269,15 @@ class TrialDataset:
         """
         draw = _Draw(self._start, self._length, length if whole else 1)
         gather, task = _Gather(self.steps, length, batch_size), self._task
-        columns = np.arange(length)
-        while True:
+        columns = np.arange(length, dtype=np.int32)
+        while True:  # all that needs no step itself is done for many batches at once
             episodes, steps, within = draw(rng, (AHEAD, batch_size))
-            real = np.minimum(within + 1, length)
-            mask = columns >= length - real[..., None]
-            timesteps = np.maximum(within[..., None] - (length - 1) + columns, 0).astype(np.int32)
-            tasks = task[episodes]
+            late = within.astype(np.int32)[..., None] - np.int32(length - 1) + columns
+            mask, tasks = late >= 0, task[episodes]
+            timesteps = np.maximum(late, 0)
+            blank = gather.padding(length - 1 - within)
             for i in range(AHEAD):
-                rows = gather(steps[i], real[i], mask[i])
+                rows = gather(steps[i], mask[i], blank[i])
                 yield _windows(rows, timesteps[i], mask[i], tasks[i], steps[i])
 
     def transitions(self, batch_size: int, rng: np.random.Generator, *, history: int = 0) -> Iterator[Transitions]:
@@ -301,7 +301,7 @@ class TrialDataset:
             if before is not None:
                 real = np.minimum(within, history)
                 mask = columns >= history - real[:, None]
-                earlier = before(steps - 1, real, mask)
+                earlier = before(steps - 1, mask, before.padding((history - real)[None])[0])
                 timesteps = np.maximum(within[:, None] - history + columns, 0).astype(np.int32)
                 past = _windows(earlier, timesteps, mask, self._task[episodes], steps - 1)
             yield Transitions(
@@ -406,29 +406,34 @@ class _Gather:
         self.shift = len(self.steps) - len(steps)
         size, count = self.row.itemsize, len(self.steps) - length + 1
         item = np.dtype((np.void, size * length))
-        self.items = np.ndarray((count,), item, buffer=self.steps.view(np.uint8).data, strides=(size,))
-        self.words = size // 4
+        content = self.steps.view(np.uint8).data
+        self.items = np.ndarray((count,), item, buffer=content, strides=(size,))
+        self.touched = np.ndarray((count,), np.uint8, buffer=content, strides=(size,))
+        self.opaque = np.dtype((np.void, size))
+        self.zero = np.zeros((), self.opaque)
 
-    def __call__(self, last: Array, real: Array, mask: Array) -> Array:
-        """`[B, K]` rows ending with the rows `last`; all but the last `real[b]` of window b are zero."""
+    def padding(self, missing: Array) -> list[Array]:
+        """For each batch the flat indices of its padding rows, given `[N, B]` how many steps each window lacks."""
+        batches, windows = np.nonzero(missing > 0)
+        counts = missing[batches, windows]
+        ends = np.cumsum(counts)
+        flat = np.repeat(windows * self.length - (ends - counts), counts) + np.arange(counts.sum())
+        return np.split(flat, np.add.accumulate(np.bincount(batches, counts, len(missing)).astype(np.int64))[:-1])
+
+    def __call__(self, last: Array, mask: Array, blank: Array) -> Array:
+        """`[B, K]` rows ending with the rows `last`; those at the flat indices `blank`, where not `mask`, are zero."""
         start = last + (self.shift - self.length + 1)
-        early = start < 0
-        if early.any():
-            return self._careful(last, real)
-        rows = self.items[start].view(self.row).reshape(self.shape)
-        short = np.flatnonzero(real < self.length)
-        if len(short):
-            words = rows.view(np.uint32).reshape(*self.shape, self.words)
-            if len(short) * 4 > len(real):
-                words[~mask] = 0
-            else:
-                for b, count in zip(short.tolist(), real[short].tolist(), strict=True):
-                    words[b, : self.length - count] = 0
-        return rows
+        if start.min() < 0:
+            return self._careful(last, mask)
+        self.touched[start]  # asks for all the pages at once; the copies then find them
+        rows = self.items[start]
+        if len(blank):
+            rows.view(self.opaque)[blank] = self.zero
+        return rows.view(self.row).reshape(self.shape)
 
-    def _careful(self, last: Array, real: Array) -> Array:
+    def _careful(self, last: Array, mask: Array) -> Array:
         rows = np.zeros(self.shape, self.row)
-        for b, (stop, count) in enumerate(zip((last + self.shift + 1).tolist(), real.tolist(), strict=True)):
+        for b, (stop, count) in enumerate(zip((last + self.shift + 1).tolist(), mask.sum(1).tolist(), strict=True)):
             rows[b, self.length - count :] = self.steps[stop - count : stop]
         return rows
 
