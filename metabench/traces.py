@@ -10,6 +10,7 @@ episode begins and at every multiple of `EVERY`, so the episodes' lengths tell w
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ from metabench.rng import Array
 EVERY = 10  # steps between checkpoints; with 50, nudges of the tolerance's size could be worth 4 of return per episode
 TRACE_SCHEMA = 1
 _LEVEL = 1  # of the packing: what can be packed are whole columns, and higher ones gain 1 % in twice the time
+_DEFINING = ("id", "entry_point", "horizon", "digests", "episodes", "repeats", "kwargs", "sessions", "split_sessions")
+_DEFINING += ("shared_tasks", "extra")  # always in a benchmark's digest
+_WORDS = ("summary", "sources", "group")  # never
 _PREFIX = "checkpoint."  # of the checkpoints' names in the file
 
 
@@ -226,8 +230,16 @@ def join(parts: Sequence[Trace]) -> Trace:
 
 
 def spec_digest(spec: Spec) -> str:
-    """sha256 of what defines a benchmark: everything in its spec but the words for readers."""
-    told = {name: value for name, value in json.loads(spec.to_json()).items() if name not in ("summary", "sources")}
+    """sha256 of what defines a benchmark: the fields that say how it is played, and whatever else is not its default.
+
+    Words for readers are left out, and so are fields that a later version of the package adds and this benchmark does
+    not use: the digest of a benchmark is for ever.
+    """
+    told = json.loads(spec.to_json())
+    for field in dataclasses.fields(spec):
+        plain = field.name in _DEFINING or (field.name not in _WORDS and told[field.name] != field.default)
+        if not plain:
+            del told[field.name]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+import metabench
 from metabench import Family, Field, Spec, evaluate, param, registry, specs, standard_protocol
 from metabench.evaluate import evaluate_traced
 from metabench.leaderboard.replay import Fault, replay
@@ -23,7 +24,7 @@ from metabench.plugins import load_plugin
 from metabench.registry import register
 from metabench.rng import Array
 from metabench.tasks import TaskTable
-from metabench.traces import EVERY, Trace, checkpoint_places
+from metabench.traces import EVERY, Trace, checkpoint_places, spec_digest
 
 FAST = ("GridSwitch-v0", "GridNavigation-v0", "SparsePointRobot-v0", "CheetahVelSwitch-v0", "ReacherSwitch-v0")
 
@@ -376,3 +377,18 @@ def test_a_file_that_is_no_whole_trace_is_refused(tmp_path, changes, words):
         Trace.load(path)
     with pytest.raises(ValueError, match="there is no trace"):
         Trace.load(Path("nowhere.npz"))
+
+
+def test_the_digest_of_a_benchmark_is_for_ever():
+    """It is of what is played: words and fields that a benchmark does not use leave it alone."""
+    spec = metabench.spec("PointRobot-v0")
+    digest = spec_digest(spec)
+    assert digest == "fab6e406b1940576e02624253fcc8950fa095bef85f60888112335a1bccbc91a"
+    assert spec_digest(dataclasses.replace(spec, summary="other words", sources=(), group="another")) == digest
+    for changed in (
+        {"horizon": 21},
+        {"episodes": 3},
+        {"kwargs": {"x": 1}},
+        {"sessions": {"kind": "fixed", "length": 5}},
+    ):
+        assert spec_digest(dataclasses.replace(spec, **changed)) != digest
