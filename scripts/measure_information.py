@@ -29,9 +29,9 @@ from metabench.results import Protocol, write_atomically
 from metabench.rng import Array
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
-SEEDS, REPEATS, EPISODES = (0, 1, 2), 3, 3
-SEARCH = Search(plans=150, elites=15, rounds=7)
-UNITS, POPULATION, PLAYED, GENERATIONS = 16, 64, 64, 250
+SEEDS, REPEATS, EPISODES = (0, 1, 2), 2, 3
+SEARCH = Search(plans=100, elites=10, rounds=6)
+UNITS, POPULATION, PLAYED, GENERATIONS = 16, 64, 64, 150
 
 
 class Network:
@@ -119,24 +119,24 @@ def evolve(benchmark: str, sees: bool, seed: int) -> Network:
     return Network(benchmark, mean, sees)
 
 
-def agents(benchmark: str, seed: int) -> dict[str, Any]:
+def agents(benchmark: str, seed: int, networks: bool) -> dict[str, Any]:
     """Everything that is measured, by name."""
     space = metabench.spec(benchmark).family().action_space
     found: dict[str, Any] = {"random": RandomAgent(space, seed), "constant speed": ZeroAgent(space)}
     for name in ("context-free", "adaptive", "oracle"):
         found[f"planner, {name}"] = MergePlanner(benchmark, name, seed, SEARCH)
-    for sees in (False, True):
+    for sees in (False, True) if networks else ():
         network = evolve(benchmark, sees, seed)
         found[network.name] = network
     return found
 
 
-def measure(benchmark: str) -> dict[str, Any]:
+def measure(benchmark: str, networks: bool) -> dict[str, Any]:
     """Agent -> mean return per seed and episode of the trial, `[seed][episode]`, and successes."""
     table: dict[str, Any] = {}
     for seed in SEEDS:
         protocol = Protocol(benchmark=benchmark, split="test", episodes=EPISODES, repeats=REPEATS, seed=30_000 + seed)
-        for name, agent in agents(benchmark, seed).items():
+        for name, agent in agents(benchmark, seed, networks).items():
             result = metabench.evaluate(agent, protocol)
             record = table.setdefault(name, {"returns": [], "successes": []})
             record["returns"].append(result.array().mean(axis=(0, 1)).round(4).tolist())
@@ -167,13 +167,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--show", action="store_true", help="print the stored tables, measure nothing")
+    parser.add_argument("--planners", action="store_true", help="leave the networks out, which take the most time")
     arguments = parser.parse_args()
     for benchmark in arguments.benchmarks:
         path = FOLDER / benchmark / "information.json"
         if not arguments.show:
-            table = measure(benchmark)
+            table = measure(benchmark, not arguments.planners)
             path.parent.mkdir(parents=True, exist_ok=True)
-            record = {"command": f"python scripts/measure_information.py {benchmark}", "split": "test", "agents": table}
+            record = {
+                "command": f"python scripts/measure_information.py {benchmark}{' --planners' * arguments.planners}",
+                "split": "test",
+                "agents": table,
+            }
             write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
         print(f"\n{benchmark}\n\n{show(json.loads(path.read_text())['agents'])}")
 

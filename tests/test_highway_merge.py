@@ -31,6 +31,8 @@ def test_a_physics_decoder_describes_it_exactly(id):
         action = rng.integers(3, size=len(tasks)) if family.discrete else rng.uniform(-2, 2, (len(tasks), 1))
         after = family.transition(state, action, context, SlotRng.from_seeds([]))
         live = ~state.crashed
+        if not live.any():
+            break
         assert np.array_equal(after.position[live], (state.position + state.speed * DT)[live])
         acceleration = (after.speed - state.speed)[live] / family.dt
         largest = max(largest, abs(acceleration).max())
@@ -98,19 +100,21 @@ def test_more_courtesy_more_room():
 @pytest.mark.parametrize(
     ("decrease", "deceleration", "brakes"), [(4.0, 1.0, True), (0.5, 1.0, False), (4.0, 3.0, False)]
 )
-def test_hidas_drivers_brake_if_it_makes_the_gap(decrease, deceleration, brakes):
+def test_hidas_drivers_brake_if_it_makes_the_gap_and_else_close_up(decrease, deceleration, brakes):
     family = spec("HighwayMergeHidas-v0").family()
     context = family.context_type(np.array([decrease]), np.array([deceleration]))
-    before = scene(family, ego=-20.0, first=-20.0 + 3 * 11.0)
+    before = scene(family, ego=-17.0, first=-20.0 + 3 * 11.0)
     answers = follower(family, before)
-    change = 0.0
-    state = before
-    for _ in range(8):
+    changes, state = [], before
+    for _ in range(6):
         after = family.transition(state, np.zeros((1, 1)), context, SlotRng.from_seeds([]))
-        change = min(change, (after.speed - state.speed)[0, answers] / DT)
+        changes.append((after.speed - state.speed)[0, answers] / DT)
         state = after
-    assert change == pytest.approx(-deceleration if brakes else 0.0, abs=1e-6)
-    assert state.speed[0, answers] >= 13.0 - decrease - 1e-9
+    if brakes:
+        assert min(changes) == pytest.approx(-deceleration, abs=1e-6)
+        assert state.speed[0, answers] >= 13.0 - decrease - 1e-9
+    else:  # it closes up
+        assert changes[0] > 1.0
 
 
 def test_rewards_by_hand():

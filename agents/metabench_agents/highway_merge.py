@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 SEGMENT = 5  # steps of one constant acceleration, and between two plans
 NOISE = 0.05  # m/s by which a car's speed may differ from a prediction, as the posterior has it
 LEAST_WEIGHT = 1e-3  # contexts below this share of the posterior are not planned for
+MOST_CONTEXTS = 12  # planned for at a time: more are thinned out evenly
 FAMILIES = ("HighwayMerge", "HighwayMergeHidas")
 
 
@@ -70,7 +71,7 @@ class MergePlanner:
         ends = [(r.low, r.high) if wide else r.train for r in ranges]
         if type(self.family).__name__ == "HighwayMerge":
             return np.stack([np.zeros(9), np.linspace(*ends[1], 9)], axis=1)
-        grid = np.meshgrid(np.linspace(*ends[0], 5), np.linspace(*ends[1], 4), indexing="ij")
+        grid = np.meshgrid(np.linspace(*ends[0], 9), np.linspace(*ends[1], 6), indexing="ij")
         return np.stack([g.ravel() for g in grid], axis=1)
 
     def begin(self, num_trials: int) -> PlannerBelief:
@@ -161,6 +162,11 @@ class MergePlanner:
         shares = np.exp(weights - weights.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         shares[shares < LEAST_WEIGHT] = 0.0
+        crowded = np.count_nonzero(shares, axis=1) > MOST_CONTEXTS
+        if crowded.any():
+            ends = np.cumsum(shares[crowded], axis=1)
+            marks = np.floor(ends / ends[:, -1:] * MOST_CONTEXTS - 0.5 + 1e-9)  # of evenly spread samples passed so far
+            shares[crowded] = np.diff(marks, axis=1, prepend=-1.0)
         return np.repeat(self.contexts[None], len(shares), axis=0), shares / shares.sum(axis=1, keepdims=True)
 
     def _returns(self, observation: Array, pairs: Array, shares: Array, elapsed: Array, tries: Array) -> Array:

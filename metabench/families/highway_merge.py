@@ -292,11 +292,11 @@ class HighwayMerge(_Merge[Courtesy]):
 
 
 class HighwayMergeHidas(_Merge[Hidas]):
-    """The same road with drivers after Hidas: they give way if what they give up is bearable, else they drive on.
+    """The same road with drivers after Hidas: they give way if what they give up is bearable, else they close up.
 
-    While the ego is on the last 30 m of the ramp, the driver it would merge in front of foresees braking at b_f until
+    While the ego is on the last 18 m of the ramp, the driver it would merge in front of foresees braking at b_f until
     it is D_v slower than the traffic. If that leaves a gap behind the ego (which it takes to keep its speed), it brakes
-    so; if not, it drives on as if the ego were not there. D_v, the largest speed decrease, and b_f, the acceptable
+    so; if not, it closes up to the car in front. D_v, the largest speed decrease, and b_f, the acceptable
     deceleration, are the two factors that MetaDreamer's harder environment takes from Hidas' model of courtesy and
     forced merging (Transportation Research Part C 10, 2002, and 13, 2005). Neither text was at hand: the rule is
     written from that one-sentence description, and its numbers are ours.

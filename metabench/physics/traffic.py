@@ -33,7 +33,8 @@ CLOSING_HEADWAY, CLOSING_DISTANCE, CLOSING_HURRY = 0.1, 1.5, 1.5  # of a driver 
 LEAST_GAP = 0.5  # m; shorter ones, negative ones too, count as this
 FREE = 1e9  # m to a car in front that is not there
 
-HIDAS_GAP, HIDAS_TIME = 3.0, 0.5  # m, and s times the speed difference: what a giving-way driver wants left
+HIDAS_ZONE = 18.0  # m before the merge within which drivers after Hidas see the ego
+HIDAS_GAP, HIDAS_TIME = 1.0, 0.5  # m, and s times the speed difference: what a giving-way driver wants left
 
 
 @nb.njit(cache=True, inline="always")
@@ -75,8 +76,8 @@ def courteous(own, speed, gap, front_speed, to_ego, ego_speed, wanted, courtesy)
 
 
 @nb.njit(cache=True, inline="always")
-def hidas(own, speed, to_ego, ego_speed, traffic_speed, speed_decrease, deceleration):
-    """The answer after Hidas: give way if braking at b_f until D_v slower makes the gap, else drive on.
+def hidas(own, speed, gap, front_speed, to_ego, ego_speed, traffic_speed, speed_decrease, deceleration):
+    """The answer after Hidas: give way if braking at b_f until D_v slower makes the gap, else close up.
 
     The follower foresees the end of that braking with the ego at constant speed. See `HighwayMergeHidas` for what is
     taken from Hidas and what is ours.
@@ -86,9 +87,9 @@ def hidas(own, speed, to_ego, ego_speed, traffic_speed, speed_decrease, decelera
         return min(own, 0.0) if to_ego < HIDAS_GAP else own
     time = fall / deceleration
     slowed = speed - fall
-    gap = to_ego + ego_speed * time - (speed * time - 0.5 * deceleration * time * time)
-    if gap < HIDAS_GAP + HIDAS_TIME * max(slowed - ego_speed, 0.0):
-        return own
+    left = to_ego + ego_speed * time - (speed * time - 0.5 * deceleration * time * time)
+    if left < HIDAS_GAP + HIDAS_TIME * max(slowed - ego_speed, 0.0):
+        return courteous(own, speed, gap, front_speed, to_ego, ego_speed, traffic_speed, -1.0)
     return min(own, -min(deceleration, fall / DT))
 
 
@@ -120,7 +121,7 @@ def step_rows(
             fallen[b] = True
             continue
         ego, ego_speed, wanted = position[b, 0], speed[b, 0], traffic_speed[b]
-        merged, seen = ego >= 0.0, ego > -ZONE
+        merged, seen = ego >= 0.0, ego > (-HIDAS_ZONE if by_hidas else -ZONE)
         crash = False
         acceleration = clip(command[b], -MAX_ACCELERATION, MAX_ACCELERATION)
         acceleration = clip(acceleration, -ego_speed / DT, max((EGO_SPEED_LIMIT - ego_speed) / DT, -MAX_ACCELERATION))
@@ -141,7 +142,7 @@ def step_rows(
                 own = driver(v, gap, front_speed, HURRY * wanted, ACCELERATION, HEADWAY, JAM_DISTANCE)
             if seen and not merged and x < ego <= front:
                 if by_hidas:
-                    own = hidas(own, v, to_ego, ego_speed, wanted, first[b], second[b])
+                    own = hidas(own, v, gap, front_speed, to_ego, ego_speed, wanted, first[b], second[b])
                 else:
                     own = courteous(own, v, gap, front_speed, to_ego, ego_speed, wanted, first[b])
             own = max(clip(own, -MAX_ACCELERATION, MAX_ACCELERATION), -v / DT)
