@@ -1,7 +1,7 @@
 """Measures the yardsticks on every class of Meta-World and writes references-metaworld.json.
 
-    python scripts/measure_metaworld.py            # half an hour on one core; needs metabench[metaworld]
-    python scripts/measure_metaworld.py reach      # these classes only, the others are kept
+    python scripts/measure_metaworld.py                        # half an hour on one core; needs metabench[metaworld]
+    python scripts/measure_metaworld.py reach --splits test    # these only, the others are kept
 
 Every task of a split is played for one episode: resets and scripted policies are deterministic, so more would only
 repeat it; the random agent plays one episode a task too. `success` is the share of episodes with success at any step.
@@ -10,8 +10,8 @@ The values of ML10 and ML45 follow from those of their classes, whose rows their
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from metabench.results import Protocol, write_atomically
 SEED = 20_000  # no evaluation uses it
 PATH = metabench.spec("MetaWorld-Reach-v0").folder / "references-metaworld.json"
 YARDSTICKS = ("random", "zero", "oracle")
+SPLITS = ("test", "ood", "train", "meta_dt_test", "meta_dt_train")
 
 
 def measure(name: str, benchmark: str, split: str) -> dict[str, Any]:
@@ -53,29 +54,42 @@ def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**numbers, "trials": sum(trials), "method": "mean over its classes", "curve": [round(mean, 3)]}
 
 
-def main() -> None:
-    """Measures and writes."""
-    stored: dict[str, Any] = json.loads(PATH.read_text())["benchmarks"] if PATH.exists() else {}
-    for name in sys.argv[1:] or NAMES:
-        id = f"MetaWorld-{camel(name)}-v0"
-        splits = metabench.spec(id).table().splits
-        stored[id] = {split: {who: measure(who, id, split) for who in YARDSTICKS} for split in splits}
-        print(id, {s: {w: (r["mean"], r["success"]) for w, r in part.items()} for s, part in stored[id].items()})
-        sys.stdout.flush()
+def add_benchmarks(stored: dict[str, Any]) -> None:
+    """The entries of ML10 and ML45, for the splits whose classes are all measured."""
     classes = {"ML10": (ML10_TRAIN, ML10_TEST), "ML45": (ML45_TRAIN, ML45_TEST)}
     for label in BENCHMARKS:
         train, test = classes[label]
-        wanted = {"train": (train, "train"), "test": (test, "test"), "ood": (train, "ood")}
-        if any(f"MetaWorld-{camel(name)}-v0" not in stored for name in (*train, *test)):
-            continue
-        stored[f"MetaWorld-{label}-v0"] = {
-            split: {
-                who: joined([stored[f"MetaWorld-{camel(name)}-v0"][part][who] for name in names]) for who in YARDSTICKS
-            }
-            for split, (names, part) in wanted.items()
-        }
+        for split, names, part in (("train", train, "train"), ("test", test, "test"), ("ood", train, "ood")):
+            entries = [stored.get(f"MetaWorld-{camel(name)}-v0", {}).get(part) for name in names]
+            if all(entries):
+                own = {who: joined([entry[who] for entry in entries if entry]) for who in YARDSTICKS}
+                stored.setdefault(f"MetaWorld-{label}-v0", {})[split] = own
+
+
+def save(stored: dict[str, Any]) -> None:
+    """Writes what is known; a run that is stopped has lost one class."""
     content = {"command": "python scripts/measure_metaworld.py", "seed": SEED, "benchmarks": stored}
     write_atomically(PATH, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def main() -> None:
+    """Measures what is asked for, the evaluation splits first, and writes after every class."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="classes; all by default")
+    parser.add_argument("--splits", nargs="*", help="splits; all by default")
+    parser.add_argument("--missing", action="store_true", help="only what is not stored yet")
+    arguments = parser.parse_args()
+    stored: dict[str, Any] = json.loads(PATH.read_text())["benchmarks"] if PATH.exists() else {}
+    for split in arguments.splits or SPLITS:
+        for name in arguments.names or NAMES:
+            id = f"MetaWorld-{camel(name)}-v0"
+            known = stored.setdefault(id, {})
+            if split not in metabench.spec(id).table().splits or (arguments.missing and split in known):
+                continue
+            known[split] = {who: measure(who, id, split) for who in YARDSTICKS}
+            add_benchmarks(stored)
+            save(stored)
+            print(id, split, {who: (r["mean"], r["success"]) for who, r in known[split].items()}, flush=True)
 
 
 if __name__ == "__main__":

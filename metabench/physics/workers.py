@@ -69,12 +69,13 @@ class Stepper:
             that is set.
         capacity: Slots at most.
         threads: Threads, this one included.
+        width: Numbers in a row of `states`, where the caller's rows are wider than any kind needs.
     """
 
-    def __init__(self, kinds: Sequence[Kind], capacity: int, threads: int):
+    def __init__(self, kinds: Sequence[Kind], capacity: int, threads: int, width: int = 0):
         self.threads = max(1, min(threads, capacity // MIN_SLOTS_PER_THREAD))
         self._data = [[mujoco.MjData(kind.model) for kind in kinds] for _ in range(self.threads)]
-        size = max(mujoco.mj_stateSize(kind.model, kernel.STATE) for kind in kinds)
+        size = max(width, *(mujoco.mj_stateSize(kind.model, kernel.STATE) for kind in kinds))
         self.states = np.zeros((capacity, size))
         self.controls = np.zeros((capacity, max(1, *(kind.model.nu for kind in kinds))))
         sources = [

@@ -5,6 +5,7 @@ Every number is a ratio against a reference timed in the same run: the same phys
 is installed. Wants a quiet machine with two cores.
 """
 
+import copy
 import importlib.util
 import os
 import pickle
@@ -18,9 +19,11 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 import metabench
 from metabench.physics.metaworld.classes import camel
+from metabench.physics.metaworld.models import starts
 
 pytestmark = pytest.mark.benchmark
-WORK = 1280  # environment steps a round
+SLOTS, STEPS = 64, 40  # of a round
+WORK = SLOTS * STEPS
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 CLASSES = ("reach", "pick-place", "sweep", "door-lock")
 
@@ -36,40 +39,52 @@ def plain(name):
     return env
 
 
-def ours(id, count, threads, work=WORK):
-    """Vector steps of `count` slots as a function."""
-    env = metabench.make_vec(id, count)
+def tasks_and_actions(id, count, steps):
+    """Training tasks, evenly over the table, and random actions `[steps, count, 4]`."""
+    size = metabench.spec(id).table().size("train")
+    rows = np.arange(count) * size // count
+    return rows, np.random.default_rng(0).uniform(-1, 1, (steps, count, 4)).astype(np.float32)
+
+
+def ours(id, count, threads, steps=STEPS):
+    """The first steps of `count` slots as a function, their reset included."""
+    env = copy.deepcopy(metabench.make_vec(id, count))  # with a family, and so with threads, of its own
     env.family.threads = threads
-    env.family.batch._steppers.clear()
-    env.reset(seed=0)
-    env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(16)]
-    env.step(actions[0])  # makes the stepper with these threads
+    rows, actions = tasks_and_actions(id, count, steps)
+    env.reset(seed=0, options={"task": rows})
 
     def run():
-        for k in range(max(1, work // count)):
-            env.step(actions[k % 16])
+        env.reset(options={"task": rows})
+        for action in actions:
+            env.step(action)
 
     return run
 
 
-def raw(names, work=WORK):
-    """The same physics on one core: one slot's trajectory of each class under random actions."""
-    envs = [plain(name) for name in names]
-    actions = np.random.default_rng(0).uniform(-1, 1, (work, 4))
-    starts = []
-    for env in envs:
-        row = np.zeros(mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(env.model, env.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
-        starts.append(row)
+def raw(id, count, steps=STEPS):
+    """The same physics, the same trajectories, on one core: what a step cannot do without."""
+    env = metabench.make_vec(id, count)
+    rows, actions = tasks_and_actions(id, count, steps)
+    env.reset(seed=0, options={"task": rows})
+    simulator, kind, runs = env._trials.simulator, mujoco.mjtState.mjSTATE_INTEGRATION, []
+    prepared, names = env.family.prepared(simulator.context), env.family.names
+    for slot, start in enumerate(prepared.starts):
+        scene = starts().scene(names[int(prepared.kind[slot])])
+        place, places = scene.env.hand_init_pos.astype(np.float64), []
+        for action in actions[:, slot]:
+            place = np.clip(place + np.clip(action[:3], -1, 1) * 0.01, scene.env.mocap_low, scene.env.mocap_high)
+            places.append(place)
+        runs.append((scene.model, mujoco.MjData(scene.model), start, places, actions[:, slot, 3:] * [1.0, -1.0]))
 
     def run():
-        for start, env in zip(starts, envs, strict=True):
-            model, data = env.model, env.data
-            mujoco.mj_setState(model, data, start, mujoco.mjtState.mjSTATE_INTEGRATION)
-            for action in actions[: work // len(envs)]:
-                data.mocap_pos[0] = np.clip(data.mocap_pos[0] + 0.01 * action[:3], env.mocap_low, env.mocap_high)
-                data.ctrl[:] = action[3], -action[3]
+        for model, data, start, places, controls in runs:
+            for field, values in start.keep[1].items():
+                getattr(model, field)[:] = values
+            mujoco.mj_setState(model, data, start.state, kind)
+            mocap, control = data.mocap_pos[0], data.ctrl
+            for place, effort in zip(places, controls, strict=True):
+                mocap[:] = place
+                control[:] = effort
                 mujoco.mj_step(model, data, nstep=5)
                 mujoco.mj_forward(model, data)
 
@@ -91,10 +106,11 @@ def python(name, work):
 @pytest.mark.parametrize("name", CLASSES)
 def test_against_the_limit(benchmark, name):
     """At N = 64: two threads reach most of twice the one-core loop."""
-    runs = {"raw": raw([name])}
+    id = f"MetaWorld-{camel(name)}-v0"
+    runs = {"raw": raw(id, SLOTS)}
     for threads in (1, 2):
-        runs[f"N=64, {threads} threads"] = ours(f"MetaWorld-{camel(name)}-v0", 64, threads)
-    seconds = interleaved(runs, rounds=7)
+        runs[f"N=64, {threads} threads"] = ours(id, SLOTS, threads)
+    seconds = interleaved(runs, rounds=5)
     ratios = {label: seconds["raw"] / s for label, s in seconds.items() if label != "raw"}
     benchmark.extra_info.update({label: round(r, 2) for label, r in ratios.items()})
     print(f"\n{name}: one core {WORK / seconds['raw']:,.0f} steps/s;", {k: round(r, 2) for k, r in ratios.items()})
@@ -106,9 +122,9 @@ def test_against_the_limit(benchmark, name):
 
 def test_many_classes_at_once_against_the_limit(benchmark):
     """ML10: ten scenes in one batch."""
-    table = metabench.spec("MetaWorld-ML10-v0").family()
-    runs = {"raw": raw(table.names[:10]), "N=64, 2 threads": ours("MetaWorld-ML10-v0", 64, 2)}
-    seconds = interleaved(runs, rounds=7)
+    id = "MetaWorld-ML10-v0"
+    runs = {"raw": raw(id, SLOTS), "N=64, 2 threads": ours(id, SLOTS, 2)}
+    seconds = interleaved(runs, rounds=5)
     ratio = seconds["raw"] / seconds["N=64, 2 threads"]
     benchmark.extra_info["times the one-core loop"] = round(ratio, 2)
     print(f"\nML10: {ratio:.2f} times the one-core loop")
@@ -121,11 +137,11 @@ def test_against_metaworld(benchmark):
     """Two threads against Meta-World's Python, which uses one; and one environment against one."""
     ways = {
         "Meta-World": python("reach", 256),
-        "ours": ours("MetaWorld-Reach-v0", 64, 2, 1280),
+        "ours": ours("MetaWorld-Reach-v0", SLOTS, 2),
         "one of ours": ours("MetaWorld-Reach-v0", 1, 1, 256),
     }
-    seconds = interleaved(ways, rounds=7)
-    batch = seconds["Meta-World"] / 256 / (seconds["ours"] / 1280)
+    seconds = interleaved(ways, rounds=5)
+    batch = seconds["Meta-World"] / 256 / (seconds["ours"] / WORK)
     single = seconds["Meta-World"] / seconds["one of ours"]
     benchmark.extra_info.update({"batch": round(batch, 2), "single": round(single, 2)})
     print(f"\nMeta-World {256 / seconds['Meta-World']:,.0f} steps/s; ours {batch:.2f} times, one of ours {single:.2f}")
@@ -142,14 +158,14 @@ def test_against_envpool(benchmark):
 
     env = envpool.make_gymnasium("MetaWorld/Reach-v3", num_envs=64, num_threads=2)
     env.reset()
-    actions = np.random.default_rng(0).uniform(-1, 1, (WORK // 64, 64, 4)).astype(np.float32)
+    _, actions = tasks_and_actions("MetaWorld-Reach-v0", SLOTS, STEPS)
 
-    def theirs():
+    def theirs():  # goes on and on: a reset of theirs is a hundred steps
         for action in actions:
             env.step(action)
 
-    ways = {"envpool": theirs, "ours": ours("MetaWorld-Reach-v0", 64, 2)}
-    seconds = interleaved(ways, rounds=7)
+    ways = {"envpool": theirs, "ours": ours("MetaWorld-Reach-v0", SLOTS, 2)}
+    seconds = interleaved(ways, rounds=5)
     ratio = seconds["envpool"] / seconds["ours"]
     benchmark.extra_info["ratio"] = round(ratio, 2)
     print(f"\nenvpool {WORK / seconds['envpool']:,.0f} steps/s; ours {ratio:.2f} times")

@@ -58,6 +58,7 @@ class Prepared(NamedTuple):
     high: Array  # [B, 3] m
     which: tuple[tuple[Any, Array], ...]  # (group, [B] number of the class in it or -1)
     starts: tuple[Start, ...]
+    touch: bool  # whether a slot's success asks for a touch
 
 
 class SawyerBatch:
@@ -98,6 +99,7 @@ class SawyerBatch:
             np.stack(high),
             tuple(which),
             found,
+            TOUCH in {self.names[k] for k in kind.tolist()},
         )
 
     def start(self, prepared: Prepared) -> SawyerState:
@@ -120,25 +122,23 @@ class SawyerBatch:
         count = len(state.kind)
         delta = np.clip(action[:, :3], -1, 1) * ACTION_SCALE  # in the action's own precision, as theirs
         grip = action[:, 3].astype(np.float64)
+        observation, reward, success = np.empty((count, OBSERVATION)), np.zeros(count), np.zeros(count, dtype=bool)
+        first = state.first.copy()
         with self._lock:
-            stepper = self._stepper(count)
-            size = min(stepper.states.shape[1], state.physics.shape[1])
-            stepper.states[:, :size] = state.physics[:, :size]
+            stepper = self._stepper(count, state.physics.shape[1])
+            stepper.states[:] = state.physics
             observing.steer(stepper.states, prepared.mocap, prepared.low, prepared.high, delta)
             stepper.models[:] = prepared.models
             stepper.kinds[:] = prepared.stepper_kind
             stepper.controls[:, 0] = grip
             stepper.controls[:, 1] = -grip
-            before = stepper.states.copy() if self._asks_for_touch(prepared) else None
+            before = stepper.states.copy() if prepared.touch else None
             bad = stepper.step(count, FRAME_SKIP, rne=False, forward=True)
-            physics, outputs = state.physics.copy(), stepper.outputs.copy()
-            physics[:, :size] = stepper.states[:, :size]
-        observation, reward, success = np.empty((count, OBSERVATION)), np.zeros(count), np.zeros(count, dtype=bool)
-        observing.observe(outputs, prepared.look, state.observation, observation)
-        first = state.first.copy()
-        observing.remember(observation, prepared.constants, first)
-        for module, which in prepared.which:
-            module.evaluate(which, outputs, observation, prepared.constants, grip, first, reward, success)
+            physics, outputs = stepper.states.copy(), stepper.outputs
+            observing.observe(outputs, prepared.look, state.observation, observation)
+            observing.remember(observation, prepared.constants, first)
+            for module, which in prepared.which:
+                module.evaluate(which, outputs, observation, prepared.constants, grip, first, reward, success)
         if before is not None:
             for slot in np.flatnonzero(success & (prepared.kind == self.names.index(TOUCH))):
                 success[slot] = self._touches(prepared.starts[slot], before[slot], grip[slot])
@@ -164,13 +164,13 @@ class SawyerBatch:
         """Of the state rows: of several classes the widest of all, so that any may follow any in a slot."""
         return len(prepared.starts[0].state) if len(self.names) == 1 else WIDEST
 
-    def _stepper(self, count: int) -> Stepper:
+    def _stepper(self, count: int, width: int) -> Stepper:
         key = (count, len(self._loaded))
         if key not in self._steppers:
             if len(self._steppers) >= _STEPPERS:
                 self._steppers.pop(next(iter(self._steppers)))
             kinds = [self._kind(self.names[k]) for k in self._loaded]
-            self._steppers[key] = Stepper(kinds, count, self.threads or default_threads())
+            self._steppers[key] = Stepper(kinds, count, self.threads or default_threads(), width)
         return self._steppers[key]
 
     def _kind(self, name: str) -> Kind:
@@ -182,9 +182,6 @@ class SawyerBatch:
         lower = (int(kinds.mjSTATE_MOCAP_POS) - 1) & int(kinds.mjSTATE_INTEGRATION)  # the parts before it
         column = mujoco.mj_stateSize(scene.model, lower)
         return look_of(scene.task_class), column, scene.env.mocap_low.copy(), scene.env.mocap_high.copy()
-
-    def _asks_for_touch(self, prepared: Prepared) -> bool:
-        return TOUCH in self.names and bool((prepared.kind == self.names.index(TOUCH)).any())
 
     def _touches(self, start: Start, row: Array, grip: float) -> bool:
         """Whether both pads press on the object: the step is played again, because contacts are not kept."""
