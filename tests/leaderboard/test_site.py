@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -266,3 +267,8 @@ def test_one_more_agent_moves_only_the_ranks_below_it(root, tmp_path):
 def test_honest_is_what_the_other_tests_start_from(tmp_path):
     folder, boards = honest(tmp_path, "grid", "GridNavigation-v0")
     assert verify(folder, boards).accepted
+
+
+def test_the_script_that_ci_runs_starts():
+    ran = subprocess.run([ROOT / ".ci" / "leaderboard"], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("usage: .ci/leaderboard verify")
