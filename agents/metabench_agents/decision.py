@@ -10,7 +10,8 @@ linear layer. Observations come scaled; returns to go are divided by the largest
 episodes.
 
 Deviation: the time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of
-1, twenty times what observation, action and return add to a token, which then tells little but the time for long.
+1, twenty times what observation, action and return add to a token, which then tells little but the time for long. And z
+is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class DecisionTransformer(nn.Module):
 
     mean: Tensor
     std: Tensor
+    context_mean: Tensor
+    context_std: Tensor
     return_scale: Tensor
     reward_scale: Tensor
 
@@ -127,6 +130,8 @@ class DecisionTransformer(nn.Module):
         self.settings, self.context, self.horizon, self.tanh = settings, context, horizon, tanh
         self.register_buffer("mean", torch.zeros(observation))
         self.register_buffer("std", torch.ones(observation))
+        self.register_buffer("context_mean", torch.zeros(context))
+        self.register_buffer("context_std", torch.ones(context))
         self.register_buffer("return_scale", torch.ones(()))
         self.register_buffer("reward_scale", torch.ones(()))
         self.time, self.togo, self.action = nn.Embedding(horizon, width), nn.Linear(1, width), nn.Linear(action, width)
@@ -144,14 +149,21 @@ class DecisionTransformer(nn.Module):
             nn.init.normal_(table.weight, std=TIME_STD)
         self.aspiration = Aspiration(observation, action, context, width)
 
-    def learn_scales(self, episodes: Episodes) -> None:
-        """Takes the scales of observations, returns and rewards from the training episodes."""
+    def scaled_context(self, context: Tensor) -> Tensor:
+        """The same for z `[..., Z]`."""
+        return (context - self.context_mean) / self.context_std
+
+    def learn_scales(self, episodes: Episodes, context: Tensor) -> None:
+        """Takes the scales of observations, z, returns and rewards from the training episodes and their z `[N, Z]`."""
         self.mean, self.std = episodes.scale()
+        context = context[episodes.rows()[0]]
+        self.context_mean, self.context_std = context.mean(dim=0), context.std(dim=0).clamp_min(1e-6)
         self.return_scale = episodes.returns.abs().max()
         self.reward_scale = episodes.reward.abs().mean().clamp_min(1e-6)
 
     def aspire(self, observation: Tensor, action: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """What to ask for, divided by the return scale; observations scaled, rewards as they came."""
+        context = self.scaled_context(context)
         return self.aspiration(observation, action, reward / self.reward_scale, time / self.horizon, context)
 
     def scaled(self, observation: Tensor) -> Tensor:
@@ -161,6 +173,7 @@ class DecisionTransformer(nn.Module):
     def tokens(self, observation: Tensor, context: Tensor, action: Tensor, togo: Tensor, time: Tensor) -> Tensor:
         """`[B, K, ...]`, observations scaled and returns to go divided, to tokens `[B, 3 K, D]`."""
         if self.context:
+            context = self.scaled_context(context)
             observation = torch.cat((self.encode(observation), context.to(observation.dtype)), dim=-1)
         when = self.time(time)
         parts = (self.togo(togo[..., None]) + when, self.observation(observation) + when, self.action(action) + when)

@@ -299,7 +299,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         before = blocks(config.world_updates)
         _fit_world_model(model, episodes, benchmark, config, seed, run, saved)
         context = contexts(model, episodes, crossing="crossing-windows" in config.released)
-    network.learn_scales(episodes)
+    network.learn_scales(episodes, context)
     extra = {"target": return_to_ask(episodes, config.target)} | _task_targets(benchmark, config, codec)
     prompter = None if config.prompt == "none" else Prompter(episodes, model, config, seed)
     short = "short-windows" in config.released

@@ -114,8 +114,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
     episodes = load_episodes(benchmark, config.data, "train", codec)
-    network.learn_scales(episodes)
     nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
+    network.learn_scales(episodes, nothing)
     tasks, best = best_episodes(episodes, config.demonstrations)
 
     def draw(number: int, generator: torch.Generator) -> tuple[Window, Prompt]:

@@ -52,7 +52,9 @@ def test_tokens_stand_in_their_order(context):
     when = net.time.weight[: w.time.shape[1]]
     seen = w.observation
     if context:
-        seen = torch.cat((net.encode(seen), w.context), -1)
+        net.context_mean, net.context_std = torch.full((context,), 0.5), torch.full((context,), 2.0)
+        tokens = net.tokens(w.observation, w.context, w.action, w.togo, w.time)
+        seen = torch.cat((net.encode(seen), (w.context - 0.5) / 2.0), -1)
     for place, part in enumerate((net.togo(w.togo[..., None]), net.observation(seen), net.action(w.action))):
         assert torch.allclose(tokens[:, place::3], net.norm(part + when), atol=1e-6)
 

@@ -354,13 +354,3 @@ def test_a_run_that_has_no_transformer_yet_says_so(tmp_path, monkeypatch):
         trained(meta_dt, tmp_path)
     with pytest.raises(ValueError, match="has not come to its transformer yet"):
         meta_dt.load(tmp_path)
-
-
-@pytest.mark.slow
-def test_it_learns_to_adapt(tmp_path):
-    """PointRobot, a few minutes: better than the floor at once, and better again with a prompt of its own."""
-    config = meta_dt.Config(updates=1500, batch=32, world_updates=4000)
-    agent = trained(meta_dt, tmp_path / "a", config, seed=0)
-    floor = metabench.evaluate(trained(bc, tmp_path / "b", bc.Config(updates=3000)), ID).array().mean()
-    curve = metabench.evaluate(agent, ID).trials().mean(0)
-    assert curve[0] > floor + 2.0 and curve[1] > floor + 4.0
