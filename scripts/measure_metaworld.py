@@ -3,25 +3,28 @@
     python scripts/measure_metaworld.py                        # half an hour on one core; needs metabench[metaworld]
     python scripts/measure_metaworld.py reach --splits test    # these only, the others are kept
 
-Every task of a split is played for one episode: resets and scripted policies are deterministic, so more would only
-repeat it; the random agent plays one episode a task too. `success` is the share of episodes with success at any step.
-The values of ML10 and ML45 follow from those of their classes, whose rows their splits consist of.
+Every task of a split is played for one episode (`--tasks 10`: the first ten): resets and scripted policies are
+deterministic, so more would only repeat it; the random agent plays one episode a task too. `success` is the share of
+episodes with success at any step. The values of ML10 and ML45 follow from those of their classes, whose rows their
+splits consist of.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import metabench
+from metabench.evaluate import SEED_STRIDE, play
 from metabench.families.metaworld import BENCHMARKS
 from metabench.physics.metaworld.classes import ML10_TEST, ML10_TRAIN, ML45_TEST, ML45_TRAIN, NAMES, camel
 from metabench.plugins import load_plugin
-from metabench.results import Protocol, write_atomically
+from metabench.results import write_atomically
 
 SEED = 20_000  # no evaluation uses it
 PATH = metabench.spec("MetaWorld-Reach-v0").folder / "references-metaworld.json"
@@ -29,20 +32,25 @@ YARDSTICKS = ("random", "zero", "oracle")
 SPLITS = ("test", "ood", "train", "meta_dt_test", "meta_dt_train")
 
 
-def measure(name: str, benchmark: str, split: str) -> dict[str, Any]:
-    """Mean return, standard error over tasks, and success of one yardstick."""
-    protocol = Protocol(benchmark=benchmark, split=split, episodes=1, repeats=1, seed=SEED)
+def measure(name: str, benchmark: str, split: str, tasks: int | None) -> dict[str, Any]:
+    """Mean return, standard error over tasks, and success of one yardstick on the first `tasks` of a split, or all."""
+    size = metabench.spec(benchmark).table().size(split)
+    count = min(tasks or size, size)
     agent: Any = load_plugin(name)
-    result = metabench.evaluate(agent.build(benchmark, split, SEED), protocol)
-    returns = result.array().ravel()
-    return record(float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(len(returns))), len(returns), result)
-
-
-def record(mean: float, error: float, trials: int, result: Any) -> dict[str, Any]:
-    """One yardstick's entry."""
-    success = float(np.mean(result.successes))
-    numbers = {"mean": round(mean, 3), "stderr": round(error, 3), "success": round(success, 4), "trials": trials}
-    return {**numbers, "method": "played, one episode a task", "curve": [round(mean, 3)]}
+    player = agent.build(benchmark, split, SEED)
+    privileged = bool(getattr(player, "privileged", False))
+    env = metabench.make_vec(benchmark, count, split=split, episodes_per_task=1, expose_task=privileged)
+    played = play(player, env, np.arange(count), 1, SEED * SEED_STRIDE)
+    returns, won = played.returns.ravel(), played.successes
+    assert won is not None
+    error = float(returns.std(ddof=1) / np.sqrt(count))
+    numbers = {
+        "mean": round(float(returns.mean()), 3),
+        "stderr": round(error, 3),
+        "success": round(float(won.mean()), 4),
+    }
+    how = "one episode a task" if count == size else f"one episode on each of the first {count} tasks"
+    return {**numbers, "trials": count, "method": f"played, {how}", "curve": [numbers["mean"]]}
 
 
 def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -61,14 +69,19 @@ def add_benchmarks(stored: dict[str, Any]) -> None:
         train, test = classes[label]
         for split, names, part in (("train", train, "train"), ("test", test, "test"), ("ood", train, "ood")):
             entries = [stored.get(f"MetaWorld-{camel(name)}-v0", {}).get(part) for name in names]
-            if all(entries):
-                own = {who: joined([entry[who] for entry in entries if entry]) for who in YARDSTICKS}
+            own = {
+                who: joined([entry[who] for entry in entries if entry])
+                for who in YARDSTICKS
+                if all(entry and who in entry for entry in entries)
+            }
+            if own:
                 stored.setdefault(f"MetaWorld-{label}-v0", {})[split] = own
 
 
 def save(stored: dict[str, Any]) -> None:
     """Writes what is known; a run that is stopped has lost one class."""
-    content = {"command": "python scripts/measure_metaworld.py", "seed": SEED, "benchmarks": stored}
+    command = f"python scripts/measure_metaworld.py {' '.join(sys.argv[1:])}".strip()
+    content = {"command": command, "seed": SEED, "benchmarks": stored}
     write_atomically(PATH, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -77,6 +90,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="classes; all by default")
     parser.add_argument("--splits", nargs="*", help="splits; all by default")
+    parser.add_argument("--yardsticks", nargs="*", choices=YARDSTICKS, help="agents; all by default")
+    parser.add_argument("--tasks", type=int, help="only so many tasks of a split, from the first")
     parser.add_argument("--missing", action="store_true", help="only what is not stored yet")
     arguments = parser.parse_args()
     stored: dict[str, Any] = json.loads(PATH.read_text())["benchmarks"] if PATH.exists() else {}
@@ -86,7 +101,8 @@ def main() -> None:
             known = stored.setdefault(id, {})
             if split not in metabench.spec(id).table().splits or (arguments.missing and split in known):
                 continue
-            known[split] = {who: measure(who, id, split) for who in YARDSTICKS}
+            chosen = arguments.yardsticks or YARDSTICKS
+            known[split] = known.get(split, {}) | {who: measure(who, id, split, arguments.tasks) for who in chosen}
             add_benchmarks(stored)
             save(stored)
             print(id, split, {who: (r["mean"], r["success"]) for who, r in known[split].items()}, flush=True)

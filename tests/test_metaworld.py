@@ -417,6 +417,12 @@ def test_experts_change_with_the_class():
     assert play(agent, env, np.array([0, 60]), 1, 0).successes.all()  # a drawer to open, a door to close
 
 
+def test_measured_experts_succeed():
+    """Not every class is measured yet; scripts/measure_metaworld.py --missing measures the others."""
+    measured = [s.references("test")["oracle"] for s in specs() if s.group == "MetaWorld" and s.references("test")]
+    assert measured and all(record["success"] >= 0.8 for record in measured)
+
+
 class Coin(gym.Env):
     """Succeeds at step 80 of 500 with probability p, decided at every reset."""
 
