@@ -134,31 +134,25 @@ COLORS = {"dynamite": "#D55E00", "varibad": "#56B4E9", "rl2": "#0072B2"}
 
 
 def draw(target: Path) -> None:
-    """The learning curves against frames and against seconds: the mean of the runs, each run, the ceiling."""
+    """The learning curves against environment steps: the mean of the runs, each run, the ceiling."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), dpi=144, layout="constrained", facecolor="white")
-    axes = figure.subplots(1, 2, sharey=True)
-    references = metabench.spec(BENCHMARK).references("train")
-    for column, (axis, label, unit) in enumerate(
-        zip(axes, ("environment steps (millions)", "seconds of training"), (1e6, 1.0), strict=True)
-    ):
-        for name, color in COLORS.items():
-            tables = [curve(path) for path in sorted(KEPT.glob(f"{name}-s?-curve.csv"))]
-            for table in tables:
-                axis.plot(table[:, column] / unit, table[:, 2], color=color, lw=0.7, alpha=0.35)
-            if tables:
-                end = min(table[-1, column] for table in tables)
-                grid = np.linspace(max(table[0, column] for table in tables), end, 300)
-                mean = np.mean([np.interp(grid, table[:, column], table[:, 2]) for table in tables], axis=0)
-                axis.plot(grid / unit, mean, color=color, lw=2.2, label=name)
-        axis.axhline(references["bayes"]["mean"], color="#CC79A7", lw=1.2, ls="--", label="Bayes-optimal")
-        axis.set(xlabel=label)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#D6D3CB", lw=0.6)
-    axes[0].set_title("GridSwitch: return per episode while learning", loc="left", fontsize=10)
-    axes[1].set_xscale("log")
-    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure = Figure(figsize=(8, 4.4), dpi=144, layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    for name, color in COLORS.items():
+        tables = [curve(path) for path in sorted(KEPT.glob(f"{name}-s?-curve.csv"))]
+        for table in tables:
+            axis.plot(table[:, 0] / 1e6, table[:, 2], color=color, lw=0.7, alpha=0.35)
+        if tables:
+            mean = np.mean([table[:, 2] for table in tables], axis=0)
+            axis.plot(tables[0][:, 0] / 1e6, mean, color=color, lw=2.2, label=f"{name}, {len(tables)} runs")
+    ceiling = metabench.spec(BENCHMARK).references("train")["bayes"]["mean"]
+    axis.axhline(ceiling, color="#CC79A7", lw=1.2, ls="--", label="Bayes-optimal")
+    axis.set(xlabel="environment steps (millions)")
+    axis.set_title("GridSwitch: return per episode while learning", loc="left", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#D6D3CB", lw=0.6)
+    axis.legend(frameon=False, fontsize=9, loc="lower right")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 
