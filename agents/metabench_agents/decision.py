@@ -156,8 +156,9 @@ class DecisionTransformer(nn.Module):
     def learn_scales(self, episodes: Episodes, context: Tensor) -> None:
         """Takes the scales of observations, z, returns and rewards from the training episodes and their z `[N, Z]`."""
         self.mean, self.std = episodes.scale()
-        context = context[episodes.rows()[0]]
-        self.context_mean, self.context_std = context.mean(dim=0), context.std(dim=0).clamp_min(1e-6)
+        if self.context:
+            seen = context[episodes.rows()[0]]
+            self.context_mean, self.context_std = seen.mean(dim=0), seen.std(dim=0).clamp_min(1e-6)
         self.return_scale = episodes.returns.abs().max()
         self.reward_scale = episodes.reward.abs().mean().clamp_min(1e-6)
 
