@@ -26,7 +26,7 @@ class Field(NamedTuple):
     high: float
     unit: str = ""
     doc: str = ""
-    constant: bool = False  # never changes; kept where the published observation has it
+    constant: bool = False  # need not change: kept where the published observation has it, or changed by skill alone
 
 
 class Diverged(ArithmeticError):

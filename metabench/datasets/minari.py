@@ -13,6 +13,7 @@ not numbers of one shape in every step.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -132,7 +133,7 @@ def _about(m: Manifest, foreign: Mapping[str, Any]) -> dict[str, Any]:
     chosen = spec(m.benchmark)
     family = chosen.family()
     base = family.observation_space
-    environment = gym.spec(f"{NAMESPACE}{chosen.id}")
+    environment = copy.deepcopy(gym.spec(f"{NAMESPACE}{chosen.id}"))  # the registered one stays as it is
     environment.kwargs = {**environment.kwargs, "split": m.split, "episodes_per_task": 1}
     levels = chosen.references(m.split)
     scores = {}

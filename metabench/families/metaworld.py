@@ -36,8 +36,6 @@ from metabench.physics.metaworld.classes import (
     ML10_TRAIN,
     ML45_TEST,
     ML45_TRAIN,
-    NOTHING,
-    UNTURNED,
     TaskClass,
     camel,
     describe,
@@ -114,22 +112,15 @@ def __getattr__(name: str) -> type[Any]:
     return _context_named(name)
 
 
-def _fields(seen: tuple[TaskClass, ...]) -> tuple[Field, ...]:
+def _fields() -> tuple[Field, ...]:
     """The observation's columns: a frame, the frame before, and where Meta-World has the goal that is hidden."""
-    still = {
-        "quat": all(c.frame in (NOTHING, UNTURNED) for c in seen),
-        "second": all(not c.second for c in seen),
-        "second_quat": all(not c.second_frame for c in seen),
-    }
     frame: list[Field] = []
     for axis, low, high in zip("xyz", (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7), strict=True):
         frame.append(Field(f"hand_{axis}", low, high, "m", "place of the hand"))
     frame.append(Field("gripper", -1.0, 1.0, "", "how far it is open, 0 to 1"))
-    for what in ("object", "second"):
-        words, none = ("object", False) if what == "object" else ("second object", still["second"])
-        frame += [Field(f"{what}_{a}", -INF, INF, "m", f"place of the {words}", constant=none) for a in "xyz"]
-        none = still["quat"] if what == "object" else still["second_quat"]
-        frame += [Field(f"{what}_q{k}", -INF, INF, "", "its orientation", constant=none) for k in range(4)]
+    for what, words in (("object", "object"), ("second", "second object")):  # an unskilled arm may never touch them
+        frame += [Field(f"{what}_{a}", -INF, INF, "m", f"place of the {words}", constant=True) for a in "xyz"]
+        frame += [Field(f"{what}_q{k}", -INF, INF, "", "its orientation", constant=True) for k in range(4)]
     before = [f._replace(name=f"last_{f.name}", doc=f"{f.doc}, a step ago") for f in frame]
     goal = [Field(f"goal_{a}", -1.0, 1.0, "m", "hidden: always 0", constant=True) for a in "xyz"]
     return (*frame, *before, *goal)
@@ -164,7 +155,7 @@ class MetaWorld(Family[Any, Any]):
         self.names: tuple[str, ...] = BENCHMARKS[benchmark] if benchmark else (task,)
         self.label = benchmark or camel(task)
         self.context_type = _context_named(f"{self.label}Placement")
-        self.observation_fields = _fields(tuple(find(name) for name in self.names))
+        self.observation_fields = _fields()
         self._lock = threading.Lock()
         self._known: dict[int, tuple[weakref.ref[Any], Prepared]] = {}
 
