@@ -20,8 +20,7 @@ Deviations, with reasons:
   policy that finds one goal first and stays there leaves nothing to infer from. (The published code precollects too.)
 - The policy's first layer has products of observation and belief, whose columns are brought to unit scale.
 - The tick is embedded by one layer instead of one per part. Trials must be of one length.
-- The defaults are tuned for GridSwitch, with the same effort as RL² and DynaMITE-RL; `docs/agents.md` has the
-  published settings as command lines.
+- The defaults are those tuned for DynaMITE-RL on GridSwitch; VariBAD had about three tries of its own.
 """
 
 from __future__ import annotations
