@@ -99,6 +99,7 @@ def test_open_an_entry_and_come_back(page):
     assert page.get_by_role("heading", level=1).inner_text().startswith("zero")
     assert page.get_by_text("recomputed from the rewards, every return equal").is_visible()
     page.get_by_role("link", name="grid", exact=True).click()
+    page.wait_for_url("**/boards/grid.html#online")
     assert page.url.endswith("boards/grid.html#online")
 
 
@@ -110,6 +111,8 @@ def test_the_theme_switches_and_is_remembered(page):
     page.get_by_role("button", name="Switch between light and dark").click()
     assert page.evaluate(theme) == "dark" and page.evaluate(background) != light
     page.get_by_role("link", name="All entries", exact=True).click()
+    page.wait_for_url("**/entries.html")
+    page.wait_for_load_state()
     assert page.evaluate(theme) == "dark"
 
 
