@@ -23,7 +23,7 @@ from metabench.families.humanoid import HumanoidDir
 from metabench.families.reacher import ReacherGoal
 from metabench.families.walker import WalkerParam
 from metabench.family import DivergenceWarning
-from metabench.physics.workers import THREADS_VARIABLE, default_threads
+from metabench.physics.threads import THREADS_VARIABLE, default_threads
 from metabench.plugins import load_plugin
 from metabench.simulator import FunctionalSimulator
 from metabench.tasks import TaskBatch

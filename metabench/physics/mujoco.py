@@ -193,7 +193,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv)
 
     def _make_stepper(self, count: int) -> Stepper:
-        from metabench.physics.workers import Kind, Stepper, default_threads
+        from metabench.physics.threads import default_threads
+        from metabench.physics.workers import Kind, Stepper
 
         if len(self._steppers) >= _STEPPERS:
             self._steppers.pop(next(iter(self._steppers)))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -17,18 +16,7 @@ import numpy as np
 from metabench.physics import kernel
 from metabench.rng import Array
 
-THREADS_VARIABLE = "METABENCH_THREADS"  # how many threads step MuJoCo; all cores of this process by default
 MIN_SLOTS_PER_THREAD = 4  # fewer are stepped faster by one thread than shared out
-
-
-def default_threads() -> int:
-    """As METABENCH_THREADS says, else the cores this process may use; ValueError if it says nonsense."""
-    text = os.environ.get(THREADS_VARIABLE)
-    if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{THREADS_VARIABLE} must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def least_advance(model: mujoco.MjModel, frame_skip: int) -> int:

@@ -23,7 +23,8 @@ from metabench.physics.metaworld import grasping, observing, opening, pressing, 
 from metabench.physics.metaworld import vocabulary as words
 from metabench.physics.metaworld.classes import NOTHING, UNTURNED, TaskClass, find
 from metabench.physics.metaworld.models import FRAME, OBSERVATION, Start, starts
-from metabench.physics.workers import Kind, Stepper, default_threads
+from metabench.physics.threads import default_threads
+from metabench.physics.workers import Kind, Stepper
 from metabench.rng import Array
 
 GROUPS = {"pushing": pushing, "grasping": grasping, "pressing": pressing, "opening": opening, "tools": tools}
