@@ -76,13 +76,14 @@ def test_a_layer_imports_only_lower_layers(path):
 
 @pytest.mark.parametrize("path", modules("metabench"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_simulators_and_torch_stay_out(path):
-    near_simulator = path.relative_to(ROOT / "metabench").parts[0] in ("physics", "families")
+    kernel = path.name == "kernel.py"  # loaded by name, where it is used
+    near_simulator = kernel or path.relative_to(ROOT / "metabench").parts[0] in ("physics", "families")
     for module, top in imports(path):
         package = module.partition(".")[0]
         assert package not in ("torch", "metabench_agents"), f"{path.name} imports {module}"
         if package in HEAVY:
             assert near_simulator, f"{path.name} imports {module}"
-            assert not top or "physics" in path.parts, f"{path.name} imports {module} at its top"
+            assert not top or kernel or "physics" in path.parts, f"{path.name} imports {module} at its top"
 
 
 @pytest.mark.parametrize("path", modules("agents/metabench_agents"), ids=lambda p: p.name)

@@ -202,7 +202,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     return Agent(stages.weights[-1], space)
 
 
-def training_return(agent: Agent, benchmark: str) -> float:
+def training_return(agent: metabench.Agent[Any], benchmark: str) -> float:
     """Mean return of one episode per task of the split `train`."""
     protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=1, seed=1)
     return float(metabench.evaluate(agent, protocol).array().mean())

@@ -14,8 +14,9 @@ Deviations, with reasons:
   parameters.
 
 `compiled=True` wraps the update in `torch.compile`: it needs a C++ compiler and 15 to 30 s once, and pays from some
-thousand updates on. `bfloat16=True` casts the inputs of matrix products, which is faster only where the CPU has AMX
-or AVX512-BF16.
+thousand updates on. Float32 products are made the fastest way that keeps their precision (`precision.products`).
+`bfloat16=True` casts the inputs of matrix products, which is faster only where the CPU has AMX or AVX512-BF16, and
+learns as well (docs/datasets.md).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
+
+from metabench_agents.precision import products
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's
 CLIP = 10.0  # scaled observations stay within this
@@ -273,7 +276,8 @@ class SAC:
             observation=self.scaled(batch.observation), next_observation=self.scaled(batch.next_observation)
         )
         drawn = torch.randn((2, *batch.action.shape), generator=generator)
-        return self._update(self.learner, batch, Noise(drawn[0], drawn[1]), self.config)
+        with products("fp32"):
+            return self._update(self.learner, batch, Noise(drawn[0], drawn[1]), self.config)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.datasets.format import EPISODE, EPISODES, FINAL, STATES, STEPS, Manifest, open_column, read_manifest
+from metabench.datasets.gather import Draw, gather
 from metabench.registry import spec
 from metabench.rng import Array
 from metabench.tasks import Task
@@ -108,9 +109,11 @@ class TrialDataset:
             if size != record.bytes:
                 found = "is missing" if size is None else f"has {size} bytes instead of {record.bytes}"
                 raise ValueError(f"{path} {found}: metabench dataset verify {folder} tells more")
-        self.steps: Array = open_column(folder, STEPS, m.row_type, (m.steps,))
+        # Plain arrays on the maps: every slice of a np.memmap costs ten times that of an array.
+        self.steps: Array = np.asarray(open_column(folder, STEPS, m.row_type, (m.steps,)))
         self.episodes: Array = np.array(open_column(folder, EPISODES, EPISODE, (m.episodes,)))
-        self._final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
+        final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
+        self._final = np.asarray(final)
         self._rows = np.arange(m.episodes)  # of episodes.npy, those selected
         self._prepare()
 
@@ -267,18 +270,14 @@ class TrialDataset:
         Raises:
             ValueError: If a size is below 1 or no episode is long enough.
         """
-        draw = _Draw(self._start, self._length, length if whole else 1)
-        gather, task = _Gather(self.steps, length, batch_size), self._task
-        columns = np.arange(length, dtype=np.int32)
+        draw = Draw(self._start, self._length, length if whole else 1)
+        copy, task = gather(self.steps, length, batch_size), self._task
         while True:  # all that needs no step itself is done for many batches at once
             episodes, steps, within = draw(rng, (AHEAD, batch_size))
-            late = within.astype(np.int32)[..., None] - np.int32(length - 1) + columns
-            mask, tasks = late >= 0, task[episodes]
-            timesteps = np.maximum(late, 0)
-            blank = gather.padding(length - 1 - within)
+            timesteps, mask = copy.mark(within)
+            missing, tasks = np.maximum(length - 1 - within, 0), task[episodes]
             for i in range(AHEAD):
-                rows = gather(steps[i], mask[i], blank[i])
-                yield _windows(rows, timesteps[i], mask[i], tasks[i], steps[i])
+                yield _windows(copy(steps[i], missing[i]), timesteps[i], mask[i], tasks[i], steps[i])
 
     def transitions(self, batch_size: int, rng: np.random.Generator, *, history: int = 0) -> Iterator[Transitions]:
         """Endless random batches of single steps, every step equally likely.
@@ -288,9 +287,8 @@ class TrialDataset:
             rng: Where all randomness comes from.
             history: How many earlier steps of the same episode come with each, padded on the left.
         """
-        draw = _Draw(self._start, self._length, 1)
-        before = _Gather(self.steps, history, batch_size) if history else None
-        columns = np.arange(max(history, 1))
+        draw = Draw(self._start, self._length, 1)
+        before = gather(self.steps, history, batch_size) if history else None
         while True:
             episodes, steps, within = (x[0] for x in draw(rng, (1, batch_size)))
             rows = self.steps[steps]
@@ -299,10 +297,8 @@ class TrialDataset:
             following[last] = self._final[self._rows[episodes[last]]]
             past = None
             if before is not None:
-                real = np.minimum(within, history)
-                mask = columns >= history - real[:, None]
-                earlier = before(steps - 1, mask, before.padding((history - real)[None])[0])
-                timesteps = np.maximum(within[:, None] - history + columns, 0).astype(np.int32)
+                earlier = before(steps - 1, np.maximum(history - within, 0))
+                timesteps, mask = (x[0] for x in before.mark(within[None] - 1))
                 past = _windows(earlier, timesteps, mask, self._task[episodes], steps - 1)
             yield Transitions(
                 rows["observation"],
@@ -361,81 +357,6 @@ def _windows(rows: Array, timesteps: Array, mask: Array, task: Array, step: Arra
         task,
         step,
     )
-
-
-class _Draw:
-    """Steps drawn uniformly from some episodes, from the `shortest`-th step of each on."""
-
-    def __init__(self, start: Array, length: Array, shortest: int):
-        if shortest < 1:
-            raise ValueError(f"a window has at least one step, got {shortest}")
-        self.start, self.skip = start, shortest - 1
-        open_ends = np.maximum(length - self.skip, 0)
-        self.total = int(open_ends.sum())
-        if not self.total:
-            raise ValueError(f"no episode has {shortest} steps; the longest has {int(length.max())}")
-        self.even = int(open_ends[0]) if (open_ends == open_ends[0]).all() else 0
-        self.cumulative = np.cumsum(open_ends)
-        self.base = self.cumulative - open_ends
-
-    def __call__(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
-        """Episode, row of steps.npy, and step within the episode, each of `shape`."""
-        drawn = rng.integers(self.total, size=shape)
-        if self.even:
-            episode, within = np.divmod(drawn, self.even)
-        else:
-            episode = np.searchsorted(self.cumulative, drawn, side="right")
-            within = drawn - self.base[episode]
-        within = within + self.skip
-        return episode, self.start[episode] + within, within
-
-
-class _Gather:
-    """Windows of `length` rows that end at given rows of the file.
-
-    The file is looked at as overlapping opaque items of `length` rows: numpy copies each by one memmove.
-    """
-
-    def __init__(self, steps: Array, length: int, batch_size: int):
-        if length < 1 or batch_size < 1:
-            raise ValueError(f"length and batch_size must be at least 1, got {length} and {batch_size}")
-        self.row, self.length, self.shape = steps.dtype, length, (batch_size, length)
-        self.steps = steps
-        if len(steps) < length:  # a tiny set: in memory, with rows before it that are masked out
-            self.steps = np.concatenate((np.zeros(length, steps.dtype), steps))
-        self.shift = len(self.steps) - len(steps)
-        size, count = self.row.itemsize, len(self.steps) - length + 1
-        item = np.dtype((np.void, size * length))
-        content = self.steps.view(np.uint8).data
-        self.items = np.ndarray((count,), item, buffer=content, strides=(size,))
-        self.touched = np.ndarray((count,), np.uint8, buffer=content, strides=(size,))
-        self.opaque = np.dtype((np.void, size))
-        self.zero = np.zeros((), self.opaque)
-
-    def padding(self, missing: Array) -> list[Array]:
-        """For each batch the flat indices of its padding rows, given `[N, B]` how many steps each window lacks."""
-        batches, windows = np.nonzero(missing > 0)
-        counts = missing[batches, windows]
-        ends = np.cumsum(counts)
-        flat = np.repeat(windows * self.length - (ends - counts), counts) + np.arange(counts.sum())
-        return np.split(flat, np.add.accumulate(np.bincount(batches, counts, len(missing)).astype(np.int64))[:-1])
-
-    def __call__(self, last: Array, mask: Array, blank: Array) -> Array:
-        """`[B, K]` rows ending with the rows `last`; those at the flat indices `blank`, where not `mask`, are zero."""
-        start = last + (self.shift - self.length + 1)
-        if start.min() < 0:
-            return self._careful(last, mask)
-        self.touched[start]  # asks for all the pages at once; the copies then find them
-        rows = self.items[start]
-        if len(blank):
-            rows.view(self.opaque)[blank] = self.zero
-        return rows.view(self.row).reshape(self.shape)
-
-    def _careful(self, last: Array, mask: Array) -> Array:
-        rows = np.zeros(self.shape, self.row)
-        for b, (stop, count) in enumerate(zip((last + self.shift + 1).tolist(), mask.sum(1).tolist(), strict=True)):
-            rows[b, self.length - count :] = self.steps[stop - count : stop]
-        return rows
 
 
 def _span(tasks: Array) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents import oracle
+from metabench_agents import oracle, sac
 
 import metabench
 
@@ -89,3 +89,31 @@ def test_it_learns_point_robot(tmp_path):
     reached = metabench.evaluate(agent, "PointRobot-v0", split="test").array().mean()
     low, high = levels["random"]["mean"], levels["oracle"]["mean"]
     assert (reached - low) / (high - low) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile, about torch itself
+@pytest.mark.skipif(not sac.can_compile(), reason="torch.compile needs a C++ compiler")
+def test_bfloat16_learns_as_well(tmp_path):
+    """Three pairs on PointRobot: each run solves it, and the pairs' mean differs by less than 0.05 of the way."""
+    levels = metabench.spec("PointRobot-v0").references("train")
+    low, high = levels["random"]["mean"], levels["oracle"]["mean"]
+    shares = {False: [], True: []}
+    for bfloat16, reached in shares.items():
+        config = oracle.Config(
+            frames=40_000,
+            slots=32,
+            random_episodes=4,
+            hidden=64,
+            batch=128,
+            actor_rate=1e-3,
+            stage_every=20,
+            compiled=True,
+            bfloat16=bfloat16,
+        )
+        for seed in range(3):
+            run = oracle.Run(tmp_path / f"{bfloat16}-{seed}", show=False)
+            agent = oracle.train("PointRobot-v0", config, seed=seed, run=run)
+            reached.append((oracle.training_return(agent, "PointRobot-v0") - low) / (high - low))
+    assert min(*shares[False], *shares[True]) > 0.85, shares
+    assert abs(np.mean(shares[True]) - np.mean(shares[False])) < 0.05, shares

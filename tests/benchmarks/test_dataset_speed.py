@@ -115,7 +115,8 @@ class ListOfDicts:
         return [np.concatenate(column, axis=0).astype(np.float32) for column in columns]
 
 
-@pytest.mark.parametrize(("count", "times", "share"), [(2_000, 70, 0.3), (50_000, 60, 0.25)])
+# 213 and 152 times were measured: the larger set's goal is 150 too, and 10 times of that are left to the machine's mood
+@pytest.mark.parametrize(("count", "times", "share"), [(2_000, 150, 0.5), (50_000, 140, 0.5)])
 def test_windows(tmp_path, count, times, share):
     """Batches of 128 windows of 20 steps: against the list of dictionaries, and against a copy of the same bytes."""
     data = synthetic(tmp_path / "set", count)
@@ -188,7 +189,7 @@ def test_random_episodes_against_minari(tmp_path, monkeypatch):
     ratio = (seconds["theirs"] / 20) / (seconds["ours"] / 2000)
     ours, other = seconds["ours"] / 2000 * 1e6, seconds["theirs"] / 20 * 1e6
     print(f"\na random episode: {ours:.1f} us, Minari {other:,.0f} us ({ratio:.0f}x)")
-    assert ratio > 60
+    assert ratio > 150
 
 
 GENERATED = [("cheetah-vel/random-v0", 256), ("cheetah-vel/expert-v0", 256), ("point-robot/random-v0", 2048)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metabench.datasets import load_dataset
+from metabench.datasets import gather, load_dataset
 from metabench.datasets.trials import TrialDataset
 
 
@@ -16,12 +16,22 @@ def data(request, sets) -> TrialDataset:
     return whole if request.param == "point" else whole.select(tasks=[40, 3, 7], episodes=slice(1, None, 3))
 
 
+@pytest.fixture(params=["compiled", "numpy alone"])
+def copying(request, monkeypatch):
+    """Both ways of copying."""
+    if request.param == "numpy alone":
+        monkeypatch.setattr(gather, "kernel", lambda: None)
+    else:
+        assert gather.kernel()
+
+
 def episode_of(data, step):
     """The row of `data.episodes` that holds a row of steps.npy."""
     start = data.episodes["start"]
     return int(np.flatnonzero((start <= step) & (step < start + data.episodes["length"]))[0])
 
 
+@pytest.mark.usefixtures("copying")
 @pytest.mark.parametrize("length", [1, 5, 20, 33])
 def test_windows_are_slices_that_end_at_their_step(data, length):
     batches = data.windows(length, 64, np.random.default_rng(0))
@@ -67,6 +77,7 @@ def test_every_step_is_equally_likely(sets):
     assert abs(chi2 - (len(counts) - 1)) < 5 * np.sqrt(2 * (len(counts) - 1))
 
 
+@pytest.mark.usefixtures("copying")
 def test_batches_are_the_callers_own(data):
     batches = data.windows(6, 8, np.random.default_rng(0))
     kept = [next(batches) for _ in range(5)]
@@ -83,6 +94,19 @@ def test_the_same_generator_gives_the_same_batches(data):
     assert all((a == b).all() for a, b in zip(one, two, strict=True))
 
 
+def test_both_ways_of_copying_give_the_same_batches(data, monkeypatch):
+    def batches():
+        windows = data.windows(9, 40, np.random.default_rng(7))
+        part = next(data.transitions(40, np.random.default_rng(8), history=30))
+        return [next(windows) for _ in range(70)] + [part.history]
+
+    compiled = batches()
+    monkeypatch.setattr(gather, "kernel", lambda: None)
+    for one, other in zip(compiled, batches(), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.dtype == b.dtype and (a == b).all()
+
+
 def test_windows_as_tensors(data):
     w = next(data.windows(6, 8, np.random.default_rng(0)))
     t = w.to_torch()
@@ -90,6 +114,7 @@ def test_windows_as_tensors(data):
     assert all((a.numpy() == b).all() for a, b in zip(t, w, strict=True))
 
 
+@pytest.mark.usefixtures("copying")
 @pytest.mark.parametrize("history", [0, 4])
 def test_transitions(data, history):
     part = next(data.transitions(200, np.random.default_rng(3), history=history))

@@ -1,0 +1,74 @@
+"""Trains the task-conditioned SAC in pairs, float32 and bfloat16, and compares what they reach.
+
+    python scripts/compare_precisions.py PointRobot-v0 --frames 40000 --seeds 0 1 2 3 4 --out runs/precision
+    python scripts/compare_precisions.py CheetahVel-v0 --frames 128000 --seeds 0 1 2 --out runs/precision
+
+Both runs of a pair have the same seed, tasks and settings. Returns are those of the mean action on the training tasks,
+in the unit of the benchmark; the interval is a 95 % bootstrap of the mean difference over pairs. A run that is there
+already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from metabench_agents import oracle, yardsticks
+from metabench_agents.run import Run
+
+SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle elsewhere
+    "PointRobot-v0": {
+        "slots": 32,
+        "random_episodes": 4,
+        "hidden": 64,
+        "batch": 128,
+        "actor_rate": 1e-3,
+        "stage_every": 20,
+    }
+}
+
+
+def trained(benchmark: str, frames: int, seed: int, bfloat16: bool, out: Path) -> dict[str, float]:
+    """Return on the training tasks and seconds of one run."""
+    config = oracle.Config(frames=frames, bfloat16=bfloat16, compiled=True, **SETTINGS.get(benchmark, {}))
+    folder = out / f"{benchmark}-{'bf16' if bfloat16 else 'fp32'}-s{seed}"
+    start = time.process_time()
+    agent = oracle.train(benchmark, config, seed=seed, run=Run(folder, show=False))
+    return {"return": oracle.training_return(agent, benchmark), "seconds": time.process_time() - start}
+
+
+def interval(differences: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap of the mean."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(differences, size=(draws, len(differences))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Prints a line per pair and what they make together."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark")
+    parser.add_argument("--frames", type=int, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"))
+    wanted = parser.parse_args()
+    one = yardsticks.random.build(wanted.benchmark, "train", 0)
+    print(f"{wanted.benchmark}, {wanted.frames} steps; random {oracle.training_return(one, wanted.benchmark):.2f}")
+    differences = []
+    for seed in wanted.seeds:
+        pair = {
+            name: trained(wanted.benchmark, wanted.frames, seed, name == "bf16", wanted.out)
+            for name in ("fp32", "bf16")
+        }
+        differences.append(pair["bf16"]["return"] - pair["fp32"]["return"])
+        print(json.dumps({"seed": seed, **pair}), flush=True)
+    low, high = interval(np.array(differences))
+    print(f"bf16 - fp32: {np.mean(differences):.2f} [{low:.2f}, {high:.2f}], {len(differences)} pairs")
+
+
+if __name__ == "__main__":
+    main()
