@@ -2,6 +2,7 @@
 
     python scripts/calibrate_behaviours.py                  # every benchmark whose oracle is a closed form
     python scripts/calibrate_behaviours.py PointRobot-v0     # this one
+    python scripts/calibrate_behaviours.py MetaWorld-Reach-v0 --trials 300   # from fewer episodes, where they are long
 
 Played on training tasks only. The numbers belong into MEDIUM_RANDOM of metabench_agents/behaviour.py, to two decimals.
 """
@@ -21,10 +22,10 @@ from metabench.results import Protocol
 GOAL, SEED, TRIALS = 0.42, 30_000, 1000  # share of the way; no evaluation uses the seed; trials at least
 
 
-def level(agent: Any, benchmark: str) -> float:
+def level(agent: Any, benchmark: str, trials: int) -> float:
     """Mean return of single episodes on the training tasks."""
     size = metabench.spec(benchmark).table().size("train")
-    protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=-(-TRIALS // size), seed=SEED)
+    protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=-(-trials // size), seed=SEED)
     return float(metabench.evaluate(agent, protocol).array().mean())
 
 
@@ -35,13 +36,13 @@ def diluted(benchmark: str, random: float) -> Diluted:
     return Diluted(yardsticks.oracle.build(benchmark, "train", SEED), space, random, noise, SEED)
 
 
-def calibrate(benchmark: str) -> tuple[float, float]:
+def calibrate(benchmark: str, trials: int) -> tuple[float, float]:
     """The share of random actions, and how far the policy comes with it."""
-    low = level(yardsticks.random.build(benchmark, "train", SEED), benchmark)
-    high = level(yardsticks.oracle.build(benchmark, "train", SEED), benchmark)
+    low = level(yardsticks.random.build(benchmark, "train", SEED), benchmark, trials)
+    high = level(yardsticks.oracle.build(benchmark, "train", SEED), benchmark, trials)
 
     def share(random: float) -> float:
-        return (level(diluted(benchmark, random), benchmark) - low) / (high - low)
+        return (level(diluted(benchmark, random), benchmark, trials) - low) / (high - low)
 
     good, bad = 0.0, 1.0
     for _ in range(7):
@@ -55,14 +56,16 @@ def main() -> None:
     """Prints one line per benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="*")
-    for chosen in parser.parse_args().benchmarks or [s.id for s in metabench.specs()]:
+    parser.add_argument("--trials", type=int, default=TRIALS, help="episodes played per candidate, at least")
+    wanted = parser.parse_args()
+    for chosen in wanted.benchmarks or [s.id for s in metabench.specs()]:
         try:
             yardsticks.oracle.build(chosen, "train", SEED)
         except ValueError:
             continue
         if yardsticks.has_weights(chosen):
             continue
-        random, share = calibrate(chosen)
+        random, share = calibrate(chosen, wanted.trials)
         print(f'    "{chosen}": {random},  # {share:.3f} of the way', flush=True)
 
 
