@@ -87,6 +87,8 @@ class _Face:
             raise ValueError(
                 f"options['task'] names {len(wanted)} tasks for {count} slots; give one for all or one per slot"
             )
+        if isinstance(wanted, np.ndarray) and wanted.dtype.kind in "iu" and wanted.ndim == 1:
+            return self.trials.table.batch(self.trials.split, wanted)
         picked = [self._pick_one(one) for one in wanted]
         return TaskBatch(*(np.concatenate(column) for column in zip(*picked, strict=True)))
 
@@ -289,12 +291,15 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         return info | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in info}  # Gymnasium's masks
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | Array | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Begins an episode in every slot; an int seed gives slot i the stream of seed + i."""
         tasks = self._face.pick(options, self.num_envs)
         rng = None
-        if seed is not None:
+        if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.shape == (self.num_envs,):
+            super().reset(seed=int(seed[0]))
+            rng = SlotRng.from_seeds(seed)
+        elif seed is not None:
             seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
             if len(seeds) != self.num_envs or any(s is None or s < 0 for s in seeds):
                 raise ValueError(f"seed must be one non-negative integer or {self.num_envs} of them, got {seed!r}")

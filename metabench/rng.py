@@ -63,6 +63,13 @@ class SlotRng:
         key = _mix(_mix(words + _GOLDEN) ^ _MIX_1)  # twice: neighbouring seeds must not give neighbouring streams
         return cls(key, np.zeros(len(words), dtype=np.uint64))
 
+    @classmethod
+    def counting(cls, seed: int, count: int) -> SlotRng:
+        """The streams of `seed`, `seed + 1`, ...: `count` of them, as `from_seeds` makes them."""
+        if 0 <= seed <= _WORD - count:
+            return cls.from_seeds(np.uint64(seed) + np.arange(count, dtype=np.uint64))
+        return cls.from_seeds(range(seed, seed + count))
+
     def __len__(self) -> int:
         return len(self._key)
 

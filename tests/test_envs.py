@@ -246,3 +246,17 @@ def test_a_backend_is_the_familys_own_simulator(monkeypatch):
     observations = [env.reset(seed=0)[0] for env in envs]
     assert np.array_equal(*observations)
     assert asked == [("batched", 3, 3, 20), ("reference", 3, 3, 20)]
+
+
+def test_arrays_of_seeds_and_tasks_are_as_lists_of_them():
+    seeds, tasks = np.array([3, 2**63 + 5, 7], np.uint64), np.array([2, 0, 4])
+    one, other = (metabench.make_vec("PointRobot-v0", 3, split="test") for _ in range(2))
+    first, info = one.reset(seed=seeds, options={"task": tasks})
+    again, expected = other.reset(seed=seeds.tolist(), options={"task": tasks.tolist()})
+    assert (first == again).all() and (info["task_id"] == expected["task_id"]).all()
+    for _ in range(45):
+        action = one.action_space.sample()
+        a, b = one.step(action), other.step(action)
+        assert all((x == y).all() for x, y in zip(a[:4], b[:4], strict=True))
+    with pytest.raises(ValueError, match="task 5 does not exist"):
+        one.reset(options={"task": np.array([0, 5, 1])})

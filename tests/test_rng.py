@@ -48,6 +48,12 @@ def test_selections_advance_their_parents():
     assert rng.random()[4] == SlotRng.from_seeds([4]).random((2,))[0, 1]
 
 
+def test_counting_is_a_range_of_seeds():
+    for seed in (0, 5 * 2**32, 2**64 - 3, 2**70):
+        expected = SlotRng.from_seeds(range(seed, seed + 6)).state()[0]
+        assert np.array_equal(SlotRng.counting(seed, 6).state()[0], expected)
+
+
 def test_large_and_distinct_seeds():
     keys = SlotRng.from_seeds([0, 1, 2**64, 2**64 + 1, 2**128, 2**32]).state()[0]
     assert len(set(keys.tolist())) == 6

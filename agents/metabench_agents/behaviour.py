@@ -52,7 +52,7 @@ class Diluted:
 
     def begin(self, num_trials: int) -> Any:
         """The agent's belief and fresh streams."""
-        rng = SlotRng.from_seeds([self.seed * 2**32 + i for i in range(num_trials)])
+        rng = SlotRng.counting(self.seed * 2**32, num_trials)
         return self.agent.begin(num_trials), rng.state()
 
     def act(self, step: Timestep, belief: Any) -> tuple[Array, Any]:

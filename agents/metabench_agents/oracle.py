@@ -77,7 +77,7 @@ class Agent:
         """Keys and counters of the trials' streams; None without noise."""
         if self.noise_seed is None:
             return None
-        return SlotRng.from_seeds([self.noise_seed * 2**32 + i for i in range(num_trials)]).state()
+        return SlotRng.counting(self.noise_seed * 2**32, num_trials).state()
 
     @torch.inference_mode()
     def act(self, step: Timestep, belief: Any) -> tuple[np.ndarray, Any]:

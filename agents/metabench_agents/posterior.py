@@ -90,7 +90,7 @@ class Guess(NamedTuple):
     @classmethod
     def begin(cls, num_trials: int, latent: int, seed: int) -> Guess:
         """Before the first episode."""
-        streams = SlotRng.from_seeds([seed * 2**32 + i for i in range(num_trials)]).state()
+        streams = SlotRng.counting(seed * 2**32, num_trials).state()
         return cls(torch.zeros(num_trials, latent), np.full(num_trials, -1), *streams)
 
     def renew(self, first: Array, posterior: Gaussian, exploration_episodes: int) -> Guess:

@@ -35,7 +35,7 @@ class RandomAgent:
 
     def begin(self, num_trials: int) -> tuple[Array, Array]:
         """Keys and counters of the trials' streams."""
-        return SlotRng.from_seeds([self.seed * 2**32 + i for i in range(num_trials)]).state()
+        return SlotRng.counting(self.seed * 2**32, num_trials).state()
 
     def act(self, step: Timestep, belief: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         """An action from each trial's stream."""

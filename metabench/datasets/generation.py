@@ -1,8 +1,9 @@
 """Makes a dataset split: plays behaviour policies shard by shard, then packs the shards into the final files.
 
-A shard is a group of tasks with all their episodes. What it holds depends on the plan and its own number alone, it
-becomes visible whole, and it is never made twice: a generation that was killed goes on with the next shard and ends
-in the same bytes. The split's folder appears by one rename, when everything in it is on the disk.
+A shard is a group of tasks with all their episodes. What it holds depends on the plan and its own number alone. Shards
+are written to the disk once a second, appear there whole, and those are never made twice: a generation that was killed
+goes on with the next shard and ends in the same bytes. The split's folder appears by one rename, when everything in it
+is on the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +48,7 @@ EPISODES_PER_TASK = 100  # as Meta-DT's collectors
 MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
 SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
 PLAN = "plan.json"
+KEEP_SECONDS, KEEP_BYTES = 1.0, 1 << 28  # how long and how many played shards stay in memory alone
 _SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
 
 
@@ -147,12 +150,13 @@ def generate(
             _check_same(recipe, target)
         else:
             _begin(recipe, work)
-            for number, tasks in enumerate(recipe.shards):
-                if not _shard(work, number).exists():
-                    _write_shard(play_shard(recipe, number), _shard(work, number))
-                if progress:
-                    progress(tasks.stop * episodes, recipe.tasks * episodes)
-            pack(recipe, work, target)
+            with _Shards(work, len(recipe.shards)) as shards:
+                for number, tasks in enumerate(recipe.shards):
+                    if number not in shards:
+                        shards.add(number, play_shard(recipe, number))
+                    if progress:
+                        progress(tasks.stop * episodes, recipe.tasks * episodes)
+                pack(recipe, shards, target)
         if work.exists():
             shutil.rmtree(work)
     return target
@@ -227,19 +231,20 @@ def play_shard(recipe: _Recipe, number: int) -> Recording:
         trials = turns.reshape(-1, recipe.place)  # [trials, episodes of a trial]
         slot_task, slot_trial = np.repeat(tasks, len(trials)), np.tile(np.arange(len(trials)), len(tasks))
         seeds = episode_seed(recipe.seed, slot_task, trials[slot_trial, 0])
-        agent = behaviour.make(agent_seed(recipe.seed, number, index))
-        part = record(
-            agent,
-            recipe.benchmark.id,
-            recipe.split,
-            slot_task,
-            seeds,
-            place=recipe.place,
-            state_every=recipe.state_every,
-        )
-        part.episodes["policy"], part.episodes["policy_step"] = index, behaviour.step
-        parts.append(part)
-        order.append((slot_task[:, None] * recipe.episodes + trials[slot_trial]).reshape(-1))
+        for chunk, begin in enumerate(range(0, len(seeds), SLOTS)):  # more would not fit the caches
+            slots = slice(begin, begin + SLOTS)
+            part = record(
+                behaviour.make(agent_seed(recipe.seed, number, index, chunk)),
+                recipe.benchmark.id,
+                recipe.split,
+                slot_task[slots],
+                seeds[slots],
+                place=recipe.place,
+                state_every=recipe.state_every,
+            )
+            part.episodes["policy"], part.episodes["policy_step"] = index, behaviour.step
+            parts.append(part)
+            order.append((slot_task[slots, None] * recipe.episodes + trials[slot_trial[slots]]).reshape(-1))
     return _merge(parts, np.concatenate(order), recipe.state_every)
 
 
@@ -248,9 +253,10 @@ def episode_seed(seed: int, task: Array, turn: Array) -> Array:
     return (np.uint64(seed) << np.uint64(40)) + (task.astype(np.uint64) << np.uint64(20)) + turn.astype(np.uint64)
 
 
-def agent_seed(seed: int, shard: int, policy: int) -> int:
-    """Of a behaviour's own randomness in one shard."""
-    return int(np.random.SeedSequence([seed, shard, policy]).generate_state(1)[0] >> 1)
+def agent_seed(seed: int, shard: int, policy: int, chunk: int = 0) -> int:
+    """Of a behaviour's own randomness in one shard, or in one chunk of a shard's slots."""
+    entropy = [seed, shard, policy, *([chunk] if chunk else [])]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
 def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) -> Recording:
@@ -259,16 +265,24 @@ def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) ->
     steps = np.concatenate([part.steps for part in parts])
     episodes = np.concatenate([part.episodes for part in parts])
     start = np.concatenate([part.episodes["start"] + offset for part, offset in zip(parts, offsets, strict=False)])
+    final = np.concatenate([part.final for part in parts])
+    episodes["start"] = start
     rank = np.argsort(order, kind="stable")
     length = episodes["length"].astype(np.int64)
+    if (rank[1:] > rank[:-1]).all():  # in order already
+        return Recording(steps, episodes, final, np.concatenate([part.states for part in parts]))
     states = np.zeros((0, 0))
     if state_every:
         states = np.concatenate([part.states for part in parts])
         states = states[_pieces(-(-length // state_every), rank)]
-    steps = steps[_pieces(length, rank, start)]
+    if (length == length[0]).all():  # episode by episode
+        items = steps.view(np.dtype((np.void, steps.itemsize * int(length[0]))))
+        steps = items[rank].view(steps.dtype)
+    else:
+        steps = steps[_pieces(length, rank, start)]
     episodes = episodes[rank]
     episodes["start"] = np.cumsum(episodes["length"]) - episodes["length"]
-    return Recording(steps, episodes, np.concatenate([part.final for part in parts])[rank], states)
+    return Recording(steps, episodes, final[rank], states)
 
 
 def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:
@@ -278,6 +292,47 @@ def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:
     ends = np.cumsum(sorted_length)
     shift = np.repeat(start[rank] - (ends - sorted_length), sorted_length)
     return shift + np.arange(int(ends[-1]))
+
+
+class _Shards:
+    """What has been played: on the disk, and what came since it was last written there in memory."""
+
+    def __init__(self, work: Path, count: int):
+        self.work, self.count = work, count
+        self.held: dict[int, Recording] = {}
+        self.written = time.monotonic()
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:  # interrupted: nothing that was played is lost
+            self.flush()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.held or _shard(self.work, number).exists()
+
+    def add(self, number: int, recording: Recording) -> None:
+        """Takes a shard, and writes all that are held if it is time to."""
+        self.held[number] = recording
+        held = sum(one.steps.nbytes + one.states.nbytes for one in self.held.values())
+        if time.monotonic() - self.written > KEEP_SECONDS or held > KEEP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        for number in sorted(self.held):
+            _write_shard(self.held.pop(number), _shard(self.work, number))
+        self.written = time.monotonic()
+
+    def column(self, name: str) -> Iterator[Array]:
+        """One file of every shard, in order."""
+        fields = {STEPS: "steps", EPISODES: "episodes", FINAL: "final", STATES: "states"}
+        for number in range(self.count):
+            if number in self.held:
+                yield getattr(self.held[number], fields[name])
+            else:
+                yield np.load(_shard(self.work, number) / name, mmap_mode="r", allow_pickle=False)
 
 
 def _write_shard(recording: Recording, target: Path) -> None:
@@ -291,35 +346,30 @@ def _write_shard(recording: Recording, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def pack(recipe: _Recipe, work: Path, target: Path) -> Manifest:
+def pack(recipe: _Recipe, shards: _Shards, target: Path) -> Manifest:
     """Joins the shards into the final files, writes the manifest, and shows the folder under its name."""
     folder = target.with_name(f".{target.name}.packing")
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
-    shards = [_shard(work, number) for number in range(len(recipe.shards))]
-    episodes = _joined_episodes([np.load(shard / EPISODES, allow_pickle=False) for shard in shards])
+    episodes = _joined_episodes(list(shards.column(EPISODES)))
     steps, columns = int(episodes["length"].sum()), len(recipe.benchmark.family().observation_fields)
     rows, finals = family_row_type(recipe.benchmark.family()), (len(episodes), columns)
     files = [
-        write_column(folder / STEPS, rows, (steps,), _parts(shards, STEPS)),
+        write_column(folder / STEPS, rows, (steps,), shards.column(STEPS)),
         write_column(folder / EPISODES, EPISODE, episodes.shape, [episodes]),
-        write_column(folder / FINAL, np.dtype("<f4"), finals, _parts(shards, FINAL)),
+        write_column(folder / FINAL, np.dtype("<f4"), finals, shards.column(FINAL)),
     ]
     if recipe.state_every:
-        shapes = [np.load(shard / STATES, mmap_mode="r", allow_pickle=False).shape for shard in shards]
+        shapes = [states.shape for states in shards.column(STATES)]
         shape = (sum(shape[0] for shape in shapes), shapes[0][1])
-        files.append(write_column(folder / STATES, np.dtype("<f8"), shape, _parts(shards, STATES)))
+        files.append(write_column(folder / STATES, np.dtype("<f8"), shape, shards.column(STATES)))
     manifest = _manifest(recipe, episodes, steps, files)
     write_atomically(folder / MANIFEST, manifest.to_bytes())
     sync_folder(folder)
     folder.rename(target)
     sync_folder(target.parent)
     return manifest
-
-
-def _parts(shards: Sequence[Path], name: str) -> Iterator[Array]:
-    return (np.load(shard / name, mmap_mode="r", allow_pickle=False) for shard in shards)
 
 
 def _joined_episodes(parts: Sequence[Array]) -> Array:

@@ -64,7 +64,7 @@ def record(
     privileged = bool(getattr(agent, "privileged", False))
     env = make_vec(benchmark, len(tasks), split=split, episodes_per_task=place, expose_task=privileged)
     tape = _Tape(env, tasks, place, state_every)
-    observation, _ = env.reset(seed=seeds.tolist(), options={"task": tasks})
+    observation, _ = env.reset(seed=seeds, options={"task": tasks})
     space = env.single_action_space
     action: Array = np.zeros((len(tasks), *(space.shape or ())), space.dtype)
     reward, first, belief = np.zeros(len(tasks)), np.ones(len(tasks), dtype=bool), agent.begin(len(tasks))

@@ -218,7 +218,9 @@ def test_generation_against_the_bare_environment(tmp_path, id, slots):
     steps = benchmark.table().size("test") * count * benchmark.horizon
     rate, reference = steps / seconds["ours"], ticks * slots / seconds["bare"]
     print(f"\n{id}: {rate:,.0f} steps/s, bare environment {reference:,.0f} ({rate / reference:.2f} of it)")
-    assert rate > (0.5 if benchmark.extra else 0.02) * reference
+    # A step of the point robot takes 26 ns. To draw its action, hash its 28 bytes and write them takes thrice that,
+    # so half of the bare environment's rate is out of reach on one core there.
+    assert rate > (0.5 if benchmark.extra else 0.1) * reference
 
 
 def test_a_second_is_enough_for_point_robot(tmp_path):

@@ -228,34 +228,49 @@ def test_seeds_do_not_collide():
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
 import metabench.datasets.generation as g
-g.SLOTS = 40  # many small shards
+g.SLOTS, g.KEEP_SECONDS = 20, float(sys.argv[3])  # many small shards
+play = g.play_shard
+def slowly(*args):
+    time.sleep(float(sys.argv[2]))
+    return play(*args)
+g.play_shard = slowly
+print("begins", flush=True)
 g.generate("grid-navigation/mixed-v0", "train", episodes=20, root=Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_generations_end_in_the_same_bytes(tmp_path, kills):
+@pytest.mark.parametrize(
+    ("kills", "pause", "keep"),
+    [
+        (3, 0.02, 0.0),
+        pytest.param(20, 0.08, 0.0, marks=pytest.mark.slow),
+        pytest.param(20, 0.08, 0.1, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_generations_end_in_the_same_bytes(tmp_path, kills, pause, keep):
     """kill -9 at random moments: finished shards stay, and the outcome does not change by a byte."""
     command = [sys.executable, "-c", KILLED]
-    start = time.perf_counter()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
-    whole = time.perf_counter() - start
-    rng, part, done = np.random.default_rng(0), tmp_path / "part", 0
+    subprocess.run([*command, str(tmp_path / "whole"), "0", "1"], check=True)
+    rng, part, early = np.random.default_rng(0), tmp_path / "part", 0
     work = part / "grid-navigation" / "mixed-v0" / ".train.generating"
+    command += [str(part), str(pause), str(keep)]
     shards: set[str] = set()
     for _ in range(kills):
-        child = subprocess.Popen([*command, str(part)])
-        time.sleep(whole * rng.uniform(0.5, 1.0))
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert child.stdout and child.stdout.readline() == b"begins\n"
+        time.sleep(rng.uniform(0.0, 3 * pause))
         os.kill(child.pid, signal.SIGKILL)
-        done += child.wait() == 0
+        child.stdout.close()
+        early += child.wait() == -signal.SIGKILL
         if work.exists():
             now = {path.name for path in work.glob("shard-?????")}
             assert shards <= now  # nothing finished is lost
             shards = now
-    subprocess.run([*command, str(part)], check=True)
+    assert early > kills // 2  # else nothing was interrupted
+    subprocess.run(command, check=True)
     name = "grid-navigation/mixed-v0/train"
     assert tree(part / name) == tree(tmp_path / "whole" / name)
     assert not work.exists() and not verify(part / name)
