@@ -242,11 +242,12 @@ def group_page(group: str, members: list[Spec], picture: bool) -> str:
         digests = (f"`{chosen.digests[split][:16]}`" for split in ("train", "test", "ood"))
         levels = chosen.references("test")
         reached = [measured(levels, name) for name in ("random", "zero", "oracle")]
+        reached.append(measured(chosen.references("ood"), "oracle"))
         rows.append((f"`{chosen.id.removeprefix(f'{group}-')}`", *digests, *reached))
-    head = ("id", "train", "test", "ood", "random", "zero", "oracle")
+    head = ("id", "train", "test", "ood", "random", "zero", "oracle", "oracle, ood")
     lead = (
         f"{len(members)} ids, `{members[0].id}` and so on. Each split's sha256 begins as shown; then mean returns per "
-        "episode on `test`, with the share of successful episodes.\n"
+        "episode on `test` (the last column: on `ood`), with the share of successful episodes.\n"
     )
     return f"{first.replace(f'# {members[0].id}', f'# {group}', 1)}\n## All of {group}\n\n{lead}\n{table(head, rows)}"
 

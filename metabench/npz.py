@@ -122,7 +122,7 @@ def pack(arrays: Mapping[str, Array], level: int = 6) -> bytes:
 
 
 def _packs(content: bytes) -> bool:
-    """Whether packing gains more than a tenth, as pieces from all over tell: some columns are noise, others constant."""
+    """Whether packing gains more than a tenth, as pieces from all over tell: columns differ."""
     body = content[128:]  # after the header
     step = max(_SAMPLE, len(body) // _SAMPLES)
     pieces = [body[start : start + _SAMPLE] for start in range(0, len(body), step)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,8 +79,7 @@ def add_benchmarks(stored: dict[str, Any]) -> None:
 
 def save(stored: dict[str, Any]) -> None:
     """Writes what is known; a run that is stopped has lost one class."""
-    command = f"python scripts/measure_metaworld.py {' '.join(sys.argv[1:])}".strip()
-    content = {"command": command, "seed": SEED, "benchmarks": stored}
+    content = {"command": "python scripts/measure_metaworld.py", "seed": SEED, "benchmarks": stored}
     write_atomically(PATH, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 

@@ -189,8 +189,8 @@ def test_every_box_is_metaworlds(name):
 
 @pytest.mark.parametrize("which", ["MetaWorld-Reach-v0", "MetaWorld-ML10-v0"])
 def test_training_tasks_are_not_test_tasks_by_any_door(which):
-    id = which
     """Meta-World 3.1.1's own ML1-train serves its test tasks, see the next test."""
+    id = which
     test = {t.context for t in spec(id).table().fixed("test")}
     for split in ("train", "test", "ood", "fresh"):
         doors = [
