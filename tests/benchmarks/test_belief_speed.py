@@ -1,0 +1,218 @@
+"""Speed of VariBAD's and DynaMITE-RL's learning: the ELBO against its plain form, training against the plain way.
+
+The official VariBAD code trains at about 1,250 frames/s on its gridworld (16 processes; 3,243 in one process) and at
+1,726 to 2,030 on a cheetah, on comparable hardware; it is not run here. The references are its way of working, rebuilt
+from public parts: `nn.GRU`, a decoder that reads every pair of a latent and a transition as one row, Adam tensor by
+tensor; single environments stepped in this process.
+"""
+
+import copy
+import time
+
+import gymnasium as gym
+import pytest
+import torch
+from interleaving import interleaved
+from metabench_agents import dynamite, varibad
+from metabench_agents.actor import ActorCritic, collect, ppo_update
+from metabench_agents.belief_model import BeliefModel, update_model
+from metabench_agents.losses import chained_prior, reward_log_likelihood
+from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.run import stream
+from metabench_agents.session_model import SessionModel
+
+import metabench
+
+pytestmark = pytest.mark.benchmark
+OFFICIAL = {"grid": 1_250, "cheetah": 1_726}  # frames/s of the official code, see above
+GRID = {"terms": 0, "steps": 0, "encoder_hidden": 64, "decoder_hidden": (32, 32), "reward_loss": "bernoulli"}
+CHEETAH = {"terms": 50, "steps": 50, "encoder_hidden": 128, "decoder_hidden": (64, 32), "reward_loss": "mse"}
+# benchmark, ticks of a trial, trials of a batch, settings; the sizes of the official code's configurations
+SIZES = {"grid": ("GridNavigation-v0", 60, 25, GRID), "cheetah": ("CheetahVel-v0", 200, 10, CHEETAH)}
+GOAL = {"grid": 2.4, "cheetah": 1.4}
+
+
+def trials_of(env, ticks, count):
+    """Random trials with the spaces of an environment."""
+    torch.manual_seed(0)
+    space, act = env.single_observation_space, env.single_action_space
+    discrete = isinstance(act, gym.spaces.Discrete)
+    action = torch.randint(act.n, (ticks, count)) if discrete else 2 * torch.rand(ticks, count, *act.shape) - 1
+    seen = torch.rand(2, ticks, count, *space.shape)
+    reward, first = torch.rand(ticks, count), torch.zeros(ticks, count, dtype=torch.bool)
+    first[0] = True
+    return Trials(seen[0], action, reward, seen[1], first, torch.arange(ticks)[:, None].expand(-1, count) // 20)
+
+
+def plain_loss(model, config, batch, generator):
+    """VariBAD's loss with `nn.GRU` and one decoder row per pair, drawn as `varibad.loss` draws."""
+    encoder, decoder = model.encoder, model.reward
+    x = encoder.tick(*batch.ticks())
+    hidden, _ = encoder.core.gru.core(x, x.new_zeros(1, x.shape[1], encoder.core.hidden))
+    belief = model.latent.normalise(encoder.out(hidden))
+    ticks = torch.arange(model.ticks)
+    terms, steps = (
+        ticks if n >= model.ticks else torch.randperm(model.ticks, generator=generator)[:n]
+        for n in (model.terms, model.steps)
+    )
+    z, drawn = model.latent.sample(belief[terms], generator), batch.at(steps)
+    f = decoder.scaler(drawn.next_observation)
+    pairs = (len(terms), len(steps), z.shape[1])
+    rows = torch.cat((z[:, None].expand(*pairs, -1), f[None].expand(*pairs, -1)), dim=-1)
+    h = decoder.pairs.first(rows)
+    for layer in decoder.pairs.rest:
+        h = layer(torch.relu(h))
+    value = reward_log_likelihood(h[..., 0], drawn.reward, model.reward_loss)
+    share = len(terms) * len(steps) / model.ticks**2
+    reconstruction = -value.sum((0, 1)).mean() / share
+    return reconstruction + config.kl_weight * model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_elbo(benchmark, size):
+    """Loss, gradients and Adam's step, one thread, float32; the same loss to a part in 10^5."""
+    pytest.importorskip("mujoco")
+    torch.set_num_threads(1)
+    id, ticks, count, changes = SIZES[size]
+    env = metabench.make_vec(id, 1)
+    config = varibad.Config(**changes)
+    core = {"kind": "gru", "hidden": config.encoder_hidden, "layers": 1, "heads": 1, "ticks": ticks}
+    model = BeliefModel(config, env, ticks, latent="gaussian", core=core)
+    theirs, batch = copy.deepcopy(model), trials_of(env, ticks, count)
+    ours_now = varibad.loss(model, config, batch, stream(0))[0]
+    assert torch.allclose(ours_now, plain_loss(theirs, config, batch, stream(0)), rtol=1e-5)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    their_adam = torch.optim.Adam(theirs.parameters(), lr=1e-3, foreach=False)
+
+    def step(loss, optimiser):
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    functions = {
+        "ours": lambda: step(varibad.loss(model, config, batch, stream(1))[0], adam),
+        "plain": lambda: step(plain_loss(theirs, config, batch, stream(1)), their_adam),
+    }
+    seconds = interleaved(functions, rounds=25)
+    ratio = seconds["plain"] / seconds["ours"]
+    benchmark.extra_info |= {"times faster": round(ratio, 2)} | {n: f"{1e3 * s:.1f} ms" for n, s in seconds.items()}
+    benchmark.pedantic(functions["ours"], rounds=5)
+    print(f"\nELBO, {size}: {benchmark.extra_info}")
+    assert ratio >= GOAL[size]
+
+
+def iteration(agent, id, trials, **changes):
+    """One iteration of training after the warm-up as a function, the seconds of its parts, and its frames."""
+    module = {"varibad": varibad, "dynamite": dynamite}[agent]
+    config = module.Config(trials=trials, **changes)
+    spec = metabench.spec(id)
+    ticks = spec.horizon * spec.episodes
+    env = metabench.make_vec(id, trials)
+    if agent == "varibad":
+        model = varibad.make_model(config, env, ticks)
+        encoder = model.encoder
+    else:
+        model = SessionModel(config, env, ticks)
+        encoder = model.base.encoder
+    loss = varibad.loss if agent == "varibad" else dynamite.loss
+    actor = ActorCritic(env, model.latent.parameters, config.width)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    actor_adam = torch.optim.Adam(actor.parameters(), lr=1e-3, eps=1e-5, fused=True)
+    buffer, parts = TrialBuffer(1024), {"playing": 0.0, "policy": 0.0, "model": 0.0}
+    drifts = spec.sessions is not None
+
+    def run():
+        start = time.perf_counter()
+        rollout = collect(encoder, actor, env, ticks, drifts, 0, stream(0))
+        actor.belief_scaler.update(rollout.belief)
+        played = time.perf_counter()
+        ppo_update(actor, actor_adam, rollout, module.ppo(config, 1.0), 1.0, stream(1))
+        improved = time.perf_counter()
+        buffer.add(rollout.trials)
+        update_model(
+            lambda batch, generator: loss(model, config, batch, generator),
+            list(model.parameters()),
+            adam,
+            buffer,
+            updates=config.model_updates,
+            learning_rates=(1e-3, 1e-3),
+            trials=config.model_trials,
+            max_grad_norm=0.0,
+            generator=stream(2),
+        )
+        for name, took in zip(parts, (played - start, improved - played, time.perf_counter() - improved), strict=True):
+            parts[name] += took
+
+    return run, parts, ticks * trials
+
+
+class PlainWay:
+    """An iteration as the official code makes it: single environments, one row per pair, a plain GRU cell per tick."""
+
+    def __init__(self, id, trials, config):
+        keywords = {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}}
+        self.env = gym.make_vec(f"metabench/{id}", trials, vectorization_mode="sync", **keywords)
+        spec, self.config, self.trials = metabench.spec(id), config, trials
+        self.ticks = spec.horizon * spec.episodes
+        self.model = varibad.make_model(config, self.env, self.ticks)
+        self.actor = ActorCritic(self.env, self.model.latent.parameters, config.width)
+        self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3, foreach=False)
+        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=1e-3, foreach=False)
+        self.buffer = TrialBuffer(1024)
+
+    def __call__(self):
+        model, config = self.model, self.config
+        rollout = collect(model.encoder, self.actor, self.env, self.ticks, False, 0, stream(0))
+        ppo_update(self.actor, self.actor_adam, rollout, varibad.ppo(config, 1.0), 1.0, stream(1))
+        self.buffer.add(rollout.trials)
+        generator = stream(2)
+        for _ in range(config.model_updates):
+            loss = plain_loss(model, config, self.buffer.sample(config.model_trials, generator), generator)
+            self.adam.zero_grad()
+            loss.backward()
+            self.adam.step()
+
+
+# The official gridworld's sizes: 16 trials of 60 steps an iteration, PPO 2 epochs x 4 parts, 3 ELBO steps on 25 trials
+# with all terms and steps; its cheetah: 16 x 200 of one episode, PPO 2 x 4, one ELBO step on 10 trials, 50 x 50 pairs.
+SAME = {"epochs": 2, "minibatches": 4, "width": 64}
+GRID_TRAINING = SAME | GRID | {"model_updates": 3, "model_trials": 25}
+CHEETAH_TRAINING = SAME | CHEETAH | {"model_updates": 1, "model_trials": 10}
+
+
+@pytest.mark.parametrize("agent", ["varibad", "dynamite"])
+def test_training_frames_on_a_grid(benchmark, agent):
+    """Network sizes and updates per frame of the official gridworld configuration; then our own defaults."""
+    torch.set_num_threads(1)
+    as_many = GRID_TRAINING | {"model_updates": 24, "minibatches": 32}  # for eight times as many trials
+    same, parts, frames = iteration(agent, "GridSwitch-v0", 128, **as_many)
+    own, _, own_frames = iteration(
+        agent, "GridSwitch-v0", {"varibad": varibad, "dynamite": dynamite}[agent].Config().trials
+    )
+    plain = PlainWay("GridSwitch-v0", 16, varibad.Config(**GRID_TRAINING))
+    seconds = interleaved({"same": same, "own": own, "plain": plain}, rounds=7)
+    rates = {"same": frames / seconds["same"], "own": own_frames / seconds["own"]}
+    rates["plain"] = 16 * 60 / seconds["plain"]
+    total = sum(parts.values())
+    benchmark.extra_info |= {name: f"{rate:,.0f} frames/s" for name, rate in rates.items()}
+    benchmark.extra_info |= {f"share of {name}": f"{took / total:.0%}" for name, took in parts.items()}
+    benchmark.pedantic(own, rounds=3)
+    print(f"\n{agent} on GridSwitch: {benchmark.extra_info}; official {OFFICIAL['grid']:,} frames/s")
+    assert rates["same"] > 2.0 * rates["plain"]
+
+
+@pytest.mark.parametrize("agent", ["varibad", "dynamite"])
+def test_training_frames_on_a_cheetah(benchmark, agent):
+    """Network sizes and updates per frame of the official cheetah configuration."""
+    pytest.importorskip("mujoco")
+    torch.set_num_threads(1)
+    same, parts, frames = iteration(agent, "CheetahDirSwitch-v0", 16, **CHEETAH_TRAINING)
+    plain = PlainWay("CheetahDirSwitch-v0", 16, varibad.Config(**CHEETAH_TRAINING))
+    seconds = interleaved({"same": same, "plain": plain}, rounds=5)
+    rates = {"same": frames / seconds["same"], "plain": frames / seconds["plain"]}
+    total = sum(parts.values())
+    benchmark.extra_info |= {name: f"{rate:,.0f} frames/s" for name, rate in rates.items()}
+    benchmark.extra_info |= {f"share of {name}": f"{took / total:.0%}" for name, took in parts.items()}
+    benchmark.pedantic(same, rounds=3)
+    print(f"\n{agent} on CheetahDirSwitch: {benchmark.extra_info}; official {OFFICIAL['cheetah']:,} frames/s")
+    assert rates["same"] > 1.5 * rates["plain"]
