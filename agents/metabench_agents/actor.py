@@ -130,7 +130,7 @@ def _play(
     """The columns of `Trials`, then of `BeliefRollout`, tick by tick."""
     observation, _ = env.reset(seed=seed)
     memory = encoder.begin(env.num_envs)
-    seen = torch.from_numpy(observation)
+    seen = torch.from_numpy(observation).float()  # physics families observe in double precision
     reward, first = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     session = torch.zeros(env.num_envs, dtype=torch.int64)
     played = torch.from_numpy(np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype))
@@ -152,14 +152,14 @@ def _play(
         gained, played, following = (
             torch.from_numpy(raw).float(),
             torch.from_numpy(actions),
-            torch.from_numpy(following),
+            torch.from_numpy(following).float(),
         )
         log_prob = actor.policy.log_prob(params, action)
         rows.append((seen, played, gained, following, first, session, features, action, log_prob, value))
         first = torch.from_numpy(done)
         ended = torch.from_numpy(info["session_ended"])
         session = session + ((ended | first) if drifts else ended).long()
-        seen, reward = torch.from_numpy(observation), torch.where(first, 0.0, gained)
+        seen, reward = torch.from_numpy(observation).float(), torch.where(first, 0.0, gained)
     return rows
 
 

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metabench_agents.fast_pairs import pair_outputs, worth_it
 from metabench_agents.memory import Trials
 from metabench_agents.nn import Scaler, Space, action_size, encode_action, linear
 
@@ -39,6 +40,11 @@ class PairDecoder(nn.Module):
         weight, bias = self.first.weight, self.first.bias
         of_latent = nn.functional.linear(z, weight[:, : self.latent])
         of_transition = nn.functional.linear(f, weight[:, self.latent :], bias)
+        if len(self.rest) == 2 and self.rest[1].out_features == 1 and worth_it(of_latent, of_transition):
+            second, last = self.rest
+            return pair_outputs(of_latent, of_transition, second.weight, second.bias, last.weight[0], last.bias)[
+                ..., None
+            ]
         h = of_latent[:, None] + of_transition[None]
         for layer in self.rest:
             h = layer(torch.relu(h))

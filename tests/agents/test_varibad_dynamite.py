@@ -219,6 +219,16 @@ def test_box_actions_several_episodes_and_decoded_states(tmp_path):
     assert rows(tmp_path)[-1]["frames"] == 40 * 16 * 3
 
 
+def test_physics_with_sessions(tmp_path):
+    """Observations in double precision, rewards of many values, sessions."""
+    pytest.importorskip("mujoco")
+    small_run(tmp_path, dynamite, "CheetahDirSwitch-v0", iterations=2, trials=4, warmup=1, decoder="step")
+    assert rows(tmp_path)[-1]["frames"] == trial_length("test", "CheetahDirSwitch-v0") * 4 * 2
+    loaded = dynamite.load(tmp_path)
+    step = Timestep(np.zeros((2, 20)), np.zeros((2, 6), np.float32), np.zeros(2), np.ones(2, dtype=bool))
+    assert loaded.act(step, loaded.begin(2))[0].shape == (2, 6)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

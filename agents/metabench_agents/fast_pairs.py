@@ -1,0 +1,103 @@
+"""The end of a pair decoder on the CPU, block by block: two ReLU layers and one number per pair, kept in the cache.
+
+Tensor by tensor, every layer of all K x M x B pairs goes through memory several times, forwards and backwards; a block
+of a few thousand pairs stays in the second-level cache, and is computed again for the gradients. Same equations as
+`decoders.PairDecoder` with two hidden layers and one output; gradients by hand, of first order only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metabench_agents.linear import prefers_onednn
+
+BLOCK = 12_000  # pairs
+WORTH = 20_000  # pairs from which on it is faster than tensor by tensor
+
+
+class _Layers(NamedTuple):
+    """What the pairs share."""
+
+    latent: Tensor  # [K, B, H]
+    transition: Tensor  # [M, B, H]
+    weight: Tensor  # [J, H]
+    bias: Tensor  # [J]
+    last: Tensor  # [J]
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """`x weight^T + bias`, and its positive part if asked for."""
+    if prefers_onednn():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    out = torch.nn.functional.linear(x, weight, bias)
+    return out.relu_() if relu else out
+
+
+def _blocks(layers: _Layers) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """For a few latents at a time: which, and both layers' activations `[k, M, B, H]` and `[k M B, J]`."""
+    (count, batch, size), ticks = layers.latent.shape, len(layers.transition)
+    some = max(1, BLOCK // (ticks * batch))
+    space = torch.empty(some, ticks, batch, size)
+    for start in range(0, count, some):
+        part = slice(start, min(start + some, count))
+        h = space[: part.stop - start]
+        torch.add(layers.latent[part, None], layers.transition[None], out=h)
+        h.relu_()
+        yield part, h, _product(h.view(-1, size), layers.weight, layers.bias, relu=True)
+
+
+def _masked(gradient: Tensor, activation: Tensor) -> Tensor:
+    """The gradient where the activation is positive, in place."""
+    return torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+
+
+class _Pairs(torch.autograd.Function):
+    """All pairs as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, offset: Tensor, *tensors: Tensor) -> Tensor:
+        layers = _Layers(*(x.detach() for x in tensors))
+        out = torch.empty(len(layers.latent), *layers.transition.shape[:2])
+        for part, _, a in _blocks(layers):
+            torch.addmv(offset, a, layers.last, out=out[part].view(-1))
+        ctx.save_for_backward(*layers)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
+        layers, given = _Layers(*ctx.saved_tensors), upstream[0].contiguous()
+        grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
+        for part, h, a in _blocks(layers):
+            g = given[part].view(-1)
+            grads.last.addmv_(a.t(), g)
+            d = _masked(torch.outer(g, layers.last), a)
+            grads.bias.add_(d.sum(0))
+            grads.weight.addmm_(d.t(), h.view(len(d), -1))
+            back = _masked(_product(d, turned, None, relu=False).view_as(h), h)
+            torch.sum(back, 1, out=grads.latent[part])
+            grads.transition.add_(back.sum(0))
+        return given.sum()[None], *grads
+
+
+def pair_outputs(latent: Tensor, transition: Tensor, weight: Tensor, bias: Tensor, last: Tensor, offset: Tensor):
+    """`relu(relu(latent + transition) weight^T + bias) last + offset` for all pairs, `[K, M, B]`.
+
+    Args:
+        latent: `[K, B, H]` the first layer's part of each latent.
+        transition: `[M, B, H]` its part of each transition, the bias included.
+        weight: `[J, H]` of the second layer.
+        bias: `[J]` of the second layer.
+        last: `[J]` weight of the output.
+        offset: `[1]` its bias.
+    """
+    return _Pairs.apply(offset, latent, transition, weight, bias, last)
+
+
+def worth_it(latent: Tensor, transition: Tensor) -> bool:
+    """Whether `pair_outputs` is the faster way for these: many pairs, in float32 on the CPU, not being compiled."""
+    plain = latent.dtype == torch.float32 and latent.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.compiler.is_compiling() and len(latent) * transition[..., 0].numel() >= WORTH
