@@ -40,11 +40,10 @@ class PairDecoder(nn.Module):
         weight, bias = self.first.weight, self.first.bias
         of_latent = nn.functional.linear(z, weight[:, : self.latent])
         of_transition = nn.functional.linear(f, weight[:, self.latent :], bias)
-        if len(self.rest) == 2 and self.rest[1].out_features == 1 and worth_it(of_latent, of_transition):
-            second, last = self.rest
-            return pair_outputs(of_latent, of_transition, second.weight, second.bias, last.weight[0], last.bias)[
-                ..., None
-            ]
+        match list(self.rest):
+            case [nn.Linear() as second, nn.Linear(out_features=1) as last] if worth_it(of_latent, of_transition):
+                end = (second.weight, second.bias, last.weight[0], last.bias)
+                return pair_outputs(of_latent, of_transition, *end)[..., None]
         h = of_latent[:, None] + of_transition[None]
         for layer in self.rest:
             h = layer(torch.relu(h))
