@@ -34,6 +34,7 @@ LAYERS = [
     "checks",
     "commands",
     "quickstart",
+    "dataset_transfers",
     "dataset_commands",
     "cli",
 ]

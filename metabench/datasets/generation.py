@@ -11,14 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from metabench.agent import Behaviour
 from metabench.datasets.format import (
     EPISODE,
     EPISODES,
@@ -28,85 +26,21 @@ from metabench.datasets.format import (
     STEPS,
     FileRecord,
     Manifest,
-    PolicyRecord,
     family_row_type,
-    hash_file,
     read_manifest,
     sync_folder,
     task_statistics,
     write_column,
 )
 from metabench.datasets.ids import DatasetId, data_root, split_folder
+from metabench.datasets.recipe import EPISODES_PER_TASK, Recipe, plan
 from metabench.datasets.record import Recording, record
+from metabench.datasets.shards import Shards
 from metabench.evaluate import versions
-from metabench.plugins import behaviours, load_agent
-from metabench.registry import Spec
 from metabench.results import write_atomically
 from metabench.rng import Array
 
-EPISODES_PER_TASK = 100  # as Meta-DT's collectors
-MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
-SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
 PLAN = "plan.json"
-KEEP_SECONDS, KEEP_BYTES = 1.0, 1 << 28  # how long and how many played shards stay in memory alone
-_SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
-
-
-class _Recipe(NamedTuple):
-    """All that decides about the content."""
-
-    id: DatasetId
-    benchmark: Spec
-    split: str
-    seed: int
-    episodes: int  # per task
-    place: int  # episodes of a trial: 1 unless the behaviour remembers
-    state_every: int | None
-    behaviours: Sequence[Behaviour]
-    schedule: tuple[int, ...]  # [episodes] which behaviour plays each of a task's episodes
-    agent: str | None
-
-    @property
-    def tasks(self) -> int:
-        return self.benchmark.table().size(self.split)
-
-    @property
-    def shards(self) -> list[range]:
-        """Groups of tasks; a task's episodes are never apart."""
-        slots = SIMULATED_SLOTS if self.benchmark.extra else SLOTS
-        size = max(1, slots // self.episodes)
-        return [range(a, min(a + size, self.tasks)) for a in range(0, self.tasks, size)]
-
-    @property
-    def command(self) -> str:
-        parts = [f"metabench dataset generate {self.id} --split {self.split} --episodes {self.episodes}"]
-        parts += [f"--seed {self.seed}"]
-        parts += [f"--agent {self.agent}"] if self.agent else []
-        parts += [f"--states {self.state_every}"] if self.state_every else []
-        return " ".join(parts)
-
-    def policies(self) -> tuple[PolicyRecord, ...]:
-        return tuple(
-            PolicyRecord(name=b.name, step=b.step, sha256=b.sha256, settings=dict(b.settings)) for b in self.behaviours
-        )
-
-    def to_json(self) -> str:
-        """The plan as it is kept beside the shards."""
-        record = {
-            "id": str(self.id),
-            "spec": json.loads(self.benchmark.to_json()),
-            "split": self.split,
-            "digest": self.benchmark.table().digest(self.split),
-            "seed": self.seed,
-            "episodes": self.episodes,
-            "place": self.place,
-            "state_every": self.state_every,
-            "policies": [policy.model_dump(mode="json") for policy in self.policies()],
-            "schedule": self.schedule,
-            "shards": [[tasks.start, tasks.stop] for tasks in self.shards],
-            "versions": versions(),
-        }
-        return json.dumps(record, indent=1, sort_keys=True)
 
 
 def generate(
@@ -150,7 +84,7 @@ def generate(
             _check_same(recipe, target)
         else:
             _begin(recipe, work)
-            with _Shards(work, len(recipe.shards)) as shards:
+            with Shards(work, len(recipe.shards)) as shards:
                 for number, tasks in enumerate(recipe.shards):
                     if number not in shards:
                         shards.add(number, play_shard(recipe, number))
@@ -162,42 +96,7 @@ def generate(
     return target
 
 
-def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None, state_every: int | None) -> _Recipe:
-    """Who plays what; ValueError in one sentence for what does not exist or does not fit."""
-    benchmark = id.benchmark
-    benchmark.table().size(split)
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
-    if not 0 <= seed < _SEED_LIMIT:
-        raise ValueError(f"the seed of a dataset must be 0 to {_SEED_LIMIT - 1}, got {seed}")
-    if state_every is not None and state_every < 1:
-        raise ValueError(f"states are recorded every k >= 1 steps, got {state_every}")
-    place = 1
-    if agent is not None:
-        chosen, place = (_behaviour_of(agent, benchmark, split),), benchmark.episodes
-        schedule: tuple[int, ...] = (0,) * episodes
-        if episodes % place:
-            raise ValueError(
-                f"{agent} plays trials of {place} episodes, so episodes must be a multiple, got {episodes}"
-            )
-    elif id.quality == "mixed":
-        chosen = (*behaviours(benchmark.id, split, "medium"), *behaviours(benchmark.id, split, "expert"))
-        medium = round(MEDIUM_SHARE * episodes)
-        schedule = (0,) * medium + (1,) * (episodes - medium)
-    else:
-        chosen = tuple(behaviours(benchmark.id, split, id.quality))
-        schedule = tuple(j * len(chosen) // episodes for j in range(episodes))
-    return _Recipe(id, benchmark, split, seed, episodes, place, state_every, chosen, schedule, agent)
-
-
-def _behaviour_of(agent: str, benchmark: Spec, split: str) -> Behaviour:
-    weights = Path(agent) / "checkpoint.safetensors"
-    digest = hash_file(weights) if weights.is_file() else ""
-    label = load_agent(agent, benchmark.id, split, 0)[1]
-    return Behaviour(label, 0, digest, {}, lambda seed: load_agent(agent, benchmark.id, split, seed)[0])
-
-
-def _check_same(recipe: _Recipe, target: Path) -> None:
+def _check_same(recipe: Recipe, target: Path) -> None:
     found = read_manifest(target)
     if found.command != recipe.command or found.policies != recipe.policies():
         raise ValueError(
@@ -205,7 +104,7 @@ def _check_same(recipe: _Recipe, target: Path) -> None:
         )
 
 
-def _begin(recipe: _Recipe, work: Path) -> None:
+def _begin(recipe: Recipe, work: Path) -> None:
     path = work / PLAN
     if path.exists() and path.read_text() != recipe.to_json():
         raise ValueError(f"{work} holds an unfinished generation with other settings; finish it or remove the folder")
@@ -215,11 +114,7 @@ def _begin(recipe: _Recipe, work: Path) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def _shard(work: Path, number: int) -> Path:
-    return work / f"shard-{number:05d}"
-
-
-def play_shard(recipe: _Recipe, number: int) -> Recording:
+def play_shard(recipe: Recipe, number: int) -> Recording:
     """All episodes of a shard's tasks, task by task, in the schedule's order."""
     tasks, schedule = np.array(recipe.shards[number]), np.array(recipe.schedule)
     parts: list[Recording] = []
@@ -231,8 +126,8 @@ def play_shard(recipe: _Recipe, number: int) -> Recording:
         trials = turns.reshape(-1, recipe.place)  # [trials, episodes of a trial]
         slot_task, slot_trial = np.repeat(tasks, len(trials)), np.tile(np.arange(len(trials)), len(tasks))
         seeds = episode_seed(recipe.seed, slot_task, trials[slot_trial, 0])
-        for chunk, begin in enumerate(range(0, len(seeds), SLOTS)):  # more would not fit the caches
-            slots = slice(begin, begin + SLOTS)
+        for chunk, begin in enumerate(range(0, len(seeds), recipe.chunk)):
+            slots = slice(begin, begin + recipe.chunk)
             part = record(
                 behaviour.make(agent_seed(recipe.seed, number, index, chunk)),
                 recipe.benchmark.id,
@@ -294,59 +189,7 @@ def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:
     return shift + np.arange(int(ends[-1]))
 
 
-class _Shards:
-    """What has been played: on the disk, and what came since it was last written there in memory."""
-
-    def __init__(self, work: Path, count: int):
-        self.work, self.count = work, count
-        self.held: dict[int, Recording] = {}
-        self.written = time.monotonic()
-
-    def __enter__(self) -> _Shards:
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:  # interrupted: nothing that was played is lost
-            self.flush()
-
-    def __contains__(self, number: int) -> bool:
-        return number in self.held or _shard(self.work, number).exists()
-
-    def add(self, number: int, recording: Recording) -> None:
-        """Takes a shard, and writes all that are held if it is time to."""
-        self.held[number] = recording
-        held = sum(one.steps.nbytes + one.states.nbytes for one in self.held.values())
-        if time.monotonic() - self.written > KEEP_SECONDS or held > KEEP_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what is held."""
-        for number in sorted(self.held):
-            _write_shard(self.held.pop(number), _shard(self.work, number))
-        self.written = time.monotonic()
-
-    def column(self, name: str) -> Iterator[Array]:
-        """One file of every shard, in order."""
-        fields = {STEPS: "steps", EPISODES: "episodes", FINAL: "final", STATES: "states"}
-        for number in range(self.count):
-            if number in self.held:
-                yield getattr(self.held[number], fields[name])
-            else:
-                yield np.load(_shard(self.work, number) / name, mmap_mode="r", allow_pickle=False)
-
-
-def _write_shard(recording: Recording, target: Path) -> None:
-    part = target.with_name(f"{target.name}.part")
-    part.mkdir()
-    for name, column in ((STEPS, recording.steps), (EPISODES, recording.episodes), (FINAL, recording.final)):
-        write_column(part / name, column.dtype, column.shape, [column])
-    write_column(part / STATES, np.dtype("<f8"), recording.states.shape, [recording.states])
-    sync_folder(part)
-    part.rename(target)
-    sync_folder(target.parent)
-
-
-def pack(recipe: _Recipe, shards: _Shards, target: Path) -> Manifest:
+def pack(recipe: Recipe, shards: Shards, target: Path) -> Manifest:
     """Joins the shards into the final files, writes the manifest, and shows the folder under its name."""
     folder = target.with_name(f".{target.name}.packing")
     if folder.exists():
@@ -378,7 +221,7 @@ def _joined_episodes(parts: Sequence[Array]) -> Array:
     return episodes
 
 
-def _manifest(recipe: _Recipe, episodes: Array, steps: int, files: Sequence[FileRecord]) -> Manifest:
+def _manifest(recipe: Recipe, episodes: Array, steps: int, files: Sequence[FileRecord]) -> Manifest:
     family = recipe.benchmark.family()
     return Manifest(
         id=str(recipe.id),

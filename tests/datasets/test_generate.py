@@ -231,7 +231,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import metabench.datasets.generation as g
-g.SLOTS, g.KEEP_SECONDS = 20, float(sys.argv[3])  # many small shards
+from metabench.datasets import recipe, shards
+recipe.SLOTS, shards.KEEP_SECONDS = 20, float(sys.argv[3])  # many small shards
 play = g.play_shard
 def slowly(*args):
     time.sleep(float(sys.argv[2]))

@@ -1,0 +1,120 @@
+"""Who plays what in a dataset split: all that decides about its content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from metabench.agent import Behaviour
+from metabench.datasets.format import PolicyRecord, hash_file
+from metabench.datasets.ids import DatasetId
+from metabench.evaluate import versions
+from metabench.plugins import behaviours, load_agent
+from metabench.registry import Spec
+
+EPISODES_PER_TASK = 100  # as Meta-DT's collectors
+MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
+SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
+_SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
+
+
+class Recipe(NamedTuple):
+    """All that decides about the content."""
+
+    id: DatasetId
+    benchmark: Spec
+    split: str
+    seed: int
+    episodes: int  # per task
+    place: int  # episodes of a trial: 1 unless the behaviour remembers
+    state_every: int | None
+    behaviours: Sequence[Behaviour]
+    schedule: tuple[int, ...]  # [episodes] which behaviour plays each of a task's episodes
+    agent: str | None
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the split has."""
+        return self.benchmark.table().size(self.split)
+
+    @property
+    def shards(self) -> list[range]:
+        """Groups of tasks; a task's episodes are never apart."""
+        slots = SIMULATED_SLOTS if self.benchmark.extra else SLOTS
+        size = max(1, slots // self.episodes)
+        return [range(a, min(a + size, self.tasks)) for a in range(0, self.tasks, size)]
+
+    @property
+    def chunk(self) -> int:
+        """Slots of a shard that are played together: more would not fit the caches."""
+        return SLOTS
+
+    @property
+    def command(self) -> str:
+        """What a user types to make the same."""
+        parts = [f"metabench dataset generate {self.id} --split {self.split} --episodes {self.episodes}"]
+        parts += [f"--seed {self.seed}"]
+        parts += [f"--agent {self.agent}"] if self.agent else []
+        parts += [f"--states {self.state_every}"] if self.state_every else []
+        return " ".join(parts)
+
+    def policies(self) -> tuple[PolicyRecord, ...]:
+        """The behaviours as the manifest has them."""
+        return tuple(
+            PolicyRecord(name=b.name, step=b.step, sha256=b.sha256, settings=dict(b.settings)) for b in self.behaviours
+        )
+
+    def to_json(self) -> str:
+        """The plan as it is kept beside the shards."""
+        record = {
+            "id": str(self.id),
+            "spec": json.loads(self.benchmark.to_json()),
+            "split": self.split,
+            "digest": self.benchmark.table().digest(self.split),
+            "seed": self.seed,
+            "episodes": self.episodes,
+            "place": self.place,
+            "state_every": self.state_every,
+            "policies": [policy.model_dump(mode="json") for policy in self.policies()],
+            "schedule": self.schedule,
+            "shards": [[tasks.start, tasks.stop] for tasks in self.shards],
+            "versions": versions(),
+        }
+        return json.dumps(record, indent=1, sort_keys=True)
+
+
+def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None, state_every: int | None) -> Recipe:
+    """Who plays what; ValueError in one sentence for what does not exist or does not fit."""
+    benchmark = id.benchmark
+    benchmark.table().size(split)
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if not 0 <= seed < _SEED_LIMIT:
+        raise ValueError(f"the seed of a dataset must be 0 to {_SEED_LIMIT - 1}, got {seed}")
+    if state_every is not None and state_every < 1:
+        raise ValueError(f"states are recorded every k >= 1 steps, got {state_every}")
+    place = 1
+    if agent is not None:
+        chosen, place = (_behaviour_of(agent, benchmark, split),), benchmark.episodes
+        schedule: tuple[int, ...] = (0,) * episodes
+        if episodes % place:
+            raise ValueError(
+                f"{agent} plays trials of {place} episodes, so episodes must be a multiple, got {episodes}"
+            )
+    elif id.quality == "mixed":
+        chosen = (*behaviours(benchmark.id, split, "medium"), *behaviours(benchmark.id, split, "expert"))
+        medium = round(MEDIUM_SHARE * episodes)
+        schedule = (0,) * medium + (1,) * (episodes - medium)
+    else:
+        chosen = tuple(behaviours(benchmark.id, split, id.quality))
+        schedule = tuple(j * len(chosen) // episodes for j in range(episodes))
+    return Recipe(id, benchmark, split, seed, episodes, place, state_every, chosen, schedule, agent)
+
+
+def _behaviour_of(agent: str, benchmark: Spec, split: str) -> Behaviour:
+    weights = Path(agent) / "checkpoint.safetensors"
+    digest = hash_file(weights) if weights.is_file() else ""
+    label = load_agent(agent, benchmark.id, split, 0)[1]
+    return Behaviour(label, 0, digest, {}, lambda seed: load_agent(agent, benchmark.id, split, seed)[0])
