@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from metabench_agents import metadreamer, pearl
 from metabench_agents.disentanglement import dci, mig
+from metabench_agents.dreams import factor_map
 from metabench_agents.imagination import choose, interpolate
 from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
 from metabench_agents.run import METRICS, Run, load_checkpoint, stream
@@ -271,7 +272,7 @@ def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
     state, config = metadreamer.load_training(folder)
     beliefs = metadreamer.real_beliefs(state, config, stream(0, 2), contexts=48)
     names = list(metabench.spec(benchmark).table().ranges)
-    dimensions = metadreamer.factor_map(beliefs, state.factors)
+    dimensions = factor_map(beliefs, state.factors)
     out = root / benchmark
     latent_space(out / f"latents-{variant}.png", beliefs.mean.numpy(), state.factors, names, dimensions)
     centers = beliefs.mean.mean(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -85,10 +85,10 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> Act:
 class ActorCritic(nn.Module):
     """Policy, two action values, a state value and its slow copy; all see (s, z), the action values a as well."""
 
-    def __init__(self, fields: Sequence[Any], action_space: Any, latent: int, hidden: int, layers: int):
+    def __init__(self, columns: Sequence[Any], action_space: Any, latent: int, hidden: int, layers: int):
         super().__init__()
         self.latent = latent
-        self.features, self.actions = Features(fields), ActionScale(action_space)
+        self.features, self.actions = Features(columns), ActionScale(action_space)
         self.observation = self.features.observation
         state = self.features.size + latent
         self.policy = mlp(state, hidden, layers, 2 * self.actions.size)
@@ -146,6 +146,11 @@ class Settings:
     std_weight: float = 1e-3
     bf16: bool = False  # matrix products in bfloat16
     compile: bool = False  # torch.compile the losses
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """Those among an algorithm's settings that have the same names; the others are the defaults."""
+        return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)})
 
 
 class Learner:

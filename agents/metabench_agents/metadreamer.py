@@ -48,16 +48,8 @@ from torch import Tensor, nn
 import metabench
 from metabench import Timestep
 from metabench_agents.collect import Collector, adaptation, gather
-from metabench_agents.disentanglement import match, mig, monotone_information
-from metabench_agents.imagination import (
-    Imagined,
-    choose,
-    imagination_errors,
-    interpolate,
-    relabel,
-    rollouts,
-    simulated,
-)
+from metabench_agents.dreams import Dream, Dreaming, Known, dream_of, quality
+from metabench_agents.imagination import relabel
 from metabench_agents.latent_sac import ActorCritic, Learner, Settings, restore_adam
 from metabench_agents.posterior import Gaussian, Guess
 from metabench_agents.replay import TaskReplay, Transitions
@@ -194,15 +186,6 @@ class Training(NamedTuple):
     starts: Tensor  # [R, O] a first observation of each
 
 
-class Dream(NamedTuple):
-    """What one imagination gives the policy to learn from."""
-
-    beliefs: Gaussian  # [R, C, L] about the real tasks
-    imagined: Imagined | None  # M tasks
-    variance: Tensor  # [R + M, L] of guesses about them
-    replay: TaskReplay | None  # of R + M tasks, where there were rollouts
-
-
 def collect(state: Training, tasks: Sequence[int], config: Config, generator: torch.Generator) -> dict[str, float]:
     """New data of some of the real tasks, numbered 0 .. R-1."""
 
@@ -244,43 +227,19 @@ def real_beliefs(state: Training, config: Config, generator: torch.Generator, co
     return Gaussian(*(column.unflatten(0, (-1, contexts)).clone() for column in belief))
 
 
-def factor_map(beliefs: Gaussian, factors: np.ndarray) -> tuple[int, ...]:
-    """f(k): the latent dimension of each factor, by mutual information over all beliefs about real tasks."""
-    contexts = beliefs.mean.shape[1]
-    table = monotone_information(beliefs.mean.flatten(0, 1).numpy(), np.repeat(factors, contexts, axis=0))
-    return match(table)
-
-
 def imagine(state: Training, config: Config, generator: torch.Generator) -> Dream:
     """Beliefs about the real tasks, tasks between them, and rollouts in the decoder."""
     beliefs = real_beliefs(state, config, generator)
-    centers, spread = beliefs.mean.mean(1), beliefs.variance.mean(1)
-    imagined, latents, variance, bases = None, centers, spread, np.arange(len(centers))
-    if config.imagined_tasks:
-        every = interpolate(centers, state.factors, factor_map(beliefs, state.factors), config.density)
-        imagined = choose(every, config.imagined_tasks, generator)
-        latents = torch.cat((centers, imagined.z))
-        variance = torch.cat((spread, spread[torch.as_tensor(imagined.base)]))
-        bases = np.concatenate((bases, imagined.base))
-    if config.rollouts == "none":
-        return Dream(beliefs, imagined, variance, None)
-    first = 0 if config.rollouts == "all" else len(centers)
-    played, count = list(range(first, len(latents))), config.rollouts_per_task
-    world = latents[first:].repeat_interleave(count, 0)
-    guess = torch.randn(world.shape, generator=generator)
-    informed = (torch.arange(len(world)) % 2 == 0)[:, None]
-    deviation = variance[first:].sqrt().repeat_interleave(count, 0)
-    guess = torch.where(informed, world + deviation * guess, guess)
-    if config.rollout_steps:  # short rollouts from anywhere, or states late in an episode would never be imagined
-        starts = state.replay.sample(bases[first:].tolist(), count, generator).observation.flatten(0, 1)
-    else:
-        starts = state.starts[torch.as_tensor(bases[first:])].repeat_interleave(count, 0)
-    steps = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
-    replay = TaskReplay(len(latents), starts.shape[1], state.network.core.actions.size, count * steps)
-    episodes = rollouts(state.network.model.decoder, state.network.core, starts, world, guess, steps, generator)
-    for number, rows in enumerate(episodes):
-        replay.add(played[number // count], rows, context=False)
-    return Dream(beliefs, imagined, variance, replay)
+    settings = Dreaming(
+        tasks=config.imagined_tasks,
+        rollouts=config.rollouts,
+        density=config.density,
+        episodes=config.rollouts_per_task,
+        steps=config.rollout_steps or metabench.spec(state.collector.benchmark).horizon,
+        anywhere=config.rollout_steps > 0,
+    )
+    known = Known(beliefs, state.factors, state.starts, state.replay)
+    return dream_of(state.network.model.decoder, state.network.core, known, settings, generator)
 
 
 def update(state: Training, dream: Dream, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
@@ -314,29 +273,17 @@ def update(state: Training, dream: Dream, config: Config, generator: torch.Gener
 
 
 def diagnose(state: Training, config: Config, generator: torch.Generator) -> dict[str, float]:
-    """How disentangled beliefs are (MIG), and how far imagined tasks are from the simulator's (state, reward).
-
-    `imagination` compares rollouts of interpolated latents with the simulator at the factors they should stand for;
-    `model` does the same for real tasks, and `neighbour` plays the imagined tasks with the latent of the real task they
-    were made from: what interpolation has to beat.
-    """
-    beliefs, count = real_beliefs(state, config, generator, contexts=64), 32
-    means = beliefs.mean.flatten(0, 1).numpy()
-    scores = {"mig": mig(means, np.repeat(state.factors, beliefs.mean.shape[1], axis=0))}
-    centers = beliefs.mean.mean(1)
-    every = interpolate(centers, state.factors, factor_map(beliefs, state.factors), config.density)
-    between, real = choose(every, count, generator), np.resize(np.arange(len(centers)), count)
-    cases = {
-        "imagination": (between.factors, between.z),
-        "neighbour": (between.factors, centers[torch.as_tensor(between.base)]),
-        "model": (state.factors[real], centers[torch.as_tensor(real)]),
-    }
-    horizon = config.rollout_steps or metabench.spec(state.collector.benchmark).horizon
-    for name, (factors, z) in cases.items():
-        args = (state.collector.benchmark, factors, state.network.core, z, horizon, 0, stream(state.collector.seed, 7))
-        errors = imagination_errors(state.network.model.decoder, *simulated(*args), z)
-        scores |= {f"{name}_state": float(errors.state.mean()), f"{name}_reward": float(errors.reward.mean())}
-    return scores
+    """How disentangled beliefs about the real tasks are, and how far imagined tasks are from the simulator's."""
+    return quality(
+        state.network.model.decoder,
+        state.network.core,
+        real_beliefs(state, config, generator, contexts=64),
+        state.factors,
+        config.density,
+        state.collector.benchmark,
+        config.rollout_steps or metabench.spec(state.collector.benchmark).horizon,
+        (generator, stream(state.collector.seed, 7)),
+    )
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
@@ -414,18 +361,10 @@ def build(benchmark: str, config: Config, seed: int) -> Training:
     env = metabench.make_vec(benchmark, 1, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network, rows = Network(config, env), spread(size, config.tasks or size)
-    settings = Settings(
-        learning_rate=config.learning_rate,
-        discount=config.discount,
-        reward_scale=config.reward_scale,
-        target_rate=config.target_rate,
-        bf16=config.bf16,
-        compile=config.compile,
-    )
     width = network.core.observation
     return Training(
         network,
-        Learner(network.core, settings),
+        Learner(network.core, Settings.of(config)),
         torch.optim.Adam(network.model.parameters(), lr=config.model_rate, fused=True),
         TaskReplay(len(rows), width, network.core.actions.size, config.replay),
         Collector(benchmark, config.split, seed),

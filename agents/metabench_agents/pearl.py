@@ -241,15 +241,7 @@ def build(benchmark: str, config: Config, seed: int) -> tuple[Network, Learner, 
     env = metabench.make_vec(benchmark, 1, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = Network(config, env)
-    settings = Settings(
-        learning_rate=config.learning_rate,
-        discount=config.discount,
-        reward_scale=config.reward_scale,
-        target_rate=config.target_rate,
-        bf16=config.bf16,
-        compile=config.compile,
-    )
-    learner = Learner(network.core, settings, list(network.encoder.parameters()))
+    learner = Learner(network.core, Settings.of(config), list(network.encoder.parameters()))
     sizes = (network.core.observation, network.core.actions.size)
     return network, learner, TaskReplay(count, *sizes, config.replay), Collector(benchmark, config.split, seed)
 

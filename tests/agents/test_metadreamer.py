@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import metadreamer
+from metabench_agents.dreams import factor_map
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
 from metabench_agents.run import Run, load_checkpoint, stream
@@ -203,7 +204,7 @@ def test_the_map_finds_the_factors():
     means = torch.zeros(8, 16, 4)
     means[..., 3], means[..., 1] = (torch.tensor(-(factors[:, k] ** 3))[:, None].float() for k in (0, 1))
     means += 0.01 * torch.randn(means.shape, generator=stream(0))
-    assert metadreamer.factor_map(Gaussian(means, torch.ones_like(means)), factors) == (3, 1)
+    assert factor_map(Gaussian(means, torch.ones_like(means)), factors) == (3, 1)
 
 
 def test_few_tasks_are_spread_over_the_table():
