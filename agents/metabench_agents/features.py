@@ -97,5 +97,5 @@ class Features(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """`[..., O]` to `[..., F]`, always in float32: in bfloat16 a position of 200 m is known to a metre."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(observation.device.type, enabled=False):
             return (observation.float() @ self.matrix.T - self.center) / self.scale

@@ -113,8 +113,11 @@ def rollouts(
 @torch.inference_mode()
 def relabel(decoder: NeuralDecoder, seen: Transitions, z: Tensor) -> Transitions:
     """Real states and actions `[M, N, ...]` with the outcomes they would have in the tasks z `[M, L]`."""
+    device = next(decoder.parameters()).device
+    seen, z = seen.to(device), z.to(device)
     step = decoder.imagine(seen.observation, seen.action, z[:, None].expand(-1, seen.reward.shape[1], -1))
-    return Transitions(seen.observation, seen.action, step.reward, step.next_observation, (step.ends > 0.0).float())
+    ends = (step.ends > 0.0).float()
+    return Transitions(seen.observation, seen.action, step.reward, step.next_observation, ends).to(torch.device("cpu"))
 
 
 class Errors(NamedTuple):

@@ -146,6 +146,7 @@ class Settings:
     std_weight: float = 1e-3
     bf16: bool = False  # matrix products in bfloat16
     compile: bool = False  # torch.compile the losses
+    device: str = "cpu"  # of the updates; "auto" takes CUDA where there is some
 
     @classmethod
     def of(cls, config: Any) -> Settings:
@@ -164,6 +165,7 @@ class Learner:
 
     def __init__(self, network: ActorCritic, settings: Settings, encoder: Sequence[nn.Parameter] = ()):
         self.network, self.settings = network, settings
+        self.device = find_device(settings.device)
         groups = {
             "critic": [*network.q1.parameters(), *network.q2.parameters(), *encoder],
             "value": list(network.value.parameters()),
@@ -176,7 +178,7 @@ class Learner:
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which networks run: a fresh one per stage, because it caches the weights it has cast."""
-        return torch.autocast("cpu", torch.bfloat16) if self.settings.bf16 else contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.settings.bf16 else contextlib.nullcontext()
 
     def _critic_stage(self, batch: Transitions, z: Tensor) -> tuple[Tensor, Tensor]:
         network, own = self.network, self.settings
@@ -204,6 +206,7 @@ class Learner:
             noise: `[T, N, A]` standard normal, for the policy's actions.
             penalty: Added to the critics' loss: the encoder's own loss.
         """
+        batch, z, noise = batch.to(self.device), z.to(self.device), noise.to(self.device)
         per_step = z[:, None].expand(-1, batch.reward.shape[1], -1)
         with self.precision():
             critic, q = self._critic(batch, per_step)
@@ -232,6 +235,34 @@ class Learner:
         """The inverse of `tensors`."""
         for name, optimiser in self.optimisers.items():
             restore_adam(optimiser, {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(name)})
+
+
+def find_device(name: str) -> torch.device:
+    """A device by its name; "auto" is CUDA where there is some, the CPU elsewhere; ValueError where it is missing."""
+    found = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if found else "cpu")
+    if torch.device(name).type == "cuda" and not found:
+        raise ValueError(f"there is no CUDA device for device {name!r}; use 'cpu', or 'auto' to take what there is")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def placed(device: torch.device, module: nn.Module, *optimisers: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside, a module and its optimisers' moments are on the device; afterwards on the CPU again, where agents act."""
+    try:
+        _move(device, module, optimisers)
+        yield
+    finally:
+        _move(torch.device("cpu"), module, optimisers)
+
+
+def _move(device: torch.device, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    if next(module.parameters()).device.type == device.type:
+        return
+    module.to(device)
+    for moments in (own for optimiser in optimisers for own in optimiser.state.values()):
+        moments.update({key: value.to(device) for key, value in moments.items()})
 
 
 def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

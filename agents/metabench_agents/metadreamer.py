@@ -50,7 +50,7 @@ from metabench import Timestep
 from metabench_agents.collect import Collector, adaptation, gather
 from metabench_agents.dreams import Dream, Dreaming, Known, dream_of, quality
 from metabench_agents.imagination import relabel
-from metabench_agents.latent_sac import ActorCritic, Learner, Settings, restore_adam
+from metabench_agents.latent_sac import ActorCritic, Learner, Settings, placed, restore_adam
 from metabench_agents.posterior import Gaussian, Guess
 from metabench_agents.replay import TaskReplay, Transitions
 from metabench_agents.run import Run, load_checkpoint, load_config, stream
@@ -107,6 +107,7 @@ class Config:
     evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
     bf16: bool = False  # matrix products of policy and values in bfloat16
     compile: bool = False  # torch.compile their losses
+    device: str = "auto"  # of all updates: "cpu", "cuda", or CUDA where there is some; it plays on the CPU
 
 
 RUNS: dict[str, dict[str, Any]] = {  # the paper's names; the reading is ours
@@ -212,6 +213,7 @@ def update_model(state: Training, config: Config, generator: torch.Generator) ->
     weights = ModelWeights(
         config.beta, config.within, config.between, config.separation, config.deviation, config.context
     )
+    context, seen = context.to(state.learner.device), seen.to(state.learner.device)
     loss, metrics = model_loss(state.network.model, context, lengths.view(-1, 2), seen, weights, generator)
     state.model.zero_grad(set_to_none=True)
     loss.backward()
@@ -325,18 +327,19 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
 def learn(state: Training, config: Config, generator: torch.Generator) -> dict[str, float]:
     """The updates of one iteration: the model's, then the policy's with an imagination every so often."""
     sums: dict[str, Tensor] = {}
-    dream: Dream | None = None
 
     def count(metrics: dict[str, Tensor], share: int) -> None:
         for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value / share
+            sums[name] = sums[name] + value / share if name in sums else value / share
 
-    for _ in range(config.model_updates):
-        count(update_model(state, config, generator), config.model_updates)
-    for number in range(config.updates):
-        if dream is None or number % config.imagine_every == 0:
-            dream = imagine(state, config, generator)
-        count(update(state, dream, config, generator), config.updates)
+    with placed(state.learner.device, state.network, state.model):
+        for _ in range(config.model_updates):
+            count(update_model(state, config, generator), config.model_updates)
+    for start in range(0, config.updates, config.imagine_every):
+        dream = imagine(state, config, generator)
+        with placed(state.learner.device, state.network, *state.learner.optimisers.values()):
+            for _ in range(min(config.imagine_every, config.updates - start)):
+                count(update(state, dream, config, generator), config.updates)
     return {name: float(value) for name, value in sums.items()}
 
 

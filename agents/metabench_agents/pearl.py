@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import metabench
 from metabench import Timestep
 from metabench_agents.collect import Collector, adaptation, gather
-from metabench_agents.latent_sac import ActorCritic, Learner, Settings, mlp
+from metabench_agents.latent_sac import ActorCritic, Learner, Settings, mlp, placed
 from metabench_agents.posterior import Evidence, Gaussian, Guess
 from metabench_agents.replay import TaskReplay, Transitions
 from metabench_agents.run import Run, load_checkpoint, load_config, stream
@@ -80,6 +80,7 @@ class Config:
     evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
     bf16: bool = False  # matrix products in bfloat16: faster on CPUs that have it
     compile: bool = False  # torch.compile the losses
+    device: str = "auto"  # of the updates: "cpu", "cuda", or CUDA where there is some; it plays on the CPU
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # oyster's configs, in our terms; what is not named is the default
@@ -183,10 +184,10 @@ def update(
     """
     tasks = torch.randint(len(replay), (config.meta_batch,), generator=generator).tolist()
     batch = replay.sample(tasks, config.batch, generator)
-    context = replay.sample_context(tasks, config.context, generator)
+    context = replay.sample_context(tasks, config.context, generator).to(learner.device)
     with learner.precision():
         posterior = network.posterior(context)
-    z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator))
+    z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator).to(learner.device))
     kl = posterior.kl()
     noise = torch.randn(batch.action.shape, generator=generator)
     metrics = learner.update(batch, z, noise, config.kl_weight * kl.sum())
@@ -214,9 +215,10 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             chosen = torch.randperm(len(everyone), generator=generator)[:count].tolist()
             row = collect(network, collector, replay, chosen, config, generator)
             sums: dict[str, Tensor] = {}
-            for _ in range(config.updates):
-                for name, value in update(network, learner, replay, config, generator).items():
-                    sums[name] = sums.get(name, torch.zeros(())) + value
+            with placed(learner.device, network, *learner.optimisers.values()):
+                for _ in range(config.updates):
+                    for name, value in update(network, learner, replay, config, generator).items():
+                        sums[name] = sums[name] + value if name in sums else value
             row |= {name: float(value) / config.updates for name, value in sums.items()}
             if config.evaluate_every and (iteration + 1) % config.evaluate_every == 0:
                 row |= adaptation(agent, benchmark, config.evaluate_splits, config.exploration_episodes + 1)

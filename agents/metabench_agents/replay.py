@@ -31,6 +31,10 @@ class Transitions(NamedTuple):
         o, a, r, n, t = rows.split((observation, action, 1, observation, 1), dim=-1)
         return cls(o, a, r[..., 0], n, t[..., 0])
 
+    def to(self, device: torch.device) -> Transitions:
+        """The same on a device."""
+        return Transitions(*(column.to(device) for column in self))
+
     def pack(self) -> Tensor:
         """Rows `[..., 2 O + A + 2]` float32: one gather fetches a whole transition."""
         parts = (self.observation, self.action, self.reward[..., None], self.next_observation)

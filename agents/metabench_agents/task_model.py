@@ -95,7 +95,8 @@ def model_loss(
     belief = Gaussian(
         *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
     )  # [T, P, 2, L]
-    z = belief.sample(torch.randn(belief.mean.shape, generator=generator))[:, :, :, None]
+    noise = torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device)
+    z = belief.sample(noise)[:, :, :, None]
     count = seen.reward.shape[1]
     shape = (tasks, contexts, 2, count)
     wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))

@@ -179,7 +179,7 @@ def cluster_losses(means: Tensor, separation: float) -> tuple[Tensor, Tensor]:
     centers = means.mean(1)
     within = ((means - centers[:, None]) ** 2).sum(-1).mean()
     if len(centers) < 2:
-        return within, torch.zeros(())
+        return within, within.new_zeros(())
     first, second = torch.triu_indices(len(centers), len(centers), 1)
     gap = torch.linalg.vector_norm(centers[first] - centers[second] + 1e-12, dim=-1)  # its slope is finite at 0 too
     return within, ((separation - gap).clamp_min(0.0) ** 2).mean()

@@ -16,8 +16,10 @@ from metabench_agents.latent_sac import (
     Settings,
     bellman_target,
     critic_loss,
+    find_device,
     frozen,
     mlp,
+    placed,
     policy_loss,
     squash,
     value_loss,
@@ -216,3 +218,27 @@ def test_learning_in_bfloat16_is_as_good():
     spread = max(np.ptp(full), np.ptp(half), 0.3)
     assert abs(full.mean() - half.mean()) <= spread
     assert full.mean() > -5.0 and half.mean() > -5.0
+
+
+def test_a_device_is_found_or_missed_in_a_sentence():
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert find_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device for device 'cuda'"):
+            find_device("cuda")
+
+
+@pytest.mark.gpu
+def test_updates_on_a_gpu_are_those_on_the_cpu():
+    losses, weights = {}, {}
+    for device in ("cpu", "cuda"):
+        network, encoder, batch, learner = parts(device=device)
+        facts, noise = torch.randn(4, 3, generator=stream(1)), torch.randn(4, 8, 2, generator=stream(2))
+        with placed(learner.device, network, *learner.optimisers.values()):
+            encoder.to(learner.device)
+            rows = [learner.update(batch, encoder(facts.to(learner.device)), noise) for _ in range(5)]
+        losses[device] = [float(row["critic_loss"]) for row in rows]
+        weights[device] = torch.cat([p.flatten() for p in network.parameters()])
+        assert weights[device].device.type == "cpu", "it plays on the CPU"
+    assert losses["cpu"] == pytest.approx(losses["cuda"], rel=1e-3)
+    assert torch.allclose(weights["cpu"], weights["cuda"], atol=1e-4)
