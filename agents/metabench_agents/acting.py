@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabench import Timestep
+from metabench import SlotRng, Timestep
 from metabench_agents.decision import TOKENS, DecisionTransformer
 from metabench_agents.precision import products
 from metabench_agents.sequences import Actions, Prompt
@@ -44,6 +44,7 @@ class Belief(NamedTuple):
     prompt: Prompt | None  # scaled; of every trial, used where `prompted`
     prompted: Tensor  # [B] bool
     merit: Tensor  # [B] how good the episode is that the prompt was cut from
+    probes: Tensor  # [B, settings.explore, A] encoded actions the trial begins with
 
 
 class Choice(NamedTuple):
@@ -97,7 +98,11 @@ class SequenceAgent:
     def begin(self, num_trials: int) -> Belief:
         """Nothing has been seen."""
         nothing = torch.zeros(num_trials, dtype=torch.bool)
-        return Belief((), None, 0, None, nothing, torch.full((num_trials,), -torch.inf))
+        probes = torch.zeros(num_trials, self.network.settings.explore, self.codec.size)
+        if probes.numel():
+            drawn = SlotRng.from_seeds(range(num_trials)).uniform(-1.0, 1.0, tuple(probes.shape[1:]))
+            probes = torch.as_tensor(drawn).float() * self.codec.reach
+        return Belief((), None, 0, None, nothing, torch.full((num_trials,), -torch.inf), probes)
 
     @torch.inference_mode()
     def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
@@ -112,6 +117,8 @@ class SequenceAgent:
             if belief.cache is None or full or bool(first.any()):
                 belief = self._rebuild(belief, bool(first.all()))
             action, cache = self._decide(belief, tick)
+        if len(belief.ticks) < belief.probes.shape[1]:
+            action = belief.probes[:, len(belief.ticks)]
         ticks = (*belief.ticks, tick._replace(action=action))
         return self.codec.to_env(action), belief._replace(ticks=ticks, cache=cache)
 
@@ -126,8 +133,7 @@ class SequenceAgent:
         if self.recall is not None:
             tick = tick._replace(context=self.recall(ticks, tick))
         if self.target is None:
-            last = torch.where(first[:, None], 0.0, ticks[-1].action) if ticks else nothing
-            return tick._replace(togo=network.aspire(network.scaled(observation), last, reward, time, tick.context))
+            return tick._replace(togo=network.aspire(network.scaled(observation), reward, time, tick.context))
         target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
         togo = target / network.return_scale
         if ticks:

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
-from metabench_agents.offline import fit, flatten, restore, updates_done
+from metabench_agents.offline import fit, updates_done
 from metabench_agents.precision import products
-from metabench_agents.run import Run, load_checkpoint, load_config
+from metabench_agents.run import Run, load_checkpoint, load_config, pack, unpack
 from metabench_agents.sequences import Actions, load_episodes
 
 NAME = "bc"
@@ -102,7 +102,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     optimiser, done = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True), 0
     if saved:
         done = updates_done(saved.iteration, 0, config.updates)
-        restore("bc", saved.tensors, network, optimiser)
+        unpack(saved.tensors, {"bc": network}, {"adam": optimiser})
     number = done
 
     def update(generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -128,7 +128,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         phase=0,
         before=0,
         done=done,
-        tensors=lambda: flatten("bc", network, optimiser),
+        tensors=lambda: pack({"bc": network}, {"adam": optimiser}),
     )
     return Agent(network, codec)
 
@@ -137,5 +137,5 @@ def load(path: Path) -> Agent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
     codec, network = _network(settings["benchmark"], Config(**settings["config"]))
-    restore("bc", saved.tensors, network)
+    unpack(saved.tensors, {"bc": network}, {})
     return Agent(network, codec)

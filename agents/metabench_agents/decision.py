@@ -25,16 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import fit, flatten, restore, seed_dropout, updates_done
+from metabench_agents.offline import fit, seed_dropout, updates_done
 from metabench_agents.precision import Precision, products
-from metabench_agents.run import Checkpoint, Run
+from metabench_agents.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequences import Episodes, Prompt, Window
 from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
 
 Target = Literal["learned", "mean", "best"]
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
-EXPECTILE = 0.9  # of the returns to go: near the best where the data are mixed, and no single lucky episode
+EXPECTILE = 0.97  # of the returns to go: near the best where the data are mixed, and no single lucky episode
 ASPIRATION_RATE = 1e-3  # learning rate of what to ask for
 TIME_STD = 0.02  # of the time embedding at the start, as in GPT-2
 STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
@@ -56,30 +56,33 @@ class Settings:
     decay: bool = True  # whether it then falls linearly to zero; released: no
     weight_decay: float = 1e-4  # AdamW's
     max_grad_norm: float = 0.25  # gradient clipping
+    sees_actions: bool = True  # whether the window's action tokens tell the actions; released: yes
     precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
     device: str = "cpu"  # of the transformer's updates; "cuda" where there is one (the agent plays on the CPU)
     attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
+    explore: int = 4  # acting: steps a trial begins with that are drawn evenly, see the docstring; 0: none, as released
     sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
 
 
 class Aspiration(nn.Module):
     """The return that good episodes still bring from here: what to ask for where the task's own returns are not known.
 
-    An expectile (0.9) of the returns to go in the training tasks' data, given the observation, the last action and
-    reward, the time, and z where there is one. To ask for one fixed return would fail across tasks: what is easy near
+    An expectile (0.97) of the returns to go in the training tasks' data, given the observation, the last reward, the
+    time, and z where there is one. (Not the last action: it would tell how good the data's policy is, and an agent that
+    has once acted badly would ask for bad episodes from then on.) To ask for one fixed return would fail across tasks: what is easy near
     a goal cannot be had far from it, and a return to go that no reward can bring has never been seen while learning.
     """
 
-    def __init__(self, observation: int, action: int, context: int, width: int):
+    def __init__(self, observation: int, context: int, width: int):
         super().__init__()
-        sizes = (observation + action + context + 2, width, width)
+        sizes = (observation + context + 2, width, width)
         layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.body = nn.Sequential(*layers, nn.Linear(width, 1))
 
-    def forward(self, observation: Tensor, action: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """`[...]` the return to go; last action and reward are 0 at the first step, time is a share of the episode."""
+    def forward(self, observation: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """`[...]` the return to go; the last reward is 0 at the first step, time is a share of the episode."""
         last = torch.stack((reward, time), dim=-1)
-        return self.body(torch.cat((observation, action, last, context), dim=-1))[..., 0]
+        return self.body(torch.cat((observation, last, context), dim=-1))[..., 0]
 
 
 S = TypeVar("S", bound=Settings)
@@ -147,7 +150,7 @@ class DecisionTransformer(nn.Module):
         self.head = nn.Linear(width, action)
         for table in (self.time, self.prompt_time):
             nn.init.normal_(table.weight, std=TIME_STD)
-        self.aspiration = Aspiration(observation, action, context, width)
+        self.aspiration = Aspiration(observation, context, width)
 
     def scaled_context(self, context: Tensor) -> Tensor:
         """The same for z `[..., Z]`."""
@@ -162,10 +165,10 @@ class DecisionTransformer(nn.Module):
         self.return_scale = episodes.returns.abs().max()
         self.reward_scale = episodes.reward.abs().mean().clamp_min(1e-6)
 
-    def aspire(self, observation: Tensor, action: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    def aspire(self, observation: Tensor, reward: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """What to ask for, divided by the return scale; observations scaled, rewards as they came."""
         context = self.scaled_context(context)
-        return self.aspiration(observation, action, reward / self.reward_scale, time / self.horizon, context)
+        return self.aspiration(observation, reward / self.reward_scale, time / self.horizon, context)
 
     def scaled(self, observation: Tensor) -> Tensor:
         """`[..., O]` in units of the standard deviation around the mean."""
@@ -173,6 +176,8 @@ class DecisionTransformer(nn.Module):
 
     def tokens(self, observation: Tensor, context: Tensor, action: Tensor, togo: Tensor, time: Tensor) -> Tensor:
         """`[B, K, ...]`, observations scaled and returns to go divided, to tokens `[B, 3 K, D]`."""
+        if not self.settings.sees_actions:
+            action = torch.zeros_like(action)
         if self.context:
             context = self.scaled_context(context)
             observation = torch.cat((self.encode(observation), context.to(observation.dtype)), dim=-1)
@@ -229,16 +234,9 @@ def loss(network: DecisionTransformer, window: Window, prompt: Prompt | None) ->
 
 
 def aspiration_loss(network: DecisionTransformer, window: Window) -> Tensor:
-    """The expectile loss of the returns to go (Newey and Powell 1987): errors from above weigh 0.9, from below 0.1.
-
-    A window's first step is left out unless it is its episode's first: what came before it is not in the window.
-    """
-    action = torch.cat((torch.zeros_like(window.action[:, :1]), window.action[:, :-1]), dim=1)
-    reward = window.togo[:, :-1] - window.togo[:, 1:]
-    reward = torch.cat((torch.zeros_like(reward[:, :1]), reward), dim=1) * network.return_scale
-    known = window.valid.clone()
-    known[:, 0] &= window.time[:, 0] == 0
-    gap = window.togo - network.aspire(window.observation, action, reward, window.time, window.context)
+    """The expectile loss of the returns to go (Newey and Powell 1987): what is higher weighs 0.97, what is lower 0.03."""
+    hope = network.aspire(window.observation, window.last_reward, window.time, window.context)
+    gap, known = window.togo - hope, window.valid
     weight = torch.where(gap > 0, EXPECTILE, 1.0 - EXPECTILE) * known
     return (weight * gap**2).sum() / known.sum().clamp_min(1)
 
@@ -287,12 +285,14 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """What it takes to continue."""
-        return flatten("dt", self.network, self.optimiser) | flatten("ask", self.network.aspiration, self.aspiration)
+        return pack({"dt": self.network}, self._optimisers())
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse."""
-        restore("dt", tensors, self.network, self.optimiser)
-        restore("ask", tensors, self.network.aspiration, self.aspiration)
+        unpack(tensors, {"dt": self.network}, self._optimisers())
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"dt-adam": self.optimiser, "ask-adam": self.aspiration}
 
 
 def train_transformer(
@@ -347,4 +347,4 @@ def restore_transformer(saved: Checkpoint, network: DecisionTransformer) -> None
     """A network from a checkpoint; ValueError if the run had not come to it yet."""
     if not any(name.startswith("dt/") for name in saved.tensors):
         raise ValueError("this run has not come to its transformer yet: give its command again to continue it")
-    restore("dt", saved.tensors, network)
+    unpack(saved.tensors, {"dt": network}, {})

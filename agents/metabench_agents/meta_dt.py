@@ -66,8 +66,8 @@ from metabench_agents.decision import (
     settled,
     train_transformer,
 )
-from metabench_agents.offline import blocks, flatten, restore
-from metabench_agents.run import Checkpoint, Run, load_checkpoint, load_config, stream
+from metabench_agents.offline import blocks
+from metabench_agents.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.sequences import (
     Actions,
     Episodes,
@@ -311,7 +311,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
             return window, None
         return window, prompter.draw(which, generator)
 
-    world = {} if model is None else flatten("world", model) | {"best": torch.zeros(())}
+    world = {} if model is None else pack({"world": model}, {}) | {"best": torch.zeros(())}
     train_transformer(Trainer(network), draw, seed=seed, run=run, saved=saved, before=before, keep=world | extra)
     return _agent(codec, model, network, config, extra)
 
@@ -357,5 +357,5 @@ def load(path: Path) -> SequenceAgent:
     codec, model, network = _models(settings["benchmark"], config)
     restore_transformer(saved, network)
     if model is not None:
-        restore("world", saved.tensors, model)
+        unpack(saved.tensors, {"world": model}, {})
     return _agent(codec, model, network, config, saved.tensors)

@@ -79,29 +79,3 @@ def seed_dropout(network: nn.Module, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, Dropout):
             module.generator = generator
-
-
-def flatten(prefix: str, network: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
-    """Parameters, buffers and moments as named tensors."""
-    tensors = {f"{prefix}/network/{name}": value for name, value in network.state_dict().items()}
-    if optimiser is not None:
-        for index, moments in optimiser.state_dict()["state"].items():
-            tensors |= {f"{prefix}/adam/{index}/{name}": value for name, value in moments.items()}
-    return tensors
-
-
-def restore(
-    prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer | None = None
-) -> None:
-    """The inverse of `flatten`; moments that are not there stay as they are."""
-    head = f"{prefix}/network/"
-    network.load_state_dict({n.removeprefix(head): t for n, t in tensors.items() if n.startswith(head)})
-    if optimiser is None:
-        return
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith(f"{prefix}/adam/"):
-            index, name = key.removeprefix(f"{prefix}/adam/").split("/")
-            state.setdefault(int(index), {})[name] = tensor
-    if state:
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -59,6 +59,7 @@ class Config(Settings):
 
     data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
     target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
+    explore: int = 0  # acting: drawn steps a trial begins with; none, for it is shown a demonstration
     prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     demonstrations: int = 5  # the best so many episodes of a task are its demonstrations
 

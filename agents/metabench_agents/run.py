@@ -139,7 +139,7 @@ def unpack(
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith(f"{name}/"):
-                _, index, moment = key.split("/")
+                index, moment = key.removeprefix(f"{name}/").split("/")
                 state.setdefault(int(index), {})[moment] = tensor
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 

@@ -34,6 +34,7 @@ class Actions:
         self.low, self.high, self.size = low, high, int(np.prod(space.shape))
         self.center = torch.zeros_like(low) if raw else (low + high) / 2
         self.half = torch.ones_like(low) if raw else (high - low) / 2
+        self.reach = (high - low) / 2 / self.half  # how far encoded actions go: 1 unless raw
 
     def encode(self, action: Tensor) -> Tensor:
         """`[..., A]` from the environment's units."""
@@ -53,6 +54,7 @@ class Window(NamedTuple):
     togo: Tensor  # [B, K] return from the step on to the end of the episode
     time: Tensor  # [B, K] int64 step of the episode
     valid: Tensor  # [B, K] bool: false behind the end of the episode
+    last_reward: Tensor  # [B, K] of the step before; zeros at the episode's first
 
 
 class Prompt(NamedTuple):
@@ -197,6 +199,7 @@ def window_of(episodes: Episodes, which: Tensor, start: Tensor, steps: int, cont
     time = start[:, None] + torch.arange(steps)
     valid = time < episodes.length[which, None]
     rows = episodes.first[which, None] + torch.minimum(time, episodes.length[which, None])
+    before, known = (rows - 1).clamp(min=0), (time > 0).float()
     return Window(
         observation=episodes.observation[rows],
         context=context[rows],
@@ -204,6 +207,7 @@ def window_of(episodes: Episodes, which: Tensor, start: Tensor, steps: int, cont
         togo=episodes.togo[rows],
         time=time.clamp(max=episodes.horizon - 1),
         valid=valid,
+        last_reward=episodes.reward[before] * known,
     )
 
 

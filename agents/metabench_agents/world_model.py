@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import fit, flatten, restore, updates_done
+from metabench_agents.offline import fit, updates_done
 from metabench_agents.precision import products
-from metabench_agents.run import Checkpoint, Run
+from metabench_agents.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequences import Episodes, history
 
 Decoders = Literal["reward", "state", "both"]
@@ -285,11 +285,53 @@ class Training:
     learning_rate: float
 
 
-class Best(NamedTuple):
-    """The best model so far, by its loss on what it does not learn from."""
+class Trainer:
+    """Adam with the released clipping, and the best model so far by its loss on what it does not learn from.
 
-    tensors: dict[str, Tensor]
-    loss: Tensor  # []
+    Args:
+        model: Trained in place; its observation scale is set already.
+        learn: Steps to learn from.
+        judge: Steps to choose the best by.
+        settings: Updates, batch, learning rate.
+    """
+
+    def __init__(self, model: WorldModel, learn: Steps, judge: Steps, settings: Training):
+        self.model, self.learn, self.judge, self.settings = model, learn, judge, settings
+        self.parameters = list(model.parameters())
+        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+        self.best, self.least = pack({"world": model}, {}), torch.tensor(torch.inf)
+
+    def update(self, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """One update on steps drawn from `generator`."""
+        with products("fp32"):
+            pick = torch.randint(len(self.learn), (self.settings.batch,), generator=generator)
+            total, metrics = loss(self.model, self.learn.take(pick))
+            self.optimiser.zero_grad(set_to_none=True)
+            total.backward()
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimiser.step()
+        return {"loss": total} | metrics
+
+    def look(self, done: int) -> Mapping[str, float]:
+        """Every so often: the loss on `judge`, and the model kept where it is the least."""
+        if done % SELECT_EVERY and done < self.settings.updates:
+            return {}
+        found = torch.tensor(evaluate_loss(self.model, self.judge))
+        if found < self.least:
+            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.model}, {}).items()}, found
+        return {"held_out_loss": float(found)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it takes to continue, and the best model."""
+        return self.best | {"best": self.least} | pack({"now": self.model}, {"now-adam": self.optimiser})
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Takes up a checkpoint; returns how many updates are done."""
+        tensors, done = checkpoint.tensors, updates_done(checkpoint.iteration, 0, self.settings.updates)
+        self.best, self.least = {n: t for n, t in tensors.items() if n.startswith("world/")}, tensors["best"]
+        if done < self.settings.updates:  # later checkpoints, of the next phase, hold the best model alone
+            unpack(tensors, {"now": self.model}, {"now-adam": self.optimiser})
+        return done
 
 
 def train_world_model(
@@ -303,10 +345,10 @@ def train_world_model(
     checkpoint: Checkpoint | None,
     crossing: bool = False,
 ) -> None:
-    """Adam with the released clipping; `model` ends as the best of its blocks on `select`, or as it is in `checkpoint`.
+    """`model` is trained in place and ends as the best of its blocks on `select`, or as it is in `checkpoint`.
 
     Args:
-        model: Trained in place; its observation scale is set already.
+        model: Its observation scale is set already.
         learn: Episodes to learn from.
         select: Episodes to choose the best by.
         settings: Updates, batch, learning rate.
@@ -315,44 +357,20 @@ def train_world_model(
         checkpoint: To continue from.
         crossing: See `Steps`.
     """
-    steps, judge = Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    best = Best(flatten("world", model), torch.tensor(torch.inf))
-    done = 0
-    if checkpoint:
-        done = updates_done(checkpoint.iteration, 0, settings.updates)
-        best = Best({n: t for n, t in checkpoint.tensors.items() if n.startswith("world/")}, checkpoint.tensors["best"])
-        if done < settings.updates:
-            restore("now", checkpoint.tensors, model, optimiser)
-
-    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
-        with products("fp32"):
-            total, metrics = loss(model, steps.take(torch.randint(len(steps), (settings.batch,), generator=generator)))
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        nn.utils.clip_grad_norm_(list(model.parameters()), CLIP)
-        optimiser.step()
-        return {"loss": total} | metrics
-
-    def after_block(done: int) -> Mapping[str, float]:
-        nonlocal best
-        if done % SELECT_EVERY and done < settings.updates:
-            return {}
-        found = torch.tensor(evaluate_loss(model, judge))
-        if found < best.loss:
-            best = Best({n: t.detach().clone() for n, t in flatten("world", model).items()}, found)
-        return {"held_out_loss": float(found)}
-
+    trainer = Trainer(
+        model, Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing), settings
+    )
+    done = trainer.restore(checkpoint) if checkpoint else 0
     fit(
         run,
         "world model",
-        update,
+        trainer.update,
         updates=settings.updates,
         seed=seed,
         phase=0,
         before=0,
         done=done,
-        tensors=lambda: best.tensors | {"best": best.loss} | flatten("now", model, optimiser),
-        after_block=after_block,
+        tensors=trainer.tensors,
+        after_block=trainer.look,
     )
-    restore("world", best.tensors, model)
+    unpack(trainer.best, {"world": model}, {})

@@ -12,7 +12,7 @@ from metabench_agents.sequences import Actions, Prompt, Window
 from metabench import Timestep
 
 BOX = spaces.Box(-2.0, 2.0, (2,), np.float32)
-SMALL = Settings(window=6, layers=2, width=16, dropout=0.0, updates=20, warmup=5, batch=4)
+SMALL = Settings(window=6, layers=2, width=16, dropout=0.0, updates=20, warmup=5, batch=4, explore=0)
 LONG = 15  # steps of an episode
 
 
@@ -36,7 +36,8 @@ def window(rows=4, steps=6, context=0, valid=None):
         return torch.randn(rows, steps, *shape, generator=generator)
 
     real = torch.ones(rows, steps, dtype=torch.bool) if valid is None else valid
-    return Window(draw(3), draw(context), draw(2), draw(), torch.arange(steps).expand(rows, steps), real)
+    time = torch.arange(steps).expand(rows, steps)
+    return Window(draw(3), draw(context), draw(2), draw(), time, real, draw())
 
 
 def prompt(rows=4, steps=3):
@@ -134,35 +135,32 @@ def test_fast_products_are_float32_or_not_used():
 def test_the_aspiration_is_an_expectile_of_the_returns_to_go():
     """With inputs that tell nothing it settles on the number whose weighted errors balance, found here by bisection."""
     net, w = network(), window(64)
-    blank = w._replace(observation=w.observation * 0, action=w.action * 0, time=w.time * 0)
-    blank = blank._replace(togo=w.togo[:, :1].expand(-1, 6))  # no rewards: the return to go stays
+    blank = w._replace(observation=w.observation * 0, last_reward=w.last_reward * 0, time=w.time * 0)
     optimiser = torch.optim.Adam(net.aspiration.parameters(), lr=0.02)
     for _ in range(300):
         optimiser.zero_grad()
         aspiration_loss(net, blank).backward()
         optimiser.step()
-    values, low, high = blank.togo[:, 0], -10.0, 10.0
+    values, low, high = blank.togo.flatten(), -10.0, 10.0
     for _ in range(60):
         middle = (low + high) / 2
-        pull = 0.9 * (values - middle).clamp(min=0).sum() - 0.1 * (middle - values).clamp(min=0).sum()
+        pull = 0.97 * (values - middle).clamp(min=0).sum() - 0.03 * (middle - values).clamp(min=0).sum()
         low, high = (middle, high) if pull > 0 else (low, middle)
     zeros = torch.zeros(1)
-    asked = net.aspire(torch.zeros(1, 3), torch.zeros(1, 2), zeros, zeros, torch.zeros(1, 0))
+    asked = net.aspire(torch.zeros(1, 3), zeros, zeros, torch.zeros(1, 0))
     assert float(asked.detach()) == pytest.approx(low, abs=0.03)
 
 
-def test_the_aspiration_sees_the_last_action_and_reward():
-    net, w = network(), window()
-    seen = []
+def test_the_aspiration_sees_the_last_reward_and_weighs_real_steps_only():
+    net = network()
+    valid = torch.ones(4, 6, dtype=torch.bool)
+    valid[0, 3:] = False
+    w, seen = window(valid=valid), []
     net.aspire = lambda *inputs: seen.append(inputs) or torch.zeros(4, 6)
-    late = w._replace(time=w.time + 3)
     total = aspiration_loss(net, w)
-    _, action, reward, _, _ = seen[0]
-    assert torch.equal(action[:, 1:], w.action[:, :-1]) and not action[:, 0].any()
-    assert torch.allclose(reward[:, 1:], (w.togo[:, :-1] - w.togo[:, 1:]) * 4.0) and not reward[:, 0].any()
-    weight = torch.where(w.togo > 0, 0.9, 0.1) * w.togo**2
-    assert torch.allclose(total, weight.mean())
-    assert torch.allclose(aspiration_loss(net, late), weight[:, 1:].mean()), "what came before the window is unknown"
+    assert torch.equal(seen[0][1], w.last_reward)
+    weight = torch.where(w.togo > 0, 0.97, 0.03) * w.togo**2
+    assert torch.allclose(total, weight[valid].mean())
 
 
 def test_an_agent_asks_for_what_was_learned():
@@ -172,11 +170,42 @@ def test_an_agent_asks_for_what_was_learned():
     _, belief = play(agent, observation, reward, first)
     assert not agent.privileged
     for t in (0, 1, 14, 15, 16):
-        tick, before = belief.ticks[t], belief.ticks[t - 1]
-        last = torch.where(tick.first[:, None], 0.0, before.action) if t else torch.zeros(2, 2)
+        tick = belief.ticks[t]
         with torch.no_grad():
-            expected = net.aspire(net.scaled(tick.observation), last, tick.reward, tick.time, tick.context)
+            expected = net.aspire(net.scaled(tick.observation), tick.reward, tick.time, tick.context)
         assert torch.allclose(tick.togo, expected)
+
+
+def test_a_trial_begins_with_drawn_actions_and_no_later_episode_does():
+    net = network(settings=Settings(**vars(SMALL) | {"explore": 3}))
+    plain = network()
+    observation, reward, first = stream_of(4, 14, [[0, 7]] * 4)
+    codec = Actions(spaces.Box(-0.5, 0.5, (2,), np.float32))
+    actions, belief = play(SequenceAgent(net, codec, "t", None), observation, reward, first)
+    again, _ = play(SequenceAgent(net, codec, "t", None), observation, reward, first)
+    assert np.array_equal(actions, again)
+    assert np.allclose(actions[:3], belief.probes.transpose(0, 1) * 0.5) and np.abs(actions).max() <= 0.5
+    assert len(np.unique(actions[:3])) == 24, "every trial draws its own"
+    shown = belief.ticks[2].action
+    assert torch.equal(shown, belief.probes[:, 2]), "the network is shown what was done"
+    unmoved, _ = play(SequenceAgent(plain, codec, "t", None), observation, reward, first)
+    assert np.array_equal(unmoved[7], actions[7]), "the next episode's first action is the network's own"
+
+
+def test_probes_fill_the_box_of_raw_actions_too():
+    net = network(settings=Settings(**vars(SMALL) | {"explore": 200}))
+    box = spaces.Box(-0.1, 0.1, (2,), np.float32)
+    probes = SequenceAgent(net, Actions(box, raw=True), "t", None).begin(3).probes
+    assert 0.09 < float(probes.abs().max()) <= 0.1
+
+
+def test_hidden_actions_change_nothing_that_is_decided():
+    w = window()
+    seeing, blind = network(), network(settings=Settings(**vars(SMALL) | {"sees_actions": False}))
+    blind.load_state_dict(seeing.state_dict())
+    other = w._replace(action=-w.action)
+    seeing.eval(), blind.eval()
+    assert torch.equal(blind(w), blind(other)) and not torch.allclose(seeing(w), seeing(other))
 
 
 # --- play ---------------------------------------------------------------------------------------------------------
@@ -220,9 +249,8 @@ def expected_action(net, codec, belief, row, tick, begin, target, in_front):
     valid = torch.ones(1, steps, dtype=torch.bool)
     seen = net.scaled(columns["observation"])
     with torch.inference_mode():
-        return codec.to_env(net(Window(seen, columns["context"], columns["action"], togo, time, valid), in_front))[
-            0, -1
-        ]
+        window = Window(seen, columns["context"], columns["action"], togo, time, valid, togo)
+        return codec.to_env(net(window, in_front))[0, -1]
 
 
 def begin_of(agent, tick, starts, sliding):

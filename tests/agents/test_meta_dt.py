@@ -161,6 +161,7 @@ def model_and_config(**changes):
     torch.manual_seed(0)
     config = meta_dt.Config(**asdict(SMALL[meta_dt]) | changes)
     _, model, _ = meta_dt._models(ID, config)
+    torch.manual_seed(1)
     for bias in (p for n, p in model.named_parameters() if "bias" in n):
         torch.nn.init.normal_(bias)
     return model, config

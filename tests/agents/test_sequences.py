@@ -68,6 +68,8 @@ def test_a_window_is_its_steps_and_says_where_the_episode_is_over(episodes):
     assert torch.allclose(window.togo[0, :3], torch.tensor(np.cumsum(got[1][::-1])[::-1].copy()).float(), atol=1e-6)
     assert window.time.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5]]
     assert window.context[1, :, 0].tolist() == (episodes.first[3] + torch.arange(2, 6)).tolist()
+    assert torch.allclose(window.last_reward[1], torch.tensor(got[3][1:5]).float())
+    assert window.last_reward[0].tolist()[0] == 0.0, "nothing came before the episode's first step"
 
 
 @pytest.mark.parametrize("short", [False, True])
