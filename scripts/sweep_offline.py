@@ -36,8 +36,8 @@ from metabench.results import Protocol, Result, write_atomically
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")
 # What two cores can afford, and what was released (facts of the released configs; batch 128, no decay).
-SMALL = {"width": 64, "layers": 2, "updates": 2_000, "batch": 32, "warmup": 100, "learning_rate": 3e-3}
-SMALL_META = {"world_updates": 4_000}
+SMALL = {"width": 64, "layers": 2, "updates": 1_500, "batch": 32, "warmup": 100, "learning_rate": 3e-3}
+SMALL_META = {"world_updates": 6_000}
 RELEASED = {
     "PointRobot-v0": {"updates": 100_000, "learning_rate": 1e-4, "world_updates": 211_000},
     "CheetahVel-v0": {"updates": 200_000, "learning_rate": 5e-5, "world_updates": 4_200_000},

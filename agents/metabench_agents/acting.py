@@ -5,6 +5,9 @@ the cache holds the prompt and the window. When the window is full, all but the 
 are computed anew. So the network always sees a stretch of steps it has been trained on (every prefix of every window
 was in the loss), at twice the cost of no window at all; to see exactly the last K steps (`sliding`) costs six times
 as much, and up to step K there is no difference.
+
+The first steps of a trial, of its first episode alone, are drawn evenly from the action space (`Settings.explore`),
+each trial from a stream of its own number, the same at every play. The network is shown them as it is shown its own.
 """
 
 from __future__ import annotations

@@ -9,9 +9,14 @@ embeddings of their own and no norm, as released. z joins the observation: Linea
 linear layer. Observations come scaled; returns to go are divided by the largest absolute return of the training
 episodes.
 
-Deviation: the time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of
-1, twenty times what observation, action and return add to a token, which then tells little but the time for long. And z
-is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
+Deviations, with reasons:
+- The time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of 1, twenty
+  times what observation, action and return add to a token, which then tells little but the time for long.
+- z is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
+- A trial begins with `explore` actions drawn evenly from the action space; released, there are none. The regression
+  clones the *mean* action, and while nothing is known of the task the mean over tasks is to stand still: then rewards
+  tell nothing, z stays what it was, and the agent stands until the end. The noise of the behaviour policy, which told
+  the tasks apart in the data, is just what a mean leaves out.
 """
 
 from __future__ import annotations
@@ -69,8 +74,9 @@ class Aspiration(nn.Module):
 
     An expectile (0.97) of the returns to go in the training tasks' data, given the observation, the last reward, the
     time, and z where there is one. (Not the last action: it would tell how good the data's policy is, and an agent that
-    has once acted badly would ask for bad episodes from then on.) To ask for one fixed return would fail across tasks: what is easy near
-    a goal cannot be had far from it, and a return to go that no reward can bring has never been seen while learning.
+    has once acted badly would ask for bad episodes from then on.) To ask for one fixed return would fail across tasks:
+    what is easy near a goal cannot be had far from it, and a return to go that no reward can bring has never been seen
+    while learning.
     """
 
     def __init__(self, observation: int, context: int, width: int):
@@ -234,7 +240,7 @@ def loss(network: DecisionTransformer, window: Window, prompt: Prompt | None) ->
 
 
 def aspiration_loss(network: DecisionTransformer, window: Window) -> Tensor:
-    """The expectile loss of the returns to go (Newey and Powell 1987): what is higher weighs 0.97, what is lower 0.03."""
+    """The expectile loss of the returns to go (Newey and Powell 1987): higher ones weigh 0.97, lower ones 0.03."""
     hope = network.aspire(window.observation, window.last_reward, window.time, window.context)
     gap, known = window.togo - hope, window.valid
     weight = torch.where(gap > 0, EXPECTILE, 1.0 - EXPECTILE) * known

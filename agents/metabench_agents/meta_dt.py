@@ -11,7 +11,8 @@ Source: Wang et al. 2024, "Meta-DT: Offline Meta-RL as Conditional Sequence Mode
    zero-shot one; so one agent gives both, and k context episodes are a trial of k + 1 episodes. While learning, the
    prompt is the worst foretold segment of another episode of the window's task; half of the updates are made without
    one.
-4. The return to ask for is learned from the *training* tasks' data: at every step an expectile of what good episodes
+4. A trial begins with a few drawn actions, which tell the task (`decision.py` says why); `explore=0` leaves them out.
+5. The return to ask for is learned from the *training* tasks' data: at every step an expectile of what good episodes
    still bring from here, given z (`decision.Aspiration`). No data of test tasks is read. `target="mean"` and `"best"`
    ask for one return instead, the mean or the highest of the training tasks' best ones, less what has come in.
 
@@ -121,7 +122,8 @@ class Config(Settings):
     world_width: int = 128  # of the world model's recurrence and layers
     world_updates: int = 20_000  # of the world model; released: 200,000 to 4 million
     world_batch: int = 128  # steps of an update
-    world_learning_rate: float = 1e-3  # Adam's
+    world_learning_rate: float = 2e-3  # Adam's highest; released: 1e-3
+    world_decay: bool = True  # whether it falls linearly to zero; released: no
     prompt: Literal["error", "random", "none"] = "error"  # how the segment is chosen
     prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     prompted: float = 0.5  # share of the updates that are made with a prompt
@@ -280,7 +282,7 @@ def _fit_world_model(
         learn = torch.arange(len(episodes))
         codec = _models(benchmark, config)[0]
         select = load_episodes(benchmark, config.data, "test", codec)
-    settings = Training(config.world_updates, config.world_batch, config.world_learning_rate)
+    settings = Training(config.world_updates, config.world_batch, config.world_learning_rate, config.world_decay)
     crossing = "crossing-windows" in config.released
     train_world_model(
         model, episodes.take(learn), select, settings, seed=seed, run=run, checkpoint=saved, crossing=crossing

@@ -12,6 +12,7 @@ Deviations, with reasons:
 - Both decoders are trained where it is not known whether reward or dynamics vary between tasks.
 - The encoder that is kept is the best on held-out episodes of the training tasks. The released code keeps the best on
   one random batch of test-task data.
+- The learning rate warms up and falls linearly to zero; released it stays 1e-3, for far more updates.
 - History never reaches into the episode before. `crossing=True` restores the released way, in which the first 4 steps
   of an episode see the previous one's last.
 """
@@ -34,6 +35,7 @@ from metabench_agents.sequences import Episodes, history
 Decoders = Literal["reward", "state", "both"]
 DYNAMICS = ("HopperParam", "WalkerParam")  # families whose tasks differ in dynamics
 REWARDS = ("AntDir", "AntGoal", "CheetahDir", "CheetahVel", "HumanoidDir", "PointRobot", "ReacherGoal")  # in reward
+WARMUP = 100  # updates until the learning rate is reached; released: none
 CLIP = 1.0  # of the gradient's norm, as released
 SELECT_EVERY = 500  # updates between two looks at the held-out episodes
 _CHUNK = 65_536  # rows that are encoded together
@@ -283,6 +285,7 @@ class Training:
     updates: int
     batch: int
     learning_rate: float
+    decay: bool = True  # whether the rate falls linearly to zero; released: no
 
 
 class Trainer:
@@ -299,10 +302,14 @@ class Trainer:
         self.model, self.learn, self.judge, self.settings = model, learn, judge, settings
         self.parameters = list(model.parameters())
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
-        self.best, self.least = pack({"world": model}, {}), torch.tensor(torch.inf)
+        self.best, self.least, self.done = pack({"world": model}, {}), torch.tensor(torch.inf), 0
 
     def update(self, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """One update on steps drawn from `generator`."""
+        """The next update, on steps drawn from `generator`."""
+        settings = self.settings
+        left = 1.0 - self.done / settings.updates if settings.decay else 1.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * left * min(1.0, (self.done + 1) / WARMUP)
         with products("fp32"):
             pick = torch.randint(len(self.learn), (self.settings.batch,), generator=generator)
             total, metrics = loss(self.model, self.learn.take(pick))
@@ -310,6 +317,7 @@ class Trainer:
             total.backward()
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimiser.step()
+        self.done += 1
         return {"loss": total} | metrics
 
     def look(self, done: int) -> Mapping[str, float]:
@@ -327,7 +335,8 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Takes up a checkpoint; returns how many updates are done."""
-        tensors, done = checkpoint.tensors, updates_done(checkpoint.iteration, 0, self.settings.updates)
+        tensors = checkpoint.tensors
+        self.done = done = updates_done(checkpoint.iteration, 0, self.settings.updates)
         self.best, self.least = {n: t for n, t in tensors.items() if n.startswith("world/")}, tensors["best"]
         if done < self.settings.updates:  # later checkpoints, of the next phase, hold the best model alone
             unpack(tensors, {"now": self.model}, {"now-adam": self.optimiser})
@@ -357,9 +366,7 @@ def train_world_model(
         checkpoint: To continue from.
         crossing: See `Steps`.
     """
-    trainer = Trainer(
-        model, Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing), settings
-    )
+    trainer = Trainer(model, Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing), settings)
     done = trainer.restore(checkpoint) if checkpoint else 0
     fit(
         run,

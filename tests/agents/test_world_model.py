@@ -125,3 +125,21 @@ def test_the_encoder_starts_as_released():
     encoder = Encoder(3, 2, 5, 16)
     assert torch.allclose(encoder.weight.t() @ encoder.weight, torch.eye(16), atol=1e-5)
     assert all(not layer.bias.any() for layer in (*encoder.embed, encoder.out))
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_the_learning_rate_warms_up_and_falls_and_the_best_model_is_kept(decay, monkeypatch):
+    monkeypatch.setattr(world_model, "SELECT_EVERY", 1)
+    model, generator = a_model("reward"), torch.Generator().manual_seed(0)
+    steps = Steps(some_episodes(), model)
+    trainer = world_model.Trainer(model, steps, steps, world_model.Training(200, 8, 1e-2, decay))
+    rates, losses = [], []
+    for done in range(1, 201):
+        trainer.update(generator)
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
+        losses.append(trainer.look(done)["held_out_loss"])
+    assert rates[0] == pytest.approx(1e-4) and rates[49] == pytest.approx(5e-3 * (1 - 49 / 200 if decay else 1))
+    assert rates[-1] == pytest.approx(5e-5 if decay else 1e-2)
+    assert float(trainer.least) == pytest.approx(min(losses)) and min(losses) < losses[0]
+    model.load_state_dict({name.removeprefix("world/"): tensor for name, tensor in trainer.best.items()})
+    assert world_model.evaluate_loss(model, steps) == pytest.approx(min(losses))
