@@ -1,12 +1,15 @@
-"""DynaMITE-RL, VariBAD and RL² on GridSwitch: the runs behind docs/agents.md, their learning curves and the picture.
+r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents.md, their learning curves and the pictures.
 
-    python scripts/dynamite_study.py train --agents rl2 varibad dynamite --seeds 0 1 2 3 4
-    python scripts/dynamite_study.py train --agents without-consistency without-conditioning --seeds 0 1 2
+    python scripts/dynamite_study.py train --agents rl2 rl2-short varibad dynamite --seeds 0 1 2 3 4
+    python scripts/dynamite_study.py train --agents without-consistency without-conditioning without-masking \
+        --seeds 0 1 2
+    python scripts/dynamite_study.py train --benchmark CheetahDirSwitch-v0 --seeds 0 1 2
+    python scripts/dynamite_study.py train --benchmark GridNavigation-v0 --seeds 0 1 2
     python scripts/dynamite_study.py offline --seeds 0 1 2
-    python scripts/dynamite_study.py report
+    python scripts/dynamite_study.py report --benchmark GridSwitch-v0
 
-Runs go to `runs/study`, what is kept of them to `docs/results/GridSwitch-v0`: the evaluations (result.json), and per
-run a learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
+Runs go to `runs/study`, what is kept of them to `docs/results/BENCHMARK`: the evaluations (result.json), and per run a
+learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
 """
 
 from __future__ import annotations
@@ -25,11 +28,10 @@ from metabench_agents.run import Run
 import metabench
 from metabench.results import Result
 
-BENCHMARK = "GridSwitch-v0"
 ROOT = Path(__file__).parent.parent
-RUNS, KEPT = ROOT / "runs" / "study", ROOT / "docs" / "results" / BENCHMARK
+RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", ROOT / "docs" / "results", ROOT / "docs" / "images"
 SPLITS = ("test", "ood")
-LEVELS = (35.0, 40.0)  # mean returns whose first passing is told
+LEVELS = (35.0, 40.0)  # mean returns on GridSwitch whose first passing is told
 WINDOW = 38_400  # frames that a learning curve is averaged over
 DATASET = "metabench/grid-switch/replay-v0"
 
@@ -41,13 +43,41 @@ class Variant(NamedTuple):
     changes: dict[str, Any]
 
 
+# One set of sizes, PPO settings and steps for all three; the rest is each agent's own.
+CHEETAH = {"frames": 400_000, "trials": 16, "discount": 0.97, "trace": 0.95, "entropy": 0.002, "learning_rate": 1e-3}
+CHEETAH_MODEL = CHEETAH | {
+    "epochs": 4,
+    "minibatches": 8,
+    "decoder": "all",
+    "encoder_hidden": 128,
+    "decoder_hidden": (64, 32),
+    "terms": 25,
+    "steps": 25,
+    "products": False,  # joint velocities have no bounds
+    "warmup": 10,
+    "warmup_updates": 300,
+    "scout_entropy": 0.002,
+    "model_updates": 8,
+    "model_trials": 16,
+}
 VARIANTS = {
-    "rl2": Variant(rl2, {}),
-    "varibad": Variant(varibad, {}),
-    "dynamite": Variant(dynamite, {}),
-    "without-consistency": Variant(dynamite, {"consistency": False}),
-    "without-conditioning": Variant(dynamite, {"conditioning": False}),
-    "without-masking": Variant(dynamite, {"masking": False}),
+    "GridSwitch-v0": {
+        "rl2": Variant(rl2, {}),
+        "rl2-short": Variant(rl2, {"frames": dynamite.Config.frames}),
+        "varibad": Variant(varibad, {}),
+        "dynamite": Variant(dynamite, {}),
+        "without-consistency": Variant(dynamite, {"consistency": False}),
+        "without-conditioning": Variant(dynamite, {"conditioning": False}),
+        "without-masking": Variant(dynamite, {"masking": False}),
+    },
+    "CheetahDirSwitch-v0": {
+        "rl2": Variant(rl2, CHEETAH | {"epochs": 4, "minibatches": 4, "hidden": 128}),
+        "varibad": Variant(varibad, CHEETAH_MODEL),
+        "dynamite": Variant(dynamite, CHEETAH_MODEL),
+    },
+    "GridNavigation-v0": {
+        "varibad": Variant(varibad, {"discount": 0.95, "trace": 0.95}),
+    },
 }
 OFFLINE = {
     "dynamite-iql": {},
@@ -56,17 +86,17 @@ OFFLINE = {
 }
 
 
-def train(name: str, seed: int) -> None:
+def train(benchmark: str, name: str, seed: int) -> None:
     """One run of one variant, its evaluations and its curve."""
-    module, changes = VARIANTS[name]
-    folder = RUNS / f"{name}-s{seed}"
+    module, changes = VARIANTS[benchmark][name]
+    folder = RUNS / ("" if benchmark == "GridSwitch-v0" else benchmark) / f"{name}-s{seed}"
     config = dataclasses.replace(module.Config(), **changes)
-    agent = module.train(BENCHMARK, config, seed=seed, run=Run(folder, show=False))
-    keep(name, agent, seed)
+    agent = module.train(benchmark, config, seed=seed, run=Run(folder, show=False))
+    keep(benchmark, name, agent, seed)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     frames = np.array([0] + [row["frames"] for row in rows])
     seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
-    with (KEPT / f"{name}-s{seed}-curve.csv").open("w", newline="") as file:
+    with (RESULTS / benchmark / f"{name}-s{seed}-curve.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("frames", "seconds", "return"))
         for row, time in zip(rows, seconds, strict=True):
@@ -74,17 +104,18 @@ def train(name: str, seed: int) -> None:
 
 
 def offline(name: str, seed: int) -> None:
-    """One run of an offline agent and its evaluations."""
+    """One run of an offline agent on GridSwitch's dataset and its evaluations."""
     config = dataclasses.replace(dynamite_iql.Config(), **OFFLINE[name])
     run = Run(RUNS / f"{name}-s{seed}", show=False)
-    keep(name, dynamite_iql.train(BENCHMARK, config, seed=seed, run=run), seed)
+    keep("GridSwitch-v0", name, dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=run), seed)
 
 
-def keep(name: str, agent: Any, seed: int) -> None:
+def keep(benchmark: str, name: str, agent: Any, seed: int) -> None:
     """Evaluates on both splits and writes the records."""
+    (RESULTS / benchmark).mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        result = metabench.evaluate(agent, BENCHMARK, split=split, train_seed=seed, name=name)
-        result.save(KEPT / f"{name}-s{seed}-{split}.json")
+        result = metabench.evaluate(agent, benchmark, split=split, train_seed=seed, name=name)
+        result.save(RESULTS / benchmark / f"{name}-s{seed}-{split}.json")
         print(f"{name} seed {seed} {split}: {result.array().mean():.2f}", flush=True)
 
 
@@ -110,49 +141,99 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def report() -> None:
+def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of the means over runs, and its bootstrap 95 % interval (runs of both resampled)."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(above, (4000, len(above))).mean(axis=1) / rng.choice(below, (4000, len(below))).mean(axis=1)
+    return float(above.mean() / below.mean()), float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
+
+
+def report(benchmark: str) -> None:
     """Prints the tables and draws the learning curves."""
-    lines = []
-    for name in (*VARIANTS, *OFFLINE):
+    kept = RESULTS / benchmark
+    names = [*VARIANTS[benchmark], *(OFFLINE if benchmark == "GridSwitch-v0" else ())]
+    for name in names:
         cells = [name]
         for split in SPLITS:
-            means = np.array([Result.load(p).array().mean() for p in sorted(KEPT.glob(f"{name}-s?-{split}.json"))])
-            if len(means):
-                low, high = interval(means)
-                cells.append(f"{means.mean():.2f} [{low:.2f}, {high:.2f}] ({len(means)} runs)")
-        for level in LEVELS:
-            found = [passing(path, level) for path in sorted(KEPT.glob(f"{name}-s?-curve.csv"))]
-            cells += [" ".join(f"{frames / 1e6:.2f}" for frames, _ in found)]
-            cells += [" ".join(f"{seconds:.0f}" for _, seconds in found)]
-        lines.append(" | ".join(cells))
-    print("agent | test | ood | M frames to 35 | seconds | M frames to 40 | seconds")
-    print("\n".join(lines))
-    draw(ROOT / "docs" / "images" / "grid-switch-learning.png")
+            arrays = [Result.load(p).array() for p in sorted(kept.glob(f"{name}-s?-{split}.json"))]
+            if not arrays:
+                continue
+            means = np.array([array.mean() for array in arrays])
+            low, high = interval(means)
+            cells.append(f"{split} {means.mean():.2f} [{low:.2f}, {high:.2f}] ({len(means)} runs)")
+            if arrays[0].shape[-1] > 1:
+                each = np.mean([array.reshape(-1, array.shape[-1]).mean(axis=0) for array in arrays], axis=0)
+                cells.append("episodes " + " ".join(f"{value:.2f}" for value in each))
+        print(" | ".join(cells))
+    if benchmark == "GridSwitch-v0":
+        steps_to_levels(kept, list(VARIANTS[benchmark]))
+    draw(benchmark, IMAGES / f"{benchmark.lower().removesuffix('-v0')}-learning.png")
 
 
-COLORS = {"dynamite": "#D55E00", "varibad": "#56B4E9", "rl2": "#0072B2"}
+def steps_to_levels(kept: Path, names: list[str]) -> None:
+    """Prints the steps and seconds to each level, and how many times DynaMITE-RL's the others need.
+
+    A run that never passes counts with all the steps it was given: its ratio is a lower bound, printed with >=.
+    """
+    for level in LEVELS:
+        steps: dict[str, np.ndarray] = {}
+        missed: dict[str, int] = {}
+        for name in names:
+            paths = sorted(kept.glob(f"{name}-s?-curve.csv"))
+            found = [passing(path, level) for path in paths]
+            ends = [curve(path)[-1, 0] for path in paths]
+            if not found:
+                continue
+            missed[name] = sum(np.isinf(frames) for frames, _ in found)
+            steps[name] = np.array([min(frames, end) for (frames, _), end in zip(found, ends, strict=True)])
+            print(
+                f"{name} to {level:.0f}: M steps",
+                " ".join(f"{frames / 1e6:.2f}" for frames, _ in found),
+                "| seconds",
+                " ".join(f"{seconds:.0f}" for _, seconds in found),
+            )
+        for name in steps:
+            if name != "dynamite" and "dynamite" in steps:
+                value, low, high = ratio(steps[name], steps["dynamite"])
+                bound = f" (>=: {missed[name]} of {len(steps[name])} runs never)" if missed[name] else ""
+                print(f"  {name} / dynamite to {level:.0f}: {value:.2f} [{low:.2f}, {high:.2f}]{bound}")
 
 
-def draw(target: Path) -> None:
-    """The learning curves against environment steps: the mean of the runs, each run, the ceiling."""
+COLORS = {"dynamite": "#D55E00", "varibad": "#56B4E9", "rl2": "#0072B2", "rl2-short": "#009E73"}
+CEILINGS = {"GridSwitch-v0": ("bayes", "Bayes-optimal")}
+
+
+def draw(benchmark: str, target: Path) -> None:
+    """The learning curves against environment steps and time: the mean of the runs, each run, the ceiling."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.4), dpi=144, layout="constrained", facecolor="white")
-    axis = figure.subplots()
+    figure = Figure(figsize=(10, 4.2), dpi=144, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, sharey=True)
+    episodes = metabench.spec(benchmark).episodes
     for name, color in COLORS.items():
-        tables = [curve(path) for path in sorted(KEPT.glob(f"{name}-s?-curve.csv"))]
+        tables = [curve(path) for path in sorted((RESULTS / benchmark).glob(f"{name}-s?-curve.csv"))]
+        if not tables:
+            continue
         for table in tables:
-            axis.plot(table[:, 0] / 1e6, table[:, 2], color=color, lw=0.7, alpha=0.35)
-        if tables:
-            mean = np.mean([table[:, 2] for table in tables], axis=0)
-            axis.plot(tables[0][:, 0] / 1e6, mean, color=color, lw=2.2, label=f"{name}, {len(tables)} runs")
-    ceiling = metabench.spec(BENCHMARK).references("train")["bayes"]["mean"]
-    axis.axhline(ceiling, color="#CC79A7", lw=1.2, ls="--", label="Bayes-optimal")
-    axis.set(xlabel="environment steps (millions)")
-    axis.set_title("GridSwitch: return per episode while learning", loc="left", fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#D6D3CB", lw=0.6)
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
+            left.plot(table[:, 0] / 1e6, table[:, 2], color=color, lw=0.7, alpha=0.35)
+            right.plot(table[:, 1], table[:, 2], color=color, lw=0.7, alpha=0.35)
+        mean = np.mean(np.stack(tables), axis=0)
+        left.plot(mean[:, 0] / 1e6, mean[:, 2], color=color, lw=2.2, label=f"{name}, {len(tables)} runs")
+        right.plot(mean[:, 1], mean[:, 2], color=color, lw=2.2)
+    key, label = CEILINGS.get(benchmark, ("oracle", "oracle, shown the task"))
+    for axis, what in (
+        (left, "environment steps (millions)"),
+        (right, "seconds of training, one thread, shared machine"),
+    ):
+        axis.axhline(
+            metabench.spec(benchmark).references("train")[key]["mean"], color="#CC79A7", lw=1.2, ls="--", label=label
+        )
+        axis.set(xlabel=what)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#D6D3CB", lw=0.6)
+    per = "episode" if episodes == 1 else f"episode, mean over the trial's {episodes}"
+    left.set_title(f"{benchmark.removesuffix('-v0')}: return per {per}, while learning", loc="left", fontsize=10)
+    left.legend(frameon=False, fontsize=9, loc="lower right")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 
@@ -161,18 +242,22 @@ def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("train", "offline", "report"))
+    parser.add_argument("--benchmark", choices=VARIANTS, default="GridSwitch-v0")
     parser.add_argument("--agents", nargs="+", default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args()
     if arguments.part == "report":
-        report()
+        report(arguments.benchmark)
         return
-    known, work = (VARIANTS, train) if arguments.part == "train" else (OFFLINE, offline)
+    known = OFFLINE if arguments.part == "offline" else VARIANTS[arguments.benchmark]
     for seed in arguments.seeds:
         for name in arguments.agents or known:
             if name not in known:
                 parser.error(f"unknown agent {name!r}; there are {', '.join(known)}")
-            work(name, seed)
+            if arguments.part == "offline":
+                offline(name, seed)
+            else:
+                train(arguments.benchmark, name, seed)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,21 +23,37 @@ class ActorCritic(nn.Module):
 
     The first layer adds products of what is seen and what is believed: which way to go is a matter of both at once.
     Beliefs are brought to a running unit scale: means of a few tenths beside log variances of -4 are hard to tell apart
-    for a fresh policy. `belief_scaler.update` is called between iterations, never within one.
+    for a fresh policy. `watch` is called between iterations, never within one.
+
+    Args:
+        env: A vector environment, for its spaces.
+        belief: Columns of the latent's features.
+        width: Of both hidden layers.
+        reading: Columns beside them that need no scaling (`BeliefModel.read`).
     """
 
-    def __init__(self, env: Any, belief: int, width: int):
+    def __init__(self, env: Any, belief: int, width: int, reading: int = 0):
         super().__init__()
         observations, actions = env.single_observation_space, env.single_action_space
-        self.scaler, self.belief_scaler = Scaler(observations), RunningScaler(belief)
+        self.scaler, self.belief_scaler, self.columns = Scaler(observations), RunningScaler(belief), belief
+        belief += reading
         self.seen, self.believed = linear(observations.shape[0], width), linear(belief, width) if belief else None
         self.enter, self.middle = linear(observations.shape[0] + belief, width), linear(width, width)
         self.policy = Head(width, actions)
         self.value = linear(width, 1, gain=1.0)
 
+    def watch(self, belief: Tensor) -> None:
+        """Takes in beliefs `[..., belief + reading]` for the running scale."""
+        self.belief_scaler.update(belief[..., : self.columns])
+
+    def scaled(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
+        """Both inputs as the layers read them."""
+        features, rest = belief[..., : self.columns], belief[..., self.columns :]
+        return self.scaler(observation), torch.cat((self.belief_scaler(features), rest), dim=-1)
+
     def forward(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the policy `[..., A]` and values `[...]`; `belief` as the latent's features."""
-        seen, believed = self.scaler(observation), self.belief_scaler(belief)
+        """Parameters of the policy `[..., A]` and values `[...]`; `belief` as `BeliefModel.read` gives it."""
+        seen, believed = self.scaled(observation, belief)
         x = self.enter(torch.cat((seen, believed), dim=-1))
         if self.believed is not None:
             x = x + self.seen(seen) * self.believed(believed)
@@ -45,12 +61,20 @@ class ActorCritic(nn.Module):
         return self.policy(x), self.value(x)[..., 0]
 
 
+def renew(actor: ActorCritic, optimiser: torch.optim.Optimizer, env: Any, width: int, seed: int) -> None:
+    """Starts a policy and its optimiser anew, in place: what it learned before there was a belief is in the way."""
+    torch.manual_seed(seed)
+    reading = actor.enter.in_features - actor.seen.in_features - actor.columns
+    actor.load_state_dict(ActorCritic(env, actor.columns, width, reading).state_dict())
+    optimiser.state.clear()
+
+
 @dataclass
 class BeliefRollout:
     """One on-policy iteration: trials, and what policy and inference said at each tick."""
 
     trials: Trials
-    belief: Tensor  # [T, B, P] the latent's features
+    belief: Tensor  # [T, B, P] what the policy is shown of it
     action: Tensor  # [T, B] or [T, B, A] in the policy's units
     log_prob: Tensor  # [T, B]
     value: Tensor  # [T, B]
@@ -58,6 +82,16 @@ class BeliefRollout:
     def mean_return(self) -> float:
         """Undiscounted return per episode."""
         return float(self.trials.reward.sum()) / float(self.trials.first.sum())
+
+
+class Beliefs(Protocol):
+    """A `belief_model.BeliefModel`, as far as playing goes."""
+
+    encoder: Encoder
+
+    def read(self, belief: Tensor, observation: Tensor) -> Tensor:
+        """What the policy is shown, `[..., P]`."""
+        ...
 
 
 class PPO(NamedTuple):
@@ -89,7 +123,7 @@ def has_sessions(benchmark: str, split: str) -> bool:
 
 
 def collect(
-    encoder: Encoder,
+    model: Beliefs,
     actor: ActorCritic,
     env: Any,
     ticks: int,
@@ -101,7 +135,7 @@ def collect(
     """Plays one trial per slot, the belief carried across its episodes.
 
     Args:
-        encoder: Tells the belief at every tick.
+        model: Tells the belief at every tick, and what the policy is shown of it.
         actor: Chooses the actions.
         env: A native vector environment.
         ticks: Length of a trial.
@@ -111,14 +145,14 @@ def collect(
         explore: Whether actions are random instead, each kept for five ticks on average: what inference can learn from
             before there is a policy. An agent that redraws its action at every tick neither stays nor gets far.
     """
-    rows = _play(encoder, actor, env, ticks, drifts, seed, generator, explore)
+    rows = _play(model, actor, env, ticks, drifts, seed, generator, explore)
     columns = [torch.stack(column) for column in zip(*rows, strict=True)]
     return BeliefRollout(Trials(*columns[:6]), *columns[6:])
 
 
 @torch.inference_mode()
 def _play(
-    encoder: Encoder,
+    model: Beliefs,
     actor: ActorCritic,
     env: Any,
     ticks: int,
@@ -129,6 +163,7 @@ def _play(
 ) -> list[tuple[Tensor, ...]]:
     """The columns of `Trials`, then of `BeliefRollout`, tick by tick."""
     observation, _ = env.reset(seed=seed)
+    encoder = model.encoder
     memory = encoder.begin(env.num_envs)
     seen = torch.from_numpy(observation).float()  # physics families observe in double precision
     reward, first = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
@@ -138,7 +173,7 @@ def _play(
     action = played
     for _ in range(ticks):
         belief, memory = encoder.step(encoder.tick(seen, played, reward, first), memory)
-        features = encoder.latent.features(belief)
+        features = model.read(belief, seen)
         params, value = actor(seen, features)
         drawn = actor.policy.uniform(params, generator) if explore else actor.policy.sample(params, generator)
         if rows and explore:

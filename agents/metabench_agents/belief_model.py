@@ -45,21 +45,35 @@ class BeliefModel(nn.Module):
         super().__init__()
         self.latent = make_latent(latent, config.latent, classes)
         observations, actions = env.single_observation_space, env.single_action_space
-        self.encoder = Encoder(observations, actions, self.latent, config.encoder_embed, core)
+        self.encoder = Encoder(observations, actions, self.latent, config.encoder_embed, core, config.products)
         self.reward_loss = config.reward_loss
         self.ticks, self.terms, self.steps = ticks, config.terms or ticks, config.steps or ticks
         if config.decoder == "cells":
             self.reward: nn.Module = CellRewardDecoder(observations, self.latent.size, config.decoder_hidden)
         else:
             self.reward = TransitionDecoder(
-                observations, actions, self.latent.size, config.decoder_hidden, config.decoder, 1
+                observations, actions, self.latent.size, config.decoder_hidden, config.decoder, 1, config.products
             )
         self.state = None
         if config.state_decoder:
             width = observations.shape[0]
             self.state = TransitionDecoder(
-                observations, actions, self.latent.size, config.decoder_hidden, "step", width
+                observations, actions, self.latent.size, config.decoder_hidden, "step", width, config.products
             )
+
+        self.reading = sum(config.decoder_hidden) if config.reading else 0  # columns that `read` adds
+
+    def read(self, belief: Tensor, observation: Tensor) -> Tensor:
+        """What the policy is shown: features and what the decoder makes of it, `[..., parameters + reading]`.
+
+        The second are the reward decoder's hidden layers at the belief's mean and the observation, `[..., O]`: the
+        decoder has learned what the latent's code means where one stands. No gradient goes through them.
+        """
+        features = self.latent.features(belief)
+        if not self.reading:
+            return features
+        with torch.no_grad():
+            return torch.cat((features, self.reward.hidden(self.latent.mean(belief), observation)), dim=-1)
 
     def likelihood(self, belief: Tensor, trials: Trials, generator: torch.Generator) -> Likelihood:
         """Draws beliefs, latents and transitions, and decodes every pair; each latent is decoded once.
@@ -170,9 +184,9 @@ def model_schedule(config: Any, iteration: int, left: float) -> tuple[int, tuple
 class BeliefAgent:
     """A trained policy on a trained belief. Takes the most probable action; its belief is the encoder's memory."""
 
-    def __init__(self, name: str, encoder: Encoder, actor: ActorCritic, track: str = "online"):
+    def __init__(self, name: str, model: BeliefModel, actor: ActorCritic, track: str = "online"):
         self.name, self.track = name, track
-        self.encoder, self.actor = encoder.eval(), actor.eval()
+        self.model, self.encoder, self.actor = model.eval(), model.encoder, actor.eval()
 
     def begin(self, num_trials: int) -> Any:
         """Nothing has been seen."""
@@ -188,6 +202,6 @@ class BeliefAgent:
     def act(self, step: Timestep, belief: Any) -> tuple[np.ndarray, Any]:
         """Actions for this tick, and the belief after it."""
         posterior, belief = self.infer(step, belief)
-        features = self.encoder.latent.features(posterior)
-        params, _ = self.actor(torch.as_tensor(step.observation).float(), features)
+        observation = torch.as_tensor(step.observation).float()
+        params, _ = self.actor(observation, self.model.read(posterior, observation))
         return self.actor.policy.to_env(self.actor.policy.sample(params, None)), belief

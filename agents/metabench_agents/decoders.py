@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metabench_agents.fast_pairs import pair_outputs, worth_it
 from metabench_agents.memory import Trials
-from metabench_agents.nn import Scaler, Space, action_size, encode_action, linear
+from metabench_agents.nn import Products, Scaler, Space, action_size, encode_action, linear
 
 
 class PairDecoder(nn.Module):
@@ -49,6 +49,13 @@ class PairDecoder(nn.Module):
             h = layer(torch.relu(h))
         return h
 
+    def hidden(self, z: Tensor, f: Tensor) -> Tensor:
+        """All hidden layers, `[..., sum of widths]`, for latents `[..., Z]` with one transition `[..., F]` each."""
+        layers = [torch.relu(self.first(torch.cat((z, f), dim=-1)))]
+        for layer in list(self.rest)[:-1]:
+            layers.append(torch.relu(layer(layers[-1])))
+        return torch.cat(layers, dim=-1)
+
 
 class Head(nn.Module):
     """A small perceptron: belief to numbers, with one hidden layer."""
@@ -73,10 +80,18 @@ class TransitionDecoder(nn.Module):
         sees: What of the transition it reads: "next" (the observation it leads to), "step" (observation and action),
             "all" (all three).
         outputs: Columns of a prediction; 1 for a reward.
+        products: Whether a layer with second-order terms reads the transition first.
     """
 
     def __init__(
-        self, observations: spaces.Box, actions: Space, latent: int, hidden: tuple[int, ...], sees: str, outputs: int
+        self,
+        observations: spaces.Box,
+        actions: Space,
+        latent: int,
+        hidden: tuple[int, ...],
+        sees: str,
+        outputs: int,
+        products: bool = False,
     ):
         super().__init__()
         if sees not in ("next", "step", "all"):
@@ -85,7 +100,8 @@ class TransitionDecoder(nn.Module):
         self.scaler = Scaler(observations)
         width, act = observations.shape[0], action_size(actions)
         features = {"next": width, "step": width + act, "all": 2 * width + act}[sees]
-        self.pairs = PairDecoder(latent, features, hidden, outputs)
+        self.enter = Products(features, hidden[0]) if products else nn.Identity()
+        self.pairs = PairDecoder(latent, hidden[0] if products else features, hidden, outputs)
 
     def forward(self, z: Tensor, trials: Trials) -> Tensor:
         """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, outputs]`."""
@@ -95,7 +111,14 @@ class TransitionDecoder(nn.Module):
             parts += [self.scaler(trials.observation), encode_action(trials.action, never, self.space)]
         if self.sees != "step":
             parts.append(self.scaler(trials.next_observation))
-        return self.pairs(z, torch.cat(parts, dim=-1))
+        return self.pairs(z, self.enter(torch.cat(parts, dim=-1)))
+
+    def hidden(self, z: Tensor, observation: Tensor) -> Tensor:
+        """The hidden layers for latents `[..., Z]` where one stands, `[..., O]`, as if just come there."""
+        seen = self.scaler(observation)
+        still = seen.new_zeros(*seen.shape[:-1], action_size(self.space))
+        parts = {"next": (seen,), "step": (seen, still), "all": (seen, still, seen)}[self.sees]
+        return self.pairs.hidden(z, self.enter(torch.cat(parts, dim=-1)))
 
 
 class CellRewardDecoder(nn.Module):
@@ -123,3 +146,10 @@ class CellRewardDecoder(nn.Module):
         cell = (trials.next_observation[..., 0] * self.size + trials.next_observation[..., 1]).long()
         index = cell.t()[None].expand(len(z), -1, -1)  # [K, B, M]
         return self.layers(z).gather(-1, index).transpose(1, 2)[..., None]
+
+    def hidden(self, z: Tensor, observation: Tensor) -> Tensor:
+        """The hidden layers for latents `[..., Z]`, whatever the observation."""
+        layers = [z]
+        for layer in list(self.layers)[:-1]:
+            layers.append(layer(layers[-1]))
+        return torch.cat(layers[2::2], dim=-1)

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 
 import metabench
-from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, trial_length
+from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, trial_length
 from metabench_agents.belief_model import BeliefAgent, model_schedule, resolve_reward_loss, update_model
 from metabench_agents.losses import next_reward_scale
 from metabench_agents.memory import TrialBuffer
@@ -54,7 +54,7 @@ NAME = "dynamite"
 class Config:
     """Settings of one training run."""
 
-    frames: int = 1_500_000  # environment steps in all
+    frames: int = 750_000  # environment steps in all
     trials: int = 64  # trials played together, one per slot
     latent: int = 5  # dimensions of the latent task
     latent_kind: str = "gaussian"  # or categorical
@@ -64,6 +64,8 @@ class Config:
     encoder_heads: int = 4  # attention heads of each
     encoder_embed: int = 64  # width of a tick's embedding
     encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
+    products: bool = True  # whether encoder and decoders read second-order terms
+    reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
     decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
     decoder_hidden: tuple[int, ...] = (32, 32)  # widths of the decoders' hidden layers
     state_decoder: bool = False  # whether next observations are decoded too
@@ -79,12 +81,14 @@ class Config:
     termination_weight: float = 0.1  # of the termination head's loss; 0 for no head
     termination_hidden: int = 32  # width of its hidden layer
     model_learning_rate: float = 2e-3  # Adam's for encoder and decoders, falling linearly to zero
-    model_updates: int = 8  # gradient steps on the ELBO per iteration
+    model_updates: int = 16  # gradient steps on the ELBO per iteration
     model_trials: int = 32  # trials per such step
     model_max_grad_norm: float = 0.0  # gradient clipping of the ELBO; 0 for none
-    warmup: int = 25  # iterations before anything learns: the first trials are of random actions, each kept for a while
+    warmup: int = 40  # iterations before the model learns and the policy that is kept begins
+    scout: bool = True  # whether a policy that is thrown away plays them; else random actions, each kept for a while
+    scout_entropy: float = 0.2  # weight of its entropy bonus
     warmup_learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to model_learning_rate
-    warmup_updates: int = 1200  # gradient steps on the ELBO at the end of the warm-up
+    warmup_updates: int = 1500  # gradient steps on the ELBO at the end of the warm-up
     buffer: int = 8192  # past trials that the ELBO learns from
     width: int = 128  # of the policy's and value's two hidden layers
     learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
@@ -108,9 +112,10 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, config.split)
     config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
     env = metabench.make_vec(benchmark, config.trials, split=config.split)
-    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
+    torch.manual_seed(first)
     model = SessionModel(config, env, ticks)
-    actor = ActorCritic(env, model.latent.parameters, config.width)
+    actor = ActorCritic(env, model.latent.parameters, config.width, model.base.reading)
     modules = {"model": model, "actor": actor}
     optimisers = {
         "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
@@ -128,14 +133,17 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             optimisers["actor_adam"].param_groups[0]["lr"] = config.learning_rate * left
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             warm = iteration < config.warmup
-            rollout = collect(model.base.encoder, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), warm)
-            scale = next_reward_scale(scale, rollout.trials.reward, config.discount, iteration)
+            explore = warm and not config.scout
+            rollout = collect(model.base, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
+            count = iteration if warm else iteration - config.warmup
+            scale = next_reward_scale(scale, rollout.trials.reward, config.discount, count)
             metrics: dict[str, float] = {}
-            if not warm:
+            if not explore:
+                settings = ppo(config, left, scouting=warm)
                 metrics = ppo_update(
-                    actor, optimisers["actor_adam"], rollout, ppo(config, left), scale, stream(seed, iteration, 1)
+                    actor, optimisers["actor_adam"], rollout, settings, scale, stream(seed, iteration, 1)
                 )
-            actor.belief_scaler.update(rollout.belief)
+            actor.watch(rollout.belief)
             buffer.add(rollout.trials)
             updates, rates = model_schedule(config, iteration, left)
             metrics |= update_model(
@@ -149,6 +157,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
                 max_grad_norm=config.model_max_grad_norm,
                 generator=stream(seed, iteration, 2),
             )
+            if iteration + 1 == config.warmup and config.scout:
+                renew(actor, optimisers["actor_adam"], env, config.width, fresh)
             seconds, frames = time.perf_counter() - start, (iteration + 1) * ticks * config.trials
             mean_return, rate = rollout.mean_return(), ticks * config.trials / seconds
             head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
@@ -156,10 +166,10 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, optimisers) | buffer.tensors(), {"scale": scale})
-    return BeliefAgent(NAME, model.base.encoder, actor)
+    return BeliefAgent(NAME, model.base, actor)
 
 
-def ppo(config: Config, left: float) -> PPO:
+def ppo(config: Config, left: float, scouting: bool = False) -> PPO:
     """PPO's settings when a share `left` of the training is left."""
     return PPO(
         config.discount,
@@ -168,7 +178,7 @@ def ppo(config: Config, left: float) -> PPO:
         config.minibatches,
         config.clip,
         config.value_weight,
-        config.entropy * left,
+        config.scout_entropy if scouting else config.entropy * left,
         config.max_grad_norm,
     )
 
@@ -179,6 +189,6 @@ def load(path: Path) -> BeliefAgent:
     config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
     env = metabench.make_vec(settings["benchmark"], 1)
     model = SessionModel(config, env, trial_length(NAME, settings["benchmark"]))
-    actor = ActorCritic(env, model.latent.parameters, config.width)
+    actor = ActorCritic(env, model.latent.parameters, config.width, model.base.reading)
     unpack(checkpoint.tensors, {"model": model, "actor": actor}, {})
-    return BeliefAgent(NAME, model.base.encoder, actor)
+    return BeliefAgent(NAME, model.base, actor)

@@ -70,6 +70,8 @@ class Config:
     encoder_heads: int = 4  # attention heads of each
     encoder_embed: int = 64  # width of a tick's embedding
     encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
+    products: bool = True  # whether encoder and decoders read second-order terms
+    reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
     decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
     decoder_hidden: tuple[int, ...] = (32, 32)  # widths of the decoders' hidden layers
     state_decoder: bool = False  # whether next observations are decoded too
@@ -123,10 +125,10 @@ class Steps(NamedTuple):
 class Learner(nn.Module):
     """Policy, critics and their targets."""
 
-    def __init__(self, config: Config, env: Any, belief: int):
+    def __init__(self, config: Config, env: Any, belief: int, reading: int = 0):
         super().__init__()
-        self.actor = ActorCritic(env, belief, config.width)
-        inputs = env.single_observation_space.shape[0] + belief
+        self.actor = ActorCritic(env, belief, config.width, reading)
+        inputs = env.single_observation_space.shape[0] + belief + reading
         self.critics = Critics(inputs, action_size(env.single_action_space), config.width)
         self.targets = Critics(inputs, action_size(env.single_action_space), config.width)
         self.targets.load_state_dict(self.critics.state_dict())
@@ -134,13 +136,18 @@ class Learner(nn.Module):
 
     def state(self, observation: Tensor, belief: Tensor) -> Tensor:
         """What the critics read: scaled observation and belief."""
-        return torch.cat((self.actor.scaler(observation), self.actor.belief_scaler(belief)), dim=-1)
+        return torch.cat(self.actor.scaled(observation, belief), dim=-1)
 
     def follow(self, rate: float) -> None:
         """Moves the target critics a little towards the critics."""
         with torch.no_grad():
             for target, own in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
                 target.lerp_(own, rate)
+
+
+def make_learner(config: Config, env: Any, model: SessionModel | None) -> Learner:
+    """For what the model's beliefs show, or for no memory."""
+    return Learner(config, env, model.latent.parameters, model.base.reading) if model else Learner(config, env, 0)
 
 
 def loss(learner: Learner, config: Config, batch: Steps) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,7 +225,7 @@ def relabel(trials: Trials, model: SessionModel | None, policy: Head, discount: 
     if model is not None:
         with torch.no_grad():
             parts = [model.beliefs(part) for part in trials.split(256)]
-        belief = model.latent.features(torch.cat(parts, dim=1))
+        belief = model.base.read(torch.cat(parts, dim=1), trials.observation.float())
     scale = next_reward_scale(1.0, trials.reward, discount, 0)
     last = torch.zeros(ticks, count, dtype=torch.bool)
     last[-1] = True
@@ -244,7 +251,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     model = SessionModel(config, env, len(trials.reward)) if config.memory == "belief" else None
-    learner = Learner(config, env, model.latent.parameters if model else 0)
+    learner = make_learner(config, env, model)
     modules: dict[str, nn.Module] = {"learner": learner}
     if model:
         modules["model"] = model
@@ -257,7 +264,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
         run.log(fit_model(model, config, trials, stream(seed, 0)))
     steps, _ = relabel(trials, model, learner.actor.policy, config.discount)
     if model and not checkpoint:
-        learner.actor.belief_scaler.update(steps.belief)
+        learner.actor.watch(steps.belief)
     if not checkpoint:
         run.save(0, pack(modules, {"adam": optimiser}), {})
     iterations = -(-config.updates // BLOCK)
@@ -274,7 +281,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             advance(iteration + 1, f"policy loss {metrics['policy_loss']:6.3f}   {rate:5.0f} updates/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, {"adam": optimiser}), {})
-    return BeliefAgent(NAME, model.base.encoder, learner.actor, track="offline") if model else Agent(learner.actor)
+    return BeliefAgent(NAME, model.base, learner.actor, track="offline") if model else Agent(learner.actor)
 
 
 def fit_model(model: SessionModel, config: Config, trials: Trials, generator: torch.Generator) -> dict[str, float]:
@@ -317,6 +324,6 @@ def load(path: Path) -> BeliefAgent | Agent:
     config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
     env = metabench.make_vec(settings["benchmark"], 1)
     model = SessionModel(config, env, trial_length(NAME, settings["benchmark"])) if config.memory == "belief" else None
-    learner = Learner(config, env, model.latent.parameters if model else 0)
+    learner = make_learner(config, env, model)
     unpack(checkpoint.tensors, {"learner": learner} | ({"model": model} if model else {}), {})
-    return BeliefAgent(NAME, model.base.encoder, learner.actor, track="offline") if model else Agent(learner.actor)
+    return BeliefAgent(NAME, model.base, learner.actor, track="offline") if model else Agent(learner.actor)

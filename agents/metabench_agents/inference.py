@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metabench_agents.fast_gru import gru_sequence
-from metabench_agents.nn import GRU, Scaler, Space, action_size, encode_action, linear
+from metabench_agents.nn import GRU, Products, Scaler, Space, action_size, encode_action, linear
 from metabench_agents.tick_transformer import CausalTransformer
 
 LOGVAR_BOUND = 6.0  # log variances lie within plus and minus this: standard deviations from 0.05 to 20
@@ -40,6 +40,10 @@ class Latent(Protocol):
 
     def features(self, belief: Tensor) -> Tensor:
         """What a policy is shown of a belief, `[..., parameters]`."""
+        ...
+
+    def mean(self, belief: Tensor) -> Tensor:
+        """The mean of a sample, `[..., size]`."""
         ...
 
 
@@ -69,6 +73,10 @@ class Gaussian:
     def features(self, belief: Tensor) -> Tensor:
         """Mean and log variance, as VariBAD's policy has them."""
         return belief
+
+    def mean(self, belief: Tensor) -> Tensor:
+        """The first half."""
+        return belief[..., : self.size]
 
 
 class Categorical:
@@ -103,6 +111,10 @@ class Categorical:
     def features(self, belief: Tensor) -> Tensor:
         """Probabilities."""
         return self._split(belief).softmax(-1).flatten(-2)
+
+    def mean(self, belief: Tensor) -> Tensor:
+        """Probabilities."""
+        return self.features(belief)
 
 
 def make_latent(kind: str, size: int, classes: int) -> Gaussian | Categorical:
@@ -168,13 +180,22 @@ class Encoder(nn.Module):
     """q(m | tau_{:t}): ticks of a trial to a belief per tick.
 
     A tick is what an agent is shown: observation, the action and reward that led to it, whether an episode begins.
+    With `products` its embedding has second-order terms.
     """
 
-    def __init__(self, observations: spaces.Box, actions: Space, latent: Latent, embed: int, core: Mapping[str, Any]):
+    def __init__(
+        self,
+        observations: spaces.Box,
+        actions: Space,
+        latent: Latent,
+        embed: int,
+        core: Mapping[str, Any],
+        products: bool = False,
+    ):
         super().__init__()
         self.space, self.latent = actions, latent
         self.scaler = Scaler(observations)
-        self.embed = linear(observations.shape[0] + action_size(actions) + 2, embed)
+        self.embed = (Products if products else linear)(observations.shape[0] + action_size(actions) + 2, embed)
         self.core = make_core(inputs=embed, **core)
         self.out = linear(self.core.hidden, latent.parameters, gain=0.1)  # near the prior at the start
 

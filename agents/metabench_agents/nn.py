@@ -24,6 +24,22 @@ def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0)) -> nn.Linear
     return layer
 
 
+class Products(nn.Module):
+    """W x + b + (A x + a) * (C x + c): a linear layer with second-order terms, for first layers.
+
+    Whether two columns are equal, or which way one lies from another, is a matter of products; a perceptron on the
+    columns themselves needs many more gradient steps to find it.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.own, self.left, self.right = linear(inputs, outputs), linear(inputs, outputs), linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., I]` to `[..., O]`."""
+        return self.own(x) + self.left(x) * self.right(x)
+
+
 class Scaler(nn.Module):
     """Maps columns with finite bounds to [-1, 1]; leaves the others as they are."""
 

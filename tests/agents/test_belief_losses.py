@@ -18,6 +18,7 @@ from metabench_agents.losses import (
     session_of_belief,
     termination_loss,
 )
+from metabench_agents.nn import Products
 from metabench_agents.run import stream
 
 import metabench
@@ -39,8 +40,8 @@ def play(trials=5, seed=0):
     config = varibad.Config(**SMALL)
     torch.manual_seed(seed)
     model = varibad.make_model(config, env, 60)
-    actor = varibad.ActorCritic(env, 10, 8)
-    return varibad.collect(model.encoder, actor, env, 60, True, seed, stream(seed)).trials
+    actor = varibad.ActorCritic(env, 10, 8, model.reading)
+    return varibad.collect(model, actor, env, 60, True, seed, stream(seed)).trials
 
 
 def test_gaussian_kl_by_hand():
@@ -259,3 +260,46 @@ def test_reward_scale_is_the_size_of_returns_to_go():
     reward = torch.tensor([[1.0], [2.0]])
     togo = [1.0 + 0.5 * 2.0, 2.0]
     assert next_reward_scale(1.0, reward, 0.5, 0) == pytest.approx(math.sqrt((togo[0] ** 2 + togo[1] ** 2) / 2))
+
+
+@pytest.mark.parametrize("decoder", ["next", "step", "all", "cells"])
+def test_what_the_policy_reads_is_the_decoders_last_hidden_layer(decoder):
+    """The decoder's own output layer makes its prediction of it."""
+    model, config = make(decoder=decoder)
+    batch, base = play(), model.base
+    with torch.no_grad():
+        belief = model.beliefs(batch)
+        read = base.read(belief, batch.observation)
+    assert read.shape[-1] == 10 + sum(config.decoder_hidden) == 10 + base.reading
+    assert torch.equal(read[..., :10], belief) and not read[..., 10:].requires_grad
+    with torch.no_grad():
+        last = read[..., -config.decoder_hidden[-1] :]
+        t, b = 7, 2
+        stay = batch.at(torch.tensor([t]))
+        stay.next_observation = stay.observation.clone()
+        z = base.latent.mean(belief)[t][None]
+        if decoder == "cells":
+            cell = int(stay.observation[0, b, 0] * 5 + stay.observation[0, b, 1])
+            assert torch.allclose(base.reward.layers[-1](last[t, b])[cell], base.reward(z, stay)[0, 0, b, 0], atol=1e-6)
+        elif decoder == "next":
+            assert torch.allclose(base.reward.pairs.rest[-1](last[t, b]), base.reward(z, stay)[0, 0, b], atol=1e-6)
+
+
+def test_nothing_is_read_where_it_is_switched_off():
+    model, _ = make(reading=False)
+    batch = play()
+    belief = model.beliefs(batch)
+    assert model.base.reading == 0 and torch.equal(model.base.read(belief, batch.observation), belief)
+
+
+def test_products_by_hand():
+    layer = Products(2, 1)
+    with torch.no_grad():
+        for part, weight, bias in (
+            (layer.own, [1.0, 2.0], 0.5),
+            (layer.left, [1.0, -1.0], 0.0),
+            (layer.right, [0.0, 1.0], 2.0),
+        ):
+            part.weight[:] = torch.tensor([weight])
+            part.bias[:] = bias
+    assert layer(torch.tensor([3.0, 4.0])).item() == pytest.approx((3.0 + 8.0 + 0.5) + (3.0 - 4.0) * (4.0 + 2.0))

@@ -96,7 +96,7 @@ def test_steps_follow_each_other(data):
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, reward_loss="bernoulli")
     model = dynamite_iql.SessionModel(config, env, 60)
-    learner = dynamite_iql.Learner(config, env, 10)
+    learner = dynamite_iql.make_learner(config, env, model)
     steps, scale = dynamite_iql.relabel(trials, model, learner.actor.policy, 0.95)
     count = trials.reward.shape[1]
     assert torch.equal(steps.belief[count:], steps.next_belief[:-count])  # tick by tick, trial by trial

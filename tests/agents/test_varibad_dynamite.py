@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import dynamite, session_model, varibad
-from metabench_agents.actor import ActorCritic, collect, has_sessions, trial_length
+from metabench_agents.actor import ActorCritic, collect, has_sessions, renew, trial_length
 from metabench_agents.memory import TrialBuffer
 from metabench_agents.run import Run, load_checkpoint, stream
 
@@ -66,7 +66,7 @@ def networks(benchmark="GridNavigation-v0", trials=6, **changes):
     torch.manual_seed(0)
     config = dynamite.Config(**SMALL | {"reward_loss": "mse"} | changes)
     model = session_model.SessionModel(config, env, trial_length("test", benchmark))
-    actor = ActorCritic(env, model.latent.parameters, 8)
+    actor = ActorCritic(env, model.latent.parameters, 8, model.base.reading)
     return env, model, actor
 
 
@@ -74,10 +74,10 @@ def networks(benchmark="GridNavigation-v0", trials=6, **changes):
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 def test_beliefs_tick_by_tick_equal_the_training_pass(encoder, kind):
     env, model, actor = networks(encoder=encoder, latent_kind=kind)
-    rollout = collect(model.base.encoder, actor, env, 60, False, 0, stream(0))
+    rollout = collect(model.base, actor, env, 60, False, 0, stream(0))
     with torch.no_grad():
         belief = model.beliefs(rollout.trials)
-    assert torch.allclose(model.latent.features(belief), rollout.belief, atol=1e-5)
+    assert torch.allclose(model.base.read(belief, rollout.trials.observation), rollout.belief, atol=1e-5)
     assert rollout.trials.first.sum(0).tolist() == [4] * 6  # four episodes in a trial, the belief kept across them
     assert not torch.allclose(rollout.belief[15], rollout.belief[0], atol=1e-4)
 
@@ -85,7 +85,7 @@ def test_beliefs_tick_by_tick_equal_the_training_pass(encoder, kind):
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])
 def test_beliefs_do_not_see_the_future_nor_the_sessions(encoder):
     env, model, actor = networks("GridSwitch-v0", encoder=encoder)
-    trials = collect(model.base.encoder, actor, env, 60, True, 0, stream(0)).trials
+    trials = collect(model.base, actor, env, 60, True, 0, stream(0)).trials
     with torch.no_grad():
         before = model.beliefs(trials)
         trials.session[:] = 7
@@ -100,8 +100,8 @@ def test_the_agent_believes_what_the_collector_does(id):
     """Shown the stream of a collected trial as the evaluator shows it, the agent has the collector's beliefs."""
     env, model, actor = networks(id, 3)
     ticks = trial_length("test", id)
-    rollout = collect(model.base.encoder, actor, env, ticks, False, 0, stream(0))
-    agent = varibad.BeliefAgent("test", model.base.encoder, actor)
+    rollout = collect(model.base, actor, env, ticks, False, 0, stream(0))
+    agent = varibad.BeliefAgent("test", model.base, actor)
     belief, beliefs = agent.begin(3), []
     observation, _ = env.reset(seed=0)
     action, reward, first = np.zeros((3, *env.single_action_space.shape)), np.zeros(3), np.ones(3, dtype=bool)
@@ -111,7 +111,7 @@ def test_the_agent_believes_what_the_collector_does(id):
         posterior, after = agent.infer(Timestep(observation, action, reward, first), belief)
         assert torch.equal(belief, before), "infer changed the belief it was given"
         belief = after
-        beliefs.append(agent.encoder.latent.features(posterior))
+        beliefs.append(agent.model.read(posterior, torch.as_tensor(observation).float()))
         action = rollout.trials.action[t].numpy()
         observation, reward, terminated, truncated, _ = env.step(action)
         first = terminated | truncated
@@ -122,7 +122,7 @@ def test_the_agent_believes_what_the_collector_does(id):
 
 def test_session_labels_are_the_environments():
     env, model, actor = networks("GridSwitch-v0", 32)
-    trials = collect(model.base.encoder, actor, env, 60, True, 0, stream(0)).trials
+    trials = collect(model.base, actor, env, 60, True, 0, stream(0)).trials
     replay = metabench.make_vec("GridSwitch-v0", 32, expose_task=True)
     paying, _ = replay.reset(seed=0)
     changes = 0
@@ -140,7 +140,7 @@ def test_the_buffer_keeps_the_latest_trials():
     env, model, actor = networks("GridSwitch-v0", 6)
     buffer, kept = TrialBuffer(10), []
     for seed in range(3):
-        trials = collect(model.base.encoder, actor, env, 60, True, seed, stream(seed)).trials
+        trials = collect(model.base, actor, env, 60, True, seed, stream(seed)).trials
         buffer.add(trials)
         kept.append(trials.reward.sum(0))
     latest = torch.cat(kept)[-10:]
@@ -161,6 +161,25 @@ def test_all_parts_off_trains_as_varibad(tmp_path):
     ours = {name.replace("model/base/", "model/").replace("model/base.", "model/"): t for name, t in ours.items()}
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_scout_is_thrown_away(tmp_path):
+    """After the warm-up policy and optimiser are as new, and another seed begins with another policy."""
+    env = metabench.make_vec("GridSwitch-v0", 2)
+    torch.manual_seed(1)
+    actor = ActorCritic(env, 4, 8, 3)
+    adam = torch.optim.Adam(actor.parameters(), lr=0.1)
+    actor.watch(torch.ones(5, 7))
+    sum(parameter.sum() for parameter in actor.parameters()).backward()
+    adam.step()
+    renew(actor, adam, env, 8, seed=7)
+    torch.manual_seed(7)
+    fresh = ActorCritic(env, 4, 8, 3).state_dict()
+    assert not adam.state and all(torch.equal(tensor, fresh[name]) for name, tensor in actor.state_dict().items())
+    small_run(tmp_path / "scout", iterations=3)
+    small_run(tmp_path / "random", iterations=3, scout=False)
+    assert "entropy" in rows(tmp_path / "scout")[0] and "entropy" not in rows(tmp_path / "random")[0]
+    assert "entropy" in rows(tmp_path / "random")[2]
 
 
 def test_two_runs_are_equal_to_the_bit(tmp_path):

@@ -57,7 +57,7 @@ def plain_loss(model, config, batch, generator):
         for n in (model.terms, model.steps)
     )
     z, drawn = model.latent.sample(belief[terms], generator), batch.at(steps)
-    f = decoder.scaler(drawn.next_observation)
+    f = decoder.enter(decoder.scaler(drawn.next_observation))
     pairs = (len(terms), len(steps), z.shape[1])
     rows = torch.cat((z[:, None].expand(*pairs, -1), f[None].expand(*pairs, -1)), dim=-1)
     h = decoder.pairs.first(rows)
@@ -110,13 +110,12 @@ def iteration(agent, id, trials, **changes):
     ticks = spec.horizon * spec.episodes
     env = metabench.make_vec(id, trials)
     if agent == "varibad":
-        model = varibad.make_model(config, env, ticks)
-        encoder = model.encoder
+        model = base = varibad.make_model(config, env, ticks)
     else:
         model = SessionModel(config, env, ticks)
-        encoder = model.base.encoder
+        base = model.base
     loss = varibad.loss if agent == "varibad" else dynamite.loss
-    actor = ActorCritic(env, model.latent.parameters, config.width)
+    actor = ActorCritic(env, model.latent.parameters, config.width, base.reading)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     actor_adam = torch.optim.Adam(actor.parameters(), lr=1e-3, eps=1e-5, fused=True)
     buffer, parts = TrialBuffer(1024), {"playing": 0.0, "policy": 0.0, "model": 0.0}
@@ -124,8 +123,8 @@ def iteration(agent, id, trials, **changes):
 
     def run():
         start = time.perf_counter()
-        rollout = collect(encoder, actor, env, ticks, drifts, 0, stream(0))
-        actor.belief_scaler.update(rollout.belief)
+        rollout = collect(base, actor, env, ticks, drifts, 0, stream(0))
+        actor.watch(rollout.belief)
         played = time.perf_counter()
         ppo_update(actor, actor_adam, rollout, module.ppo(config, 1.0), 1.0, stream(1))
         improved = time.perf_counter()
@@ -179,14 +178,14 @@ class PlainWay:
         spec, self.config, self.trials = metabench.spec(id), config, trials
         self.ticks = spec.horizon * spec.episodes
         self.model = varibad.make_model(config, self.env, self.ticks)
-        self.actor = ActorCritic(self.env, self.model.latent.parameters, config.width)
+        self.actor = ActorCritic(self.env, self.model.latent.parameters, config.width, self.model.reading)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3, foreach=False)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=1e-3, foreach=False)
         self.buffer = TrialBuffer(1024)
 
     def __call__(self):
         model, config = self.model, self.config
-        rollout = collect(model.encoder, self.actor, self.env, self.ticks, False, 0, stream(0))
+        rollout = collect(model, self.actor, self.env, self.ticks, False, 0, stream(0))
         ppo_update(self.actor, self.actor_adam, rollout, varibad.ppo(config, 1.0), 1.0, stream(1))
         self.buffer.add(rollout.trials)
         generator = stream(2)
