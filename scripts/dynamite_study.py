@@ -76,7 +76,7 @@ VARIANTS = {
         "dynamite": Variant(dynamite, CHEETAH_MODEL),
     },
     "GridNavigation-v0": {
-        "varibad": Variant(varibad, {"discount": 0.95, "trace": 0.95}),
+        "varibad": Variant(varibad, {"frames": 600_000, "discount": 0.95, "trace": 0.9}),
     },
 }
 OFFLINE = {

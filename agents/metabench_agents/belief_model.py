@@ -20,6 +20,14 @@ from metabench_agents.memory import TrialBuffer, Trials
 PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
 
 
+class Draws(NamedTuple):
+    """All that chance decides of one ELBO, so that the rest is a pure function."""
+
+    terms: Tensor  # [K] int64 the ticks whose beliefs are decoded
+    steps: Tensor  # [M] int64 the ticks whose transitions are decoded
+    noise: Tensor  # [K, B, Z] of the latents
+
+
 class Likelihood(NamedTuple):
     """What the decoders say of M drawn transitions under latents drawn from K beliefs."""
 
@@ -75,16 +83,22 @@ class BeliefModel(nn.Module):
         with torch.no_grad():
             return torch.cat((features, self.reward.hidden(self.latent.mean(belief), observation)), dim=-1)
 
-    def likelihood(self, belief: Tensor, trials: Trials, generator: torch.Generator) -> Likelihood:
-        """Draws beliefs, latents and transitions, and decodes every pair; each latent is decoded once.
+    def draw(self, trials: Trials, generator: torch.Generator) -> Draws:
+        """Terms, steps and noise for one pass over a batch, on its device."""
+        terms, steps = _some(self.ticks, self.terms, generator), _some(self.ticks, self.steps, generator)
+        noise = self.latent.noise(len(terms), trials.reward.shape[1], generator=generator)
+        return Draws(*(drawn.to(trials.reward.device) for drawn in (terms, steps, noise)))
+
+    def likelihood(self, belief: Tensor, trials: Trials, draws: Draws) -> Likelihood:
+        """Decodes every pair of a drawn latent and a drawn transition; each latent is decoded once.
 
         Args:
             belief: `[T, B, P]`.
             trials: What was played.
-            generator: For the draws.
+            draws: From `draw`.
         """
-        terms, steps = _some(self.ticks, self.terms, generator), _some(self.ticks, self.steps, generator)
-        z = self.latent.sample(belief[terms], generator)
+        terms, steps = draws.terms, draws.steps
+        z = self.latent.place(belief[terms], draws.noise)
         drawn = trials if len(steps) == self.ticks else trials.at(steps)
         value = reward_log_likelihood(self.reward(z, drawn)[..., 0], drawn.reward, self.reward_loss)
         if self.state is not None:
@@ -117,6 +131,15 @@ def resolve_reward_loss(kind: str, benchmark: str) -> str:
     if kind == "bernoulli" and not two:
         raise ValueError(f"rewards of {benchmark} take more than two values; use reward_loss mse")
     return "bernoulli" if two else "mse"
+
+
+Pure = Callable[[Any, Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, config, batch, draws) to loss
+
+
+def compiled(pure: Pure) -> Pure:
+    """The ELBO as a compiled graph: fused loops on the CPU, a CUDA graph on a GPU. The GRU between stays as it is."""
+    mode = "reduce-overhead" if torch.cuda.is_available() else None
+    return torch.compile(pure, mode=mode)
 
 
 Loss = Callable[[Trials, torch.Generator], tuple[Tensor, dict[str, Tensor]]]

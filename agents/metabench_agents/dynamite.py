@@ -41,11 +41,11 @@ import torch
 
 import metabench
 from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, trial_length
-from metabench_agents.belief_model import BeliefAgent, model_schedule, resolve_reward_loss, update_model
+from metabench_agents.belief_model import BeliefAgent, compiled, model_schedule, resolve_reward_loss, update_model
 from metabench_agents.losses import next_reward_scale
 from metabench_agents.memory import TrialBuffer
 from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
-from metabench_agents.session_model import SessionModel, loss
+from metabench_agents.session_model import SessionModel, elbo, loss
 
 NAME = "dynamite"
 
@@ -100,6 +100,7 @@ class Config:
     value_weight: float = 0.5  # of the value loss
     entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
     max_grad_norm: float = 0.5  # gradient clipping of policy and value
+    compile: bool = False  # whether torch.compile is put around the ELBO: the same losses to 1e-5, needs a C++ compiler
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
 
@@ -121,6 +122,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
         "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
         "actor_adam": torch.optim.Adam(actor.parameters(), lr=config.learning_rate, eps=1e-5, fused=True),
     }
+    pure = compiled(elbo) if config.compile else elbo
     buffer, done, scale = TrialBuffer(config.buffer), 0, 1.0
     if checkpoint:
         done, scale = checkpoint.iteration, checkpoint.state["scale"]
@@ -147,7 +149,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             buffer.add(rollout.trials)
             updates, rates = model_schedule(config, iteration, left)
             metrics |= update_model(
-                partial(loss, model, config),
+                partial(loss, model, config, pure=pure),
                 list(model.parameters()),
                 optimisers["model_adam"],
                 buffer,

@@ -117,6 +117,7 @@ class _Sequence(torch.autograd.Function):
         return (a @ w_i).view(x.shape), of_hidden, of_w_i, of_w_h, a.sum(0), b.sum(0)
 
 
+@torch.compiler.disable
 def gru_sequence(gru: nn.GRU, x: Tensor, start: Tensor) -> Tensor:
     """`gru(x, start[None])[0]`: `[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick.
 

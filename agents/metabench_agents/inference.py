@@ -30,8 +30,12 @@ class Latent(Protocol):
         """A network's output `[..., parameters]` as a belief."""
         ...
 
-    def sample(self, belief: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One draw per row, differentiable in the belief: `[..., parameters]` to `[..., size]`."""
+    def noise(self, *shape: int, generator: torch.Generator | None) -> Tensor:
+        """What a draw per row needs of chance, `[*shape, size]`."""
+        ...
+
+    def place(self, belief: Tensor, noise: Tensor) -> Tensor:
+        """The draws, differentiable in the belief: `[..., parameters]` to `[..., size]`."""
         ...
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
@@ -58,10 +62,13 @@ class Gaussian:
         mean, logvar = raw.chunk(2, dim=-1)
         return torch.cat((mean, LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)), dim=-1)
 
-    def sample(self, belief: Tensor, generator: torch.Generator | None) -> Tensor:
+    def noise(self, *shape: int, generator: torch.Generator | None) -> Tensor:
+        """Standard normal."""
+        return torch.empty(*shape, self.size).normal_(generator=generator)
+
+    def place(self, belief: Tensor, noise: Tensor) -> Tensor:
         """Mean + standard deviation x noise."""
         mean, logvar = belief.chunk(2, dim=-1)
-        noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + (0.5 * logvar).exp() * noise
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
@@ -96,9 +103,12 @@ class Categorical:
         """Logits as they are."""
         return raw
 
-    def sample(self, belief: Tensor, generator: torch.Generator | None) -> Tensor:
+    def noise(self, *shape: int, generator: torch.Generator | None) -> Tensor:
+        """Gumbel's."""
+        return torch.empty(*shape, self.size).exponential_(generator=generator).clamp_min(1e-20).log().neg()
+
+    def place(self, belief: Tensor, noise: Tensor) -> Tensor:
         """One-hot per group; the gradient is the one of the softmax."""
-        noise = torch.empty_like(belief).exponential_(generator=generator).clamp_min(1e-20).log().neg()
         soft = (self._split(belief + noise) / self.temperature).softmax(-1)
         hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
         return (hard + soft - soft.detach()).flatten(-2)

@@ -138,7 +138,7 @@ def session_consistency(kl_to_final: Tensor, session: Tensor) -> tuple[Tensor, d
 
 def last_of_session(session: Tensor) -> Tensor:
     """`[T, B]` int64: the last tick whose belief is about the same session, for sessions that are numbered upwards."""
-    ticks = torch.arange(len(session)).reshape(-1, *[1] * (session.ndim - 1)).expand_as(session)
+    ticks = torch.arange(len(session), device=session.device).reshape(-1, *[1] * (session.ndim - 1)).expand_as(session)
     border = torch.ones_like(session, dtype=torch.bool)
     border[:-1] = session[1:] != session[:-1]
     marked = torch.where(border, ticks, len(session))

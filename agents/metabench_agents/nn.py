@@ -95,6 +95,7 @@ def action_size(space: Space) -> int:
     return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))
 
 
+@torch.compiler.disable  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
 def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
     """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `first`: no action led there."""
     if isinstance(space, spaces.Discrete):
@@ -102,7 +103,7 @@ def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
     else:
         size = np.maximum(abs(space.low), abs(space.high))
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-        code = action.float() / torch.as_tensor(size, dtype=torch.float32)
+        code = action.float() / torch.as_tensor(size, dtype=torch.float32, device=action.device)
     return torch.where(first[..., None], 0.0, code)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.belief_model import BeliefModel
+from metabench_agents.belief_model import BeliefModel, Draws, Pure
 from metabench_agents.decoders import Head
 from metabench_agents.losses import (
     chained_prior,
@@ -79,13 +79,11 @@ def consistency_loss(model: SessionModel, belief: Tensor, session: Tensor) -> tu
     return session_consistency(model.latent.kl(belief, final), session)
 
 
-def loss(
-    model: SessionModel, config: Any, batch: Trials, generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
+def elbo(model: SessionModel, config: Any, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """Minus the DLCMDP's ELBO: reconstruction + kl_weight KL + consistency_weight (a) + termination_weight BCE."""
     belief = model.beliefs(batch)
     session = session_of_belief(batch.session, batch.first)
-    drawn = model.base.likelihood(belief, batch, generator)
+    drawn = model.base.likelihood(belief, batch, draws)
     mask = None
     if config.masking:
         mask = session[drawn.terms][:, None] == batch.session[drawn.steps][None]
@@ -102,3 +100,10 @@ def loss(
         total = total + config.termination_weight * len(belief) * termination
         metrics |= more | {"termination": termination.detach()}
     return total, metrics
+
+
+def loss(
+    model: SessionModel, config: Any, batch: Trials, generator: torch.Generator, pure: Pure = elbo
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`elbo` of fresh draws; `pure` may be its compiled form."""
+    return pure(model, config, batch, model.base.draw(batch, generator))

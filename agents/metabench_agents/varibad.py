@@ -42,7 +42,16 @@ from torch import Tensor
 
 import metabench
 from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, trial_length
-from metabench_agents.belief_model import BeliefAgent, BeliefModel, model_schedule, resolve_reward_loss, update_model
+from metabench_agents.belief_model import (
+    BeliefAgent,
+    BeliefModel,
+    Draws,
+    Pure,
+    compiled,
+    model_schedule,
+    resolve_reward_loss,
+    update_model,
+)
 from metabench_agents.losses import chained_prior, next_reward_scale, reconstruction_loss
 from metabench_agents.memory import TrialBuffer, Trials
 from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
@@ -88,6 +97,7 @@ class Config:
     value_weight: float = 0.5  # of the value loss
     entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
     max_grad_norm: float = 0.5  # gradient clipping of policy and value
+    compile: bool = False  # whether torch.compile is put around the ELBO: the same losses to 1e-5, needs a C++ compiler
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
 
@@ -97,16 +107,21 @@ def make_model(config: Config, env: Any, ticks: int) -> BeliefModel:
     return BeliefModel(config, env, ticks, latent="gaussian", core=core)
 
 
-def loss(
-    model: BeliefModel, config: Config, batch: Trials, generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
+def elbo(model: BeliefModel, config: Config, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """Minus the ELBO, summed over its terms: -sum_t sum_s log p(x_s | m_t) + kl_weight sum_t KL(q_t || q_{t-1})."""
     belief = model.encoder(*batch.ticks())
-    drawn = model.likelihood(belief, batch, generator)
+    drawn = model.likelihood(belief, batch, draws)
     reconstruction, metrics = reconstruction_loss(drawn.value, None, drawn.share)
     kl = model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
     metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
     return reconstruction + config.kl_weight * kl, metrics
+
+
+def loss(
+    model: BeliefModel, config: Config, batch: Trials, generator: torch.Generator, pure: Pure = elbo
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`elbo` of fresh draws; `pure` may be its compiled form."""
+    return pure(model, config, batch, model.draw(batch, generator))
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
@@ -127,6 +142,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
         "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
         "actor_adam": torch.optim.Adam(actor.parameters(), lr=config.learning_rate, eps=1e-5, fused=True),
     }
+    pure = compiled(elbo) if config.compile else elbo
     buffer, done, scale = TrialBuffer(config.buffer), 0, 1.0
     if checkpoint:
         done, scale = checkpoint.iteration, checkpoint.state["scale"]
@@ -153,7 +169,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             buffer.add(rollout.trials)
             updates, rates = model_schedule(config, iteration, left)
             metrics |= update_model(
-                partial(loss, model, config),
+                partial(loss, model, config, pure=pure),
                 list(model.parameters()),
                 optimisers["model_adam"],
                 buffer,

@@ -62,7 +62,7 @@ def test_categorical_kl_by_hand():
 
 
 def test_zeros_are_the_prior():
-    draws = Gaussian(1).sample(torch.zeros(20_000, 2), stream(0))
+    draws = Gaussian(1).place(torch.zeros(20_000, 2), Gaussian(1).noise(20_000, generator=stream(0)))
     assert draws.mean().abs() < 0.03 and (draws.std() - 1.0).abs() < 0.03
     assert torch.equal(Categorical(2, 4).features(torch.zeros(8)), torch.full((8,), 0.25))
 
@@ -70,7 +70,7 @@ def test_zeros_are_the_prior():
 def test_categorical_draws_follow_their_probabilities():
     latent, p = Categorical(1, 3), torch.tensor([0.2, 0.5, 0.3])
     belief = p.log().expand(30_000, 3).clone().requires_grad_()
-    draws = latent.sample(belief, stream(1))
+    draws = latent.place(belief, latent.noise(30_000, generator=stream(1)))
     assert torch.equal(draws.sum(-1).round(), torch.ones(30_000)) and draws.detach().max() == 1.0
     assert draws.mean(0).tolist() == pytest.approx(p.tolist(), abs=0.01)
     draws[:, 0].sum().backward()
@@ -106,7 +106,7 @@ def test_subsampling_is_unbiased():
         belief = full.beliefs(batch)
 
         def loss(model, seed):
-            drawn = model.base.likelihood(belief, batch, stream(seed))
+            drawn = model.base.likelihood(belief, batch, model.base.draw(batch, stream(seed)))
             return reconstruction_loss(drawn.value, None, drawn.share)[0].item()
 
         estimates = torch.tensor([loss(some, seed) for seed in range(400)])
@@ -199,7 +199,7 @@ def test_masking_equals_brute_force():
     total, _ = session_model.loss(model, config, batch, stream(4))
     with torch.no_grad():
         belief = model.beliefs(batch)
-        drawn = model.base.likelihood(belief, batch, stream(4))
+        drawn = model.base.likelihood(belief, batch, model.base.draw(batch, stream(4)))
         about, summed = session_of_belief(batch.session, batch.first), 0.0
         for b in range(5):
             for k in range(60):

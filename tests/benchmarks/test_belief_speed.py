@@ -56,7 +56,8 @@ def plain_loss(model, config, batch, generator):
         ticks if n >= model.ticks else torch.randperm(model.ticks, generator=generator)[:n]
         for n in (model.terms, model.steps)
     )
-    z, drawn = model.latent.sample(belief[terms], generator), batch.at(steps)
+    noise = model.latent.noise(len(terms), batch.reward.shape[1], generator=generator)
+    z, drawn = model.latent.place(belief[terms], noise), batch.at(steps)
     f = decoder.enter(decoder.scaler(drawn.next_observation))
     pairs = (len(terms), len(steps), z.shape[1])
     rows = torch.cat((z[:, None].expand(*pairs, -1), f[None].expand(*pairs, -1)), dim=-1)

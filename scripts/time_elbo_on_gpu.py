@@ -1,0 +1,78 @@
+"""Gradient steps per second on the ELBOs of VariBAD and DynaMITE-RL on a GPU: eager against CUDA graphs.
+
+    python scripts/time_elbo_on_gpu.py
+
+Sizes are those of `tests/benchmarks/test_belief_speed.py`: a grid's (60 ticks, 25 trials, all 60 x 60 pairs) and the
+same with 512 trials, where a GPU has something to do. Prints one line per agent, size and form; medians of 5 rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from metabench_agents import dynamite, session_model, varibad
+from metabench_agents.belief_model import compiled
+from metabench_agents.memory import Trials
+from metabench_agents.run import stream
+
+import metabench
+
+TICKS, ROUNDS, STEPS = 60, 5, 50
+
+
+def batch_of(trials: int) -> Trials:
+    """Random ticks of GridSwitch."""
+    torch.manual_seed(0)
+    seen = torch.randint(5, (2, TICKS, trials, 6), device="cuda").float()
+    first = torch.zeros(TICKS, trials, dtype=torch.bool, device="cuda")
+    first[0] = True
+    sessions = (torch.rand(TICKS, trials, device="cuda") < 0.07).cumsum(0)
+    reward = (torch.rand(TICKS, trials, device="cuda") < 0.5).float()
+    return Trials(seen[0], torch.randint(5, (TICKS, trials), device="cuda"), reward, seen[1], first, sessions)
+
+
+def rate(pure: Any, model: Any, config: Any, batch: Trials) -> float:
+    """Steps per second: draws, loss, gradients, Adam."""
+    base = model if config.__class__ is varibad.Config else model.base
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    generator, seconds = stream(0), []
+    for _ in range(ROUNDS + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            adam.zero_grad(set_to_none=True)
+            loss, _ = pure(model, config, batch, base.draw(batch, generator))
+            loss.backward()
+            adam.step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return STEPS / float(np.median(seconds[1:]))
+
+
+def main() -> None:
+    """All of them."""
+    if not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device here")
+    env = metabench.make_vec("GridSwitch-v0", 1)
+    print(torch.cuda.get_device_name())
+    for name in ("varibad", "dynamite"):
+        for trials in (25, 512):
+            for form in ("eager", "graphs"):
+                torch.manual_seed(0)
+                if name == "varibad":
+                    config: Any = varibad.Config(terms=0, steps=0, reward_loss="bernoulli")
+                    model: Any = varibad.make_model(config, env, TICKS).cuda()
+                    pure = varibad.elbo
+                else:
+                    config = dynamite.Config(terms=0, steps=0, reward_loss="bernoulli")
+                    model = session_model.SessionModel(config, env, TICKS).cuda()
+                    pure = session_model.elbo
+                made = compiled(pure) if form == "graphs" else pure
+                print(f"{name:9} {trials:4} trials {form:7} {rate(made, model, config, batch_of(trials)):8.1f} steps/s")
+
+
+if __name__ == "__main__":
+    main()
