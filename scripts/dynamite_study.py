@@ -18,6 +18,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,8 @@ def report(benchmark: str) -> None:
         print(" | ".join(cells))
     if benchmark == "GridSwitch-v0":
         steps_to_levels(kept, list(VARIANTS[benchmark]))
-    draw(benchmark, IMAGES / f"{benchmark.lower().removesuffix('-v0')}-learning.png")
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "-", benchmark.removesuffix("-v0")).lower()
+    draw(benchmark, IMAGES / f"{words}-learning.png")
 
 
 def steps_to_levels(kept: Path, names: list[str]) -> None:
@@ -217,7 +219,7 @@ def draw(benchmark: str, target: Path) -> None:
         for table in tables:
             left.plot(table[:, 0] / 1e6, table[:, 2], color=color, lw=0.7, alpha=0.35)
             right.plot(table[:, 1], table[:, 2], color=color, lw=0.7, alpha=0.35)
-        mean = np.mean(np.stack(tables), axis=0)
+        mean = np.mean([table[: min(map(len, tables))] for table in tables], axis=0)
         left.plot(mean[:, 0] / 1e6, mean[:, 2], color=color, lw=2.2, label=f"{name}, {len(tables)} runs")
         right.plot(mean[:, 1], mean[:, 2], color=color, lw=2.2)
     key, label = CEILINGS.get(benchmark, ("oracle", "oracle, shown the task"))

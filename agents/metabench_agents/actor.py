@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from metabench_agents.inference import Encoder
 from metabench_agents.losses import gae, ppo_policy_loss, value_loss
 from metabench_agents.memory import Trials
 from metabench_agents.nn import Head, RunningScaler, Scaler, linear
+from metabench_agents.run import Run
 
 KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
 
@@ -235,3 +237,13 @@ def ppo_update(
                 sums[name] = sums.get(name, torch.zeros(())) + part
     count = settings.epochs * settings.minibatches
     return {name: float(total) / count for name, total in sums.items()}
+
+
+def tell(
+    run: Run, advance: Any, iteration: int, rollout: BeliefRollout, metrics: Mapping[str, float], seconds: float
+) -> None:
+    """Logs an iteration that took `seconds`, and moves the progress bar."""
+    played, mean_return = rollout.trials.reward.numel(), rollout.mean_return()
+    head = {"iteration": iteration + 1, "frames": (iteration + 1) * played, "return": mean_return}
+    run.log(head | dict(metrics) | {"time/frames_per_s": played / seconds, "time/seconds": seconds})
+    advance(iteration + 1, f"return {mean_return:7.2f}   {played / seconds / 1000:5.0f}k frames/s")

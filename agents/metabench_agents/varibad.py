@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, trial_length
+from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, tell, trial_length
 from metabench_agents.belief_model import (
     BeliefAgent,
     BeliefModel,
@@ -181,11 +181,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             )
             if iteration + 1 == config.warmup and config.scout:
                 renew(actor, optimisers["actor_adam"], env, config.width, fresh)
-            seconds, frames = time.perf_counter() - start, (iteration + 1) * ticks * config.trials
-            mean_return, rate = rollout.mean_return(), ticks * config.trials / seconds
-            head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
-            run.log(head | metrics | {"time/frames_per_s": rate, "time/seconds": seconds})
-            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            tell(run, advance, iteration, rollout, metrics | {"scale": scale}, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, optimisers) | buffer.tensors(), {"scale": scale})
     return BeliefAgent(NAME, model, actor)

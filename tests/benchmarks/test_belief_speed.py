@@ -14,20 +14,21 @@ import numpy as np
 import pytest
 import torch
 from interleaving import interleaved
-from metabench_agents import dynamite, varibad
+from metabench_agents import dynamite, sac, varibad
 from metabench_agents.actor import ActorCritic, collect, ppo_update
-from metabench_agents.belief_model import BeliefModel, update_model
+from metabench_agents.belief_model import BeliefModel, compiled, update_model
 from metabench_agents.losses import chained_prior, reward_log_likelihood
 from metabench_agents.memory import TrialBuffer, Trials
 from metabench_agents.run import stream
-from metabench_agents.session_model import SessionModel
+from metabench_agents.session_model import SessionModel, elbo
 
 import metabench
 
 pytestmark = pytest.mark.benchmark
 OFFICIAL = {"grid": 1_250, "cheetah": 1_726}  # frames/s of the official code, see above
-GRID = {"terms": 0, "steps": 0, "encoder_hidden": 64, "decoder_hidden": (32, 32), "reward_loss": "bernoulli"}
-CHEETAH = {"terms": 50, "steps": 50, "encoder_hidden": 128, "decoder_hidden": (64, 32), "reward_loss": "mse"}
+PLAIN = {"products": False, "reading": False}  # the networks of the official code
+GRID = PLAIN | {"terms": 0, "steps": 0, "encoder_hidden": 64, "decoder_hidden": (32, 32), "reward_loss": "bernoulli"}
+CHEETAH = PLAIN | {"terms": 50, "steps": 50, "encoder_hidden": 128, "decoder_hidden": (64, 32), "reward_loss": "mse"}
 # benchmark, ticks of a trial, trials of a batch, settings; the sizes of the official code's configurations
 SIZES = {"grid": ("GridNavigation-v0", 60, 25, GRID), "cheetah": ("CheetahVel-v0", 200, 10, CHEETAH)}
 GOAL = {"grid": 2.4, "cheetah": 1.4}
@@ -58,7 +59,7 @@ def plain_loss(model, config, batch, generator):
     )
     noise = model.latent.noise(len(terms), batch.reward.shape[1], generator=generator)
     z, drawn = model.latent.place(belief[terms], noise), batch.at(steps)
-    f = decoder.enter(decoder.scaler(drawn.next_observation))
+    f = decoder.scaler(drawn.next_observation)
     pairs = (len(terms), len(steps), z.shape[1])
     rows = torch.cat((z[:, None].expand(*pairs, -1), f[None].expand(*pairs, -1)), dim=-1)
     h = decoder.pairs.first(rows)
@@ -101,6 +102,26 @@ def test_elbo(benchmark, size):
     benchmark.pedantic(functions["ours"], rounds=5)
     print(f"\nELBO, {size}: {benchmark.extra_info}")
     assert ratio >= GOAL[size]
+
+
+@pytest.mark.skipif(not sac.can_compile(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("pairs", ["drawn", "all"])
+def test_compiled_elbo(benchmark, pairs):
+    """`--compile` against eager at DynaMITE-RL's defaults and with all pairs; equal losses, and whatever is faster."""
+    torch.set_num_threads(1)
+    env = metabench.make_vec("GridSwitch-v0", 1)
+    config = dynamite.Config(reward_loss="bernoulli", **({"terms": 0, "steps": 0} if pairs == "all" else {}))
+    model, batch = SessionModel(config, env, 60), trials_of(env, 60, 32)
+    pure, draws = compiled(elbo), model.base.draw(batch, stream(0))
+    assert torch.allclose(pure(model, config, batch, draws)[0], elbo(model, config, batch, draws)[0], rtol=1e-5)
+    functions = {
+        "eager": lambda: elbo(model, config, batch, draws)[0].backward(),
+        "compiled": lambda: pure(model, config, batch, draws)[0].backward(),
+    }
+    seconds = interleaved(functions, rounds=15)
+    benchmark.extra_info |= {n: f"{1e3 * s:.1f} ms" for n, s in seconds.items()}
+    benchmark.pedantic(functions["compiled"], rounds=3)
+    print(f"\nELBO compiled, {pairs} pairs: {benchmark.extra_info}")
 
 
 def iteration(agent, id, trials, **changes):
