@@ -57,7 +57,9 @@ class BeliefModel(nn.Module):
         self.reward_loss = config.reward_loss
         self.ticks, self.terms, self.steps = ticks, config.terms or ticks, config.steps or ticks
         if config.decoder == "cells":
-            self.reward: nn.Module = CellRewardDecoder(observations, self.latent.size, config.decoder_hidden)
+            self.reward: CellRewardDecoder | TransitionDecoder = CellRewardDecoder(
+                observations, self.latent.size, config.decoder_hidden
+            )
         else:
             self.reward = TransitionDecoder(
                 observations, actions, self.latent.size, config.decoder_hidden, config.decoder, 1, config.products

@@ -14,6 +14,8 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
+from metabench_agents.nn import opaque
+
 BEST_BELOW = 64  # trials: from there on torch's own products are large enough, and it is as fast
 
 
@@ -117,7 +119,7 @@ class _Sequence(torch.autograd.Function):
         return (a @ w_i).view(x.shape), of_hidden, of_w_i, of_w_h, a.sum(0), b.sum(0)
 
 
-@torch.compiler.disable
+@opaque
 def gru_sequence(gru: nn.GRU, x: Tensor, start: Tensor) -> Tensor:
     """`gru(x, start[None])[0]`: `[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick.
 

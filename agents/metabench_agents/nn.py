@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,14 @@ from torch.nn import functional as F
 
 Space: TypeAlias = "spaces.Box | spaces.Discrete"
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps a Gaussian policy between a rounding error and noise beyond any space
+
+
+def opaque(function: Function) -> Function:
+    """The function as torch.compile shall leave it: called as it is."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
 
 
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0)) -> nn.Linear:
@@ -95,7 +103,7 @@ def action_size(space: Space) -> int:
     return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))
 
 
-@torch.compiler.disable  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
+@opaque  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
 def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
     """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `first`: no action led there."""
     if isinstance(space, spaces.Discrete):
