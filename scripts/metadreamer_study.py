@@ -4,6 +4,7 @@
     python scripts/metadreamer_study.py --benchmark CheetahVel-v0        # the interpolation split
     python scripts/metadreamer_study.py --only pearl-R8 R8IR8 --seeds 0  # some of it
     python scripts/metadreamer_study.py --report-only                    # tables and pictures of what there is
+    python scripts/metadreamer_study.py --report-only --keep             # and evaluations and curves in docs/results
 
 A run that was killed continues to the same bits; a finished one is not repeated. Seeds come first, so that every
 variant has one run before any has two. Each run leaves metrics.jsonl (with the learning curve), result-<split>.json
@@ -11,7 +12,8 @@ and a checkpoint in runs/study/<benchmark>/<variant>-s<seed>; the report goes to
 report.json and *.png.
 
 Variants: `pearl-R8` and `pearl-R16` are PEARL on the same real tasks, networks, updates and schedule of real episodes
-as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; the rest are R8IR8 without one part.
+as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; on PointRobot `pearl-all`, `all` and `allIR8` learn from
+all training tasks; the rest are R8IR8 without one part.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_cu
 import metabench
 from metabench.results import write_atomically
 
+KEPT = Path(__file__).parent.parent / "docs" / "results"
 COMMON = [
     "iterations",
     "initial_episodes",
@@ -53,6 +56,7 @@ COMMON = [
     "discount",
     "reward_scale",
     "target_rate",
+    "exploration_episodes",
     "evaluate_every",
     "evaluate_splits",
 ]
@@ -68,6 +72,7 @@ class Study:
     ood: str = "ood"  # extrapolation
     columns: tuple[int, ...] = (0, 1)  # of the observation, drawn in traversals
     pearl: dict[str, Any] = field(default_factory=lambda: {"kl_weight": 1.0})
+    all_tasks: bool = False  # whether there are runs on the whole training split too: pearl-all, all, allIR8
 
 
 STUDIES = {
@@ -113,21 +118,29 @@ STUDIES = {
     ),
     "PointRobot-v0": Study(
         {
-            "iterations": 40,
+            "iterations": 30,
             "initial_episodes": 3,
-            "tasks_per_iteration": 8,
+            "tasks_per_iteration": 15,
             "prior_episodes": 3,
-            "posterior_episodes": 3,
-            "model_updates": 200,
-            "updates": 250,
+            "posterior_episodes": 2,
+            "model_updates": 50,
+            "updates": 200,
+            "imagine_every": 200,
+            "rollouts_per_task": 4,
             "batch": 32,
-            "context": 20,
+            "targets": 32,
+            "context": 60,
+            "hidden": 64,
+            "learning_rate": 3e-3,
             "discount": 0.9,
-            "reward_scale": 100.0,
+            "reward_scale": 10.0,
             "target_rate": 0.02,
-            "evaluate_every": 2,
+            "exploration_episodes": 3,
+            "evaluate_every": 3,
         },
         {},
+        pearl={"kl_weight": 1e-3, "encoder_hidden": 64, "encoder_layers": 2},
+        all_tasks=True,
     ),
 }
 
@@ -148,6 +161,11 @@ def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
         found[f"pearl-R{count}"] = (pearl, replace(pearl.Config(), **shared, **real(count), **study.pearl))
     runs = {name: replace(base, **{**changes, **real(changes["tasks"])}) for name, changes in metadreamer.RUNS.items()}
     found |= {name: (metadreamer, config) for name, config in runs.items()}
+    if study.all_tasks:
+        every = {"split": "train", "tasks": 0}
+        found["pearl-all"] = (pearl, replace(pearl.Config(), **shared, **every, **study.pearl))
+        found["all"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8"], **every}))
+        found["allIR8"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8IR8"], **every}))
     for name, changes in metadreamer.ABLATIONS.items():
         found[f"R8IR8-{name}"] = (metadreamer, replace(runs["R8IR8"], **changes))
     return found
@@ -170,7 +188,32 @@ def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[
             print(f"{benchmark}  {name}  seed {seed}", flush=True)
             agent = algorithm.train(benchmark, config, seed=seed, run=Run(folder, checkpoint_every=10))
             for split, path in results.items():
-                metabench.evaluate(agent, benchmark, split=split, train_seed=seed, name=name).save(path)
+                metabench.evaluate(agent, protocol(benchmark, split, config), train_seed=seed, name=name).save(path)
+
+
+def protocol(benchmark: str, split: str, config: Any) -> metabench.Protocol:
+    """The benchmark's own, with as many episodes as it takes to see one after the exploration."""
+    chosen = metabench.spec(benchmark)
+    episodes = max(chosen.episodes, config.exploration_episodes + 1)
+    return metabench.Protocol(benchmark=benchmark, split=split, episodes=episodes, repeats=chosen.repeats, seed=0)
+
+
+def keep(root: Path, benchmark: str, names: Sequence[str]) -> None:
+    """Copies what a reader wants to check to docs/results: evaluations and learning curves of the runs, the report."""
+    study, out = STUDIES[benchmark], KEPT / benchmark
+    out.mkdir(parents=True, exist_ok=True)
+    columns = [f"{split}/{which}" for split in (study.test, study.ood) for which in ("first", "last")]
+    for name in names:
+        for folder in sorted((root / benchmark).glob(f"{name}-s[0-9]*")):
+            for path in folder.glob("result-*.json"):
+                tail = path.name.removeprefix("result-")
+                write_atomically(out / f"{folder.name}-{tail}", path.read_bytes())
+            rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+            points = [[row["frames"], *(round(row[c], 3) for c in columns)] for row in rows if columns[0] in row]
+            lines = [",".join(map(str, line)) for line in [["frames", *columns], *points]]
+            write_atomically(out / f"{folder.name}-curve.csv", ("\n".join(lines) + "\n").encode())
+    for path in (root / benchmark).glob("report.json"):
+        write_atomically(out / "pearl-metadreamer.json", path.read_bytes())
 
 
 def curves_of(root: Path, benchmark: str, names: Sequence[str], split: str) -> dict[str, list[Curve]]:
@@ -207,7 +250,8 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
         f"### {split}",
         "",
         f"Random {floor:.2f}, {what} {ceiling:.2f}. Median real steps until the smoothed return after adaptation has"
-        " come that part of the way, runs that arrive, and how many times as many PEARL (R8) takes.",
+        " come that part of the way, runs that arrive, and how many times as many PEARL takes (R8; on all tasks"
+        " where the variant learns from all).",
         "",
         "| variant | runs | last return | 50 % | 75 % | 90 % |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -215,12 +259,13 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
     record: dict[str, Any] = {"random": floor, "ceiling": ceiling, "ceiling_is": what, "variants": {}}
     for name, runs in curves.items():
         cells, own = [], {}
+        reference = "pearl-all" if "all" in name else "pearl-R8"
         for share, level in thresholds(floor, ceiling).items():
             mine = efficiency(runs, level)
             cell = f"{mine.median:,.0f}" if np.isfinite(mine.median) else "never"
             cell += f" ({mine.reached}/{len(runs)})"
-            if "pearl-R8" in curves and name != "pearl-R8":
-                times, bound = ratio(efficiency(curves["pearl-R8"], level), mine, longest)
+            if reference in curves and name != reference:
+                times, bound = ratio(efficiency(curves[reference], level), mine, longest)
                 cell += f", {bound} {times:.2g}x" if np.isfinite(times) else ""
             cells.append(cell)
             own[str(share)] = {"steps": [s if np.isfinite(s) else None for s in mine.steps]}
@@ -326,6 +371,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="variants; all by default")
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
     parser.add_argument("--report-only", action="store_true", help="train nothing")
+    parser.add_argument("--keep", action="store_true", help="copy evaluations and learning curves to docs/results")
     arguments = parser.parse_args()
     known = list(variants(arguments.benchmark))
     names = arguments.only or known
@@ -334,6 +380,8 @@ def main() -> None:
     if not arguments.report_only:
         make_runs(arguments.folder, arguments.benchmark, names, arguments.seeds)
     report(arguments.folder, arguments.benchmark, known)
+    if arguments.keep:
+        keep(arguments.folder, arguments.benchmark, known)
 
 
 if __name__ == "__main__":

@@ -180,10 +180,10 @@ def test_linear_layers_equal_torchs():
     assert isinstance(prefers_onednn(), bool)
 
 
-def solve(seed, bf16, updates=2100):
+def solve(seed, bf16, updates=900):
     """PointRobot learned with its goals as latents: the return of the last episodes, trained on all of it."""
     core = ActorCritic(metabench.spec("PointRobot-v0").family().observation_fields, point_actions(), 2, 64, 2)
-    settings = Settings(learning_rate=1e-3, discount=0.9, reward_scale=100.0, target_rate=0.02, bf16=bf16)
+    settings = Settings(learning_rate=3e-3, discount=0.9, reward_scale=20.0, target_rate=0.02, bf16=bf16)
     learner, collector = Learner(core, settings), Collector("PointRobot-v0", "train", seed)
     goals = torch.tensor(metabench.spec("PointRobot-v0").table().rows["train"]).float()
     replay, tasks, generator = TaskReplay(45, 2, 2, 10_000), list(range(45)), stream(seed)
@@ -229,6 +229,7 @@ def test_a_device_is_found_or_missed_in_a_sentence():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_updates_on_a_gpu_are_those_on_the_cpu():
     losses, weights = {}, {}
     for device in ("cpu", "cuda"):
