@@ -356,7 +356,7 @@ def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
         learning_curves(out / f"curves-{split}.png", curves, {"random": floor, what: ceiling}, title)
     table, record["model"] = model_table(root, benchmark, names)
     lines += table
-    for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics"):
+    for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics", "allIR8"):
         pictures(root, benchmark, variant, 0)
     write_atomically(out / "report.md", "\n".join(lines).encode())
     write_atomically(out / "report.json", json.dumps(record, indent=1).encode())
