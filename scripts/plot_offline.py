@@ -3,7 +3,8 @@
     python scripts/plot_offline.py runs/offline/PointRobot-v0/mixed --out learning.png
 
 Left: the world model's loss on held-out episodes of the training tasks. Middle: the transformers' losses, every run
-thin and their mean bold. Right: returns on the split `test`, episode by episode of a trial, between random and oracle.
+thin and their mean bold. Right: returns on the split `test`, episode by episode of a trial, between the stored
+references of random and oracle.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import metabench
 from metabench.results import Result
 
 INK, FAINT = "#282C34", "#C9C6BE"
@@ -62,14 +64,14 @@ def draw(folder: Path, target: Path) -> None:
             mean = np.mean(results, axis=0)
             reached.plot(range(1, len(mean) + 1), mean, color=colour, lw=2.2, marker="o", label=agent)
             reached.set_xticks(range(1, len(mean) + 1))
-    for name in ("random", "oracle"):
-        path = folder.parent / f"{name}.json"
-        if path.exists():
-            level = float(Result.load(path).array().mean())
-            reached.axhline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
-            reached.text(1, level, f" {name}", color=INK, fontsize=8, va="bottom")
+    for name, known in metabench.spec(folder.parent.name).references("test").items():
+        if name in ("random", "oracle"):
+            reached.axhline(known["mean"], color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
+            reached.text(
+                1, known["mean"], f" {name}", color=INK, fontsize=8, va="bottom" if name == "oracle" else "top"
+            )
     _label(reached, "episode of a trial (1: zero-shot)", "return on the test tasks")
-    reached.legend(frameon=False)
+    reached.legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.74))
     figure.savefig(target)
     print(f"written: {target}")
 
