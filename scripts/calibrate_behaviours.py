@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gymnasium import spaces
 from metabench_agents import yardsticks
-from metabench_agents.behaviour import EXPERT_NOISE, Diluted
+from metabench_agents.behaviour import Diluted, noise_of
 
 import metabench
 from metabench.results import Protocol
@@ -32,8 +31,7 @@ def level(agent: Any, benchmark: str, trials: int) -> float:
 def diluted(benchmark: str, random: float) -> Diluted:
     """The oracle with this share of random actions."""
     space: Any = metabench.spec(benchmark).family().action_space
-    noise = EXPERT_NOISE if isinstance(space, spaces.Box) else 0.0
-    return Diluted(yardsticks.oracle.build(benchmark, "train", SEED), space, random, noise, SEED)
+    return Diluted(yardsticks.oracle.build(benchmark, "train", SEED), space, random, noise_of(benchmark), SEED)
 
 
 def calibrate(benchmark: str, trials: int) -> tuple[float, float]:

@@ -28,16 +28,30 @@ Array = npt.NDArray[Any]
 
 QUALITIES = ("random", "medium", "expert", "replay")
 EXPERT_RANDOM = 0.02  # share of random actions
-EXPERT_NOISE = 0.1  # deviation of the noise, in half widths of the action space
+NOISE = 0.1  # deviation of the noise, in half widths of the action space
+NOISE_OF = {  # where that noise is not small: the slightest costs the merging planner a quarter of the way
+    "HighwayMerge-v0": 0.0,
+    "HighwayMergeHidas-v0": 0.0,
+}
 STAGES = 10  # of an annealed history
 # Share of random actions of `medium`, found on the training tasks by scripts/calibrate_behaviours.py.
 MEDIUM_RANDOM = {
     "GridNavigation-v0": 0.47,  # 0.422 of the way
     "GridSwitch-v0": 0.56,  # 0.414 of the way
+    "HighwayMerge-v0": 0.38,  # 0.417 of the way
+    "HighwayMergeDiscrete-v0": 0.17,  # 0.408 of the way
+    "MetaWorld-Reach-v0": 0.92,  # 0.415 of the way
     "PointRobot-v0": 0.75,  # 0.423 of the way
+    "ScratchItch-v0": 0.45,  # 0.421 of the way
     "SparsePointRobot-v0": 0.46,  # 0.430 of the way
 }
 DEFAULT_MEDIUM_RANDOM = 0.5
+
+
+def noise_of(benchmark: str) -> float:
+    """The deviation of the noise on a benchmark's actions, in half widths of its action space."""
+    box = isinstance(metabench.spec(benchmark).family().action_space, spaces.Box)
+    return NOISE_OF.get(benchmark, NOISE) if box else 0.0
 
 
 class Diluted:
@@ -97,7 +111,7 @@ class _Behaviours:
 
     def _diluted(self, benchmark: str, split: str, random: float, stage: int = 0) -> Behaviour:
         space: Any = metabench.spec(benchmark).family().action_space
-        noise = EXPERT_NOISE if isinstance(space, spaces.Box) else 0.0
+        noise = noise_of(benchmark)
 
         def make(seed: int) -> Agent[Any]:
             return Diluted(yardsticks.oracle.build(benchmark, split, seed), space, random, noise, seed)
