@@ -2,7 +2,7 @@
 
     METABENCH_DATA=/data python scripts/generate_datasets.py point-robot cheetah-vel   # both splits, three qualities
     METABENCH_DATA=/data python scripts/generate_datasets.py metaworld-reach --splits meta_dt_train meta_dt_test
-    METABENCH_DATA=/data python scripts/generate_datasets.py --table                   # what was recorded, as Markdown
+    python scripts/generate_datasets.py --table                                        # what was recorded, as Markdown
 
 Each set is made as `metabench dataset generate metabench/FAMILY/QUALITY-v0 --split SPLIT` makes it, and ten of its
 episodes are replayed in the simulator. What came out is kept in docs/results/datasets.json; a set that is there already
@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from metabench.dataset_commands import normalised
 from metabench.datasets import DatasetId, generate, load_dataset
 from metabench.datasets.format import MANIFEST, hash_file
 from metabench.datasets.ids import split_folder
@@ -61,9 +60,11 @@ def table(records: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
-        folder = split_folder(DatasetId.parse(r["id"]), r["split"])
-        share = normalised(load_dataset(folder).manifest, r["mean"])
-        way = "" if share is None else f" ({share:.2f})"
+        levels = DatasetId.parse(r["id"]).benchmark.references(r["split"])
+        way = ""
+        if {"random", "oracle"} <= set(levels):
+            low, high = levels["random"]["mean"], levels["oracle"]["mean"]
+            way = f" ({(r['mean'] - low) / (high - low):.2f})"
         seconds = "" if r["seconds"] is None else f"{r['seconds']['wall']}, {r['seconds']['cpu']}"
         short = r["id"].removeprefix("metabench/")
         span = f"{r['low']:.2f} to {r['high']:.2f}"
