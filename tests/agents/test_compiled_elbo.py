@@ -58,6 +58,7 @@ def test_the_elbo_is_a_pure_function_of_its_draws(agent):
     assert loss(model, config, batch, stream(1))[0].item() == one[0]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # of torch, about itself
 @pytest.mark.slow  # compiling takes half a minute
 @pytest.mark.skipif(not sac.can_compile(), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("agent", ["varibad", "dynamite"])
