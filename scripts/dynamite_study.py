@@ -250,7 +250,7 @@ def draw(benchmark: str, target: Path) -> None:
         axis.grid(axis="y", color="#D6D3CB", lw=0.6)
     per = "episode" if episodes == 1 else f"episode, mean over the trial's {episodes}"
     left.set_title(f"{benchmark.removesuffix('-v0')}: return per {per}, while learning", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=9, loc="lower right")
+    left.legend(frameon=False, fontsize=9, loc="best")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 

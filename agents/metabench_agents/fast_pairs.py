@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metabench_agents.linear import prefers_onednn
 
-BLOCK = 6_000  # pairs
+BLOCK = 12_000  # pairs
 WORTH = 20_000  # pairs from which on it is faster than tensor by tensor
 
 
