@@ -191,7 +191,10 @@ def policy_files(folder: Path) -> dict[str, bytes]:
 
 
 def without_learner(content: bytes) -> bytes:
-    """A safetensors file without the tensors under `LEARNERS`: the optimiser's, the replay's, target networks'."""
+    """A safetensors file without the tensors under `LEARNERS`: the optimiser's, the replay's, target networks'.
+
+    The first part of a tensor's name tells its group: `adam/3/exp_avg`, `dt-adam/3/exp_avg` and `target.0.weight` go.
+    """
     (size,) = struct.unpack("<Q", content[:8])
     head, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     kept: dict[str, Any] = {}
@@ -201,7 +204,8 @@ def without_learner(content: bytes) -> bytes:
         if name == "__metadata__":
             kept[name] = head[name]
             continue
-        if re.split(r"[/.]", name)[0] in LEARNERS:
+        group, *rest = re.split(r"[/.]", name)
+        if rest and group.rpartition("-")[2] in LEARNERS:  # a tensor that is itself called "target" is no network
             continue
         begin, end = head[name]["data_offsets"]
         kept[name] = {**head[name], "data_offsets": [start, start + end - begin]}

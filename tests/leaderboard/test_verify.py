@@ -502,9 +502,10 @@ def test_seeds_follow_from_the_policy():
 def test_weights_are_published_without_the_optimiser(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     tensors = {"network/a": np.arange(6.0).reshape(2, 3), "adam/0/exp_avg": np.ones(50), "network/b": np.ones(3)}
+    tensors |= {"dt-adam/0/exp_avg": np.ones(50), "target.weight": np.ones(9), "target": np.ones(1)}
     content = without_learner(safetensors.save(tensors, metadata={"state": "{}"}))
     read = safetensors.load(content)
-    assert read.keys() == {"network/a", "network/b"}
+    assert read.keys() == {"network/a", "network/b", "target"}
     assert np.array_equal(read["network/a"], tensors["network/a"])
     assert without_learner(content) == content
 
