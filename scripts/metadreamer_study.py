@@ -52,6 +52,7 @@ COMMON = [
     "latent",
     "hidden",
     "layers",
+    "normalised_values",
     "learning_rate",
     "discount",
     "reward_scale",
@@ -78,21 +79,29 @@ class Study:
 STUDIES = {
     "HighwayMerge-v0": Study(
         {
-            "iterations": 150,
-            "initial_episodes": 2,
-            "tasks_per_iteration": 4,
-            "prior_episodes": 2,
-            "posterior_episodes": 2,
-            "model_updates": 200,
+            "iterations": 40,
+            "initial_episodes": 4,
+            "tasks_per_iteration": 8,
+            "prior_episodes": 3,
+            "posterior_episodes": 3,
+            "model_updates": 100,
             "updates": 250,
+            "imagine_every": 125,
             "batch": 64,
             "context": 60,
-            "reward_scale": 10.0,
-            "rollouts_per_task": 16,
-            "evaluate_every": 3,
+            "normalised_values": True,
+            "separation": 0.3,
+            "learning_rate": 1e-3,
+            "discount": 0.97,
+            "reward_scale": 20.0,
+            "target_rate": 0.02,
+            "rollouts_per_task": 8,
+            "exploration_episodes": 2,
+            "evaluate_every": 4,
         },
         {8: "R8", 16: "R16"},
         columns=(0, 9, 13),
+        pearl={"kl_weight": 1e-2, "encoder_hidden": 128},
     ),
     "CheetahVel-v0": Study(
         {
@@ -118,28 +127,29 @@ STUDIES = {
     ),
     "PointRobot-v0": Study(
         {
-            "iterations": 30,
-            "initial_episodes": 3,
-            "tasks_per_iteration": 15,
-            "prior_episodes": 3,
-            "posterior_episodes": 2,
-            "model_updates": 50,
-            "updates": 200,
+            "iterations": 40,
+            "initial_episodes": 10,
+            "tasks_per_iteration": 45,
+            "prior_episodes": 10,
+            "posterior_episodes": 4,
+            "model_updates": 100,
+            "updates": 600,
             "imagine_every": 200,
-            "rollouts_per_task": 4,
-            "batch": 32,
+            "rollouts_per_task": 8,
+            "batch": 64,
             "targets": 32,
             "context": 60,
             "hidden": 64,
+            "separation": 0.3,
             "learning_rate": 3e-3,
             "discount": 0.9,
             "reward_scale": 10.0,
             "target_rate": 0.02,
-            "exploration_episodes": 3,
-            "evaluate_every": 3,
+            "exploration_episodes": 8,
+            "evaluate_every": 4,
         },
         {},
-        pearl={"kl_weight": 1e-3, "encoder_hidden": 64, "encoder_layers": 2},
+        pearl={"kl_weight": 1e-2, "latent": 5, "encoder_hidden": 128, "encoder_layers": 3},
         all_tasks=True,
     ),
 }
@@ -158,12 +168,12 @@ def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
 
     shared = {name: getattr(base, name) for name in COMMON}
     for count in (8, 16):
-        found[f"pearl-R{count}"] = (pearl, replace(pearl.Config(), **shared, **real(count), **study.pearl))
+        found[f"pearl-R{count}"] = (pearl, replace(pearl.Config(), **{**shared, **real(count), **study.pearl}))
     runs = {name: replace(base, **{**changes, **real(changes["tasks"])}) for name, changes in metadreamer.RUNS.items()}
     found |= {name: (metadreamer, config) for name, config in runs.items()}
     if study.all_tasks:
         every = {"split": "train", "tasks": 0}
-        found["pearl-all"] = (pearl, replace(pearl.Config(), **shared, **every, **study.pearl))
+        found["pearl-all"] = (pearl, replace(pearl.Config(), **{**shared, **every, **study.pearl}))
         found["all"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8"], **every}))
         found["allIR8"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8IR8"], **every}))
     for name, changes in metadreamer.ABLATIONS.items():

@@ -28,15 +28,18 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL'
 HIDDEN_BIAS, OUTPUT_BOUND = 0.1, 3e-3  # how networks start, likewise
 
 
-def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
-    """ReLU layers that start as PEARL's: uniform by fan-in, biases 0.1, outputs next to zero."""
+def mlp(inputs: int, hidden: int, layers: int, outputs: int, normalised: bool = False) -> nn.Sequential:
+    """ReLU layers that start as PEARL's: uniform by fan-in, biases 0.1, outputs next to zero.
+
+    `normalised` puts a layer norm (Ba et al. 2016, arXiv 1607.06450) before each ReLU, which PEARL has not.
+    """
     widths = [inputs, *[hidden] * layers]
     parts: list[nn.Module] = []
     for width, following in pairwise(widths):
         layer = Linear(width, following)
         nn.init.uniform_(layer.weight, -1.0 / math.sqrt(width), 1.0 / math.sqrt(width))
         nn.init.constant_(layer.bias, HIDDEN_BIAS)
-        parts += [layer, nn.ReLU()]
+        parts += [layer, *([nn.LayerNorm(following)] if normalised else []), nn.ReLU()]
     last = Linear(widths[-1], outputs)
     nn.init.uniform_(last.weight, -OUTPUT_BOUND, OUTPUT_BOUND)
     nn.init.uniform_(last.bias, -OUTPUT_BOUND, OUTPUT_BOUND)
@@ -83,19 +86,30 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> Act:
 
 
 class ActorCritic(nn.Module):
-    """Policy, two action values, a state value and its slow copy; all see (s, z), the action values a as well."""
+    """Policy, two action values, a state value and its slow copy; all see (s, z), the action values a as well.
 
-    def __init__(self, columns: Sequence[Any], action_space: Any, latent: int, hidden: int, layers: int):
+    Args:
+        columns: Of the observation.
+        action_space: A bounded Box.
+        latent: Dimensions of z.
+        hidden: Width of every network.
+        layers: Their hidden layers.
+        normalised: Layer norms in the action and state values, never in the policy.
+    """
+
+    def __init__(
+        self, columns: Sequence[Any], action_space: Any, latent: int, hidden: int, layers: int, normalised: bool = False
+    ):
         super().__init__()
         self.latent = latent
         self.features, self.actions = Features(columns), ActionScale(action_space)
         self.observation = self.features.observation
         state = self.features.size + latent
         self.policy = mlp(state, hidden, layers, 2 * self.actions.size)
-        self.q1 = mlp(state + self.actions.size, hidden, layers, 1)
-        self.q2 = mlp(state + self.actions.size, hidden, layers, 1)
-        self.value = mlp(state, hidden, layers, 1)
-        self.target = mlp(state, hidden, layers, 1).requires_grad_(False)
+        self.q1 = mlp(state + self.actions.size, hidden, layers, 1, normalised)
+        self.q2 = mlp(state + self.actions.size, hidden, layers, 1, normalised)
+        self.value = mlp(state, hidden, layers, 1, normalised)
+        self.target = mlp(state, hidden, layers, 1, normalised).requires_grad_(False)
         self.target.load_state_dict(self.value.state_dict())
 
     def see(self, observation: Tensor, z: Tensor) -> Tensor:

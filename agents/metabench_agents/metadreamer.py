@@ -30,7 +30,7 @@ Choices and deviations, with reasons:
   do.
 - The decoder also predicts whether the task's own rule ends the episode.
 - Observations are told to all networks as in `pearl.py`; the decoder's units are moments of the initial data.
-- Soft actor-critic, data collection and test protocol are PEARL's as in `pearl.py`.
+- Soft actor-critic, its option `normalised_values`, data collection and test protocol are PEARL's as in `pearl.py`.
 """
 
 from __future__ import annotations
@@ -43,21 +43,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import metabench
-from metabench import Timestep
 from metabench_agents.collect import Collector, adaptation, gather
+from metabench_agents.dreamer import NAME, Agent, Network
 from metabench_agents.dreams import Dream, Dreaming, Known, dream_of, quality
 from metabench_agents.imagination import relabel
-from metabench_agents.latent_sac import ActorCritic, Learner, Settings, placed, restore_adam
-from metabench_agents.posterior import Gaussian, Guess
+from metabench_agents.latent_sac import Learner, Settings, placed, restore_adam
+from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import TaskReplay, Transitions
 from metabench_agents.run import Run, load_checkpoint, load_config, stream
-from metabench_agents.task_model import ModelWeights, TaskModel, model_loss
-from metabench_agents.world import make_decoder
-
-NAME = "metadreamer"
+from metabench_agents.task_model import ModelWeights, model_loss
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,7 @@ class Config:
     latent: int = 4  # dimensions of z
     hidden: int = 128  # width of policy, action and state values
     layers: int = 2  # their hidden layers
+    normalised_values: bool = False  # layer norms in action and state values: not oyster's, steadier at high rates
     core: int = 64  # width of the GRU
     decoder: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
     decoder_hidden: int = 128  # width of the decoder
@@ -123,55 +121,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of any run
     "no-physics": {"decoder": "neural"},
     "beta-1": {"beta": 1.0},
 }
-
-
-class Network(nn.Module):
-    """The model of tasks, and the networks that act on guesses about them."""
-
-    def __init__(self, config: Config, env: Any):
-        super().__init__()
-        fields, space = env.family.observation_fields, env.single_action_space
-        self.core = ActorCritic(fields, space, config.latent, config.hidden, config.layers)
-        actions, sizes = self.core.actions.size, (config.decoder_hidden, config.decoder_layers)
-        decoder = make_decoder(config.decoder, env.family, self.core.features, actions, config.latent, *sizes)
-        self.model = TaskModel(self.core.features, decoder, actions, config.latent, config.core)
-
-
-class Belief(NamedTuple):
-    """What the agent remembers of B trials."""
-
-    hidden: Tensor  # [B, H] of the encoder
-    guess: Guess  # what this episode acts on
-    observation: Tensor  # [B, O] the last one
-
-
-class Agent:
-    """The trained networks under PEARL's test protocol, with the recurrent encoder. Nothing is imagined any more."""
-
-    name = NAME
-
-    def __init__(self, network: Network, exploration_episodes: int, seed: int = 0):
-        self.network, self.exploration_episodes, self.seed = network, exploration_episodes, seed
-
-    def begin(self, num_trials: int) -> Belief:
-        """Nothing seen."""
-        network, model = self.network, self.network.model
-        guess = Guess.begin(num_trials, model.latent, self.seed)
-        empty = torch.zeros(num_trials, network.core.observation)
-        return Belief(torch.zeros(num_trials, model.memory.hidden), guess, empty)
-
-    @torch.inference_mode()
-    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
-        """Takes in the transition just completed; where an episode begins, guesses anew."""
-        model, core, first = self.network.model, self.network.core, np.asarray(step.first)
-        observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
-        action = core.actions.from_env(step.action)
-        seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
-        hidden = model.memory.step(model.embedded(seen), belief.hidden)
-        hidden = torch.where(torch.from_numpy(first)[:, None], belief.hidden, hidden)
-        guess = belief.guess.renew(first, Gaussian.of(model.out(hidden)), self.exploration_episodes)
-        act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
-        return core.actions.to_env(act.action), Belief(hidden, guess, observation)
 
 
 class Training(NamedTuple):

@@ -21,6 +21,8 @@ Deviations, with reasons:
   episode's first observation in its place.
 - The networks are told observations standardised by the initial data, and distances between point masses (`Features`):
   benchmarks mix metres and radians. Oyster's benchmarks need no scaling.
+- `normalised_values` (off by default) puts layer norms into the action and state values: at ten times oyster's learning
+  rate values of HighwayMerge otherwise grow beyond what any policy can earn, and returns fall after a peak.
 - Oyster's sparse-reward option (train on dense rewards, infer from sparse ones) is not offered: benchmarks have one
   reward.
 """
@@ -67,6 +69,7 @@ class Config:
     latent: int = 5  # dimensions of z
     hidden: int = 300  # width of policy, action and state values
     layers: int = 3  # their hidden layers
+    normalised_values: bool = False  # layer norms in action and state values: not oyster's, steadier at high rates
     encoder_hidden: int = 200  # width of the encoder
     encoder_layers: int = 3  # its hidden layers
     kl_weight: float = 0.1  # of the divergence from the prior
@@ -106,7 +109,8 @@ class Network(nn.Module):
     def __init__(self, config: Config, env: Any):
         super().__init__()
         fields = env.family.observation_fields
-        self.core = ActorCritic(fields, env.single_action_space, config.latent, config.hidden, config.layers)
+        sizes = (config.latent, config.hidden, config.layers)
+        self.core = ActorCritic(fields, env.single_action_space, *sizes, config.normalised_values)
         self.next_observation, self.latent = config.next_observation, config.latent
         inputs = self.core.features.size * (2 if config.next_observation else 1) + self.core.actions.size + 1
         self.encoder = mlp(inputs, config.encoder_hidden, config.encoder_layers, 2 * config.latent)

@@ -56,6 +56,27 @@ def test_losses_by_hand():
     assert float(policy_loss(act, min_q, 0.1, 0.01)) == pytest.approx((-1.5 - 2.0) / 2 + 0.1 * 5.0 + 0.01 * 2.0)
 
 
+def test_normalised_values_are_a_layer_norm_before_each_relu_of_the_values_alone():
+    torch.manual_seed(0)
+    network = ActorCritic(SEES, ACTS, 2, 16, 2, normalised=True)
+    layers = {
+        name: [type(part).__name__ for part in getattr(network, name)] for name in ("policy", "q1", "q2", "value")
+    }
+    block = ["Linear", "LayerNorm", "ReLU"]
+    assert layers["policy"] == ["Linear", "ReLU"] * 2 + ["Linear"]
+    assert layers["q1"] == layers["q2"] == layers["value"] == block * 2 + ["Linear"]
+    x = torch.randn(7, 7)
+    first, second, last = network.q1[0], network.q1[3], network.q1[6]
+    hidden = torch.relu(normal(first(x)))
+    assert torch.allclose(network.q1(x), last(torch.relu(normal(second(hidden)))), atol=1e-6)
+    plain = ActorCritic(SEES, ACTS, 2, 16, 2)
+    assert not any(isinstance(part, torch.nn.LayerNorm) for part in plain.modules()), "off by default, as in oyster"
+
+
+def normal(x):
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
 def test_the_value_target_has_no_gradient():
     min_q = torch.ones(3, requires_grad=True)
     value = torch.zeros(3, requires_grad=True)
