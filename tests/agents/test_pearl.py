@@ -191,35 +191,32 @@ def test_what_does_not_fit_is_told_in_a_sentence():
 
 @pytest.mark.slow
 def test_it_learns_point_robot(tmp_path):
-    """After three exploration episodes it walks towards goals it was not trained on."""
+    """After eight exploration episodes it walks to goals it was not trained on."""
     config = replace(pearl.Config(), **POINT_ROBOT)
     agent = pearl.train("PointRobot-v0", config, seed=0, run=Run(tmp_path, show=False))
-    protocol = metabench.Protocol(benchmark="PointRobot-v0", split="test", episodes=4, repeats=4, seed=0)
+    protocol = metabench.Protocol(benchmark="PointRobot-v0", split="test", episodes=9, repeats=4, seed=0)
     returns = metabench.evaluate(agent, protocol).trials().mean(axis=0)
     spec = metabench.spec("PointRobot-v0")
     random, oracle = (spec.references("test")[name]["mean"] for name in ("random", "oracle"))
-    assert (returns[3] - random) / (oracle - random) > 0.3
-    assert returns[3] > returns[:3].max() + 1.0, "it has adapted"
+    assert (returns[8] - random) / (oracle - random) > 0.65
+    assert returns[8] > returns[:8].max() + 5.0, "it has adapted"
 
 
 POINT_ROBOT = {
-    "iterations": 30,
-    "initial_episodes": 3,
-    "tasks_per_iteration": 15,
-    "prior_episodes": 3,
-    "posterior_episodes": 2,
-    "updates": 200,
-    "batch": 32,
+    "iterations": 40,
+    "prior_episodes": 10,
+    "tasks_per_iteration": 45,
+    "posterior_episodes": 4,
+    "updates": 600,
+    "batch": 64,
     "context": 60,
     "hidden": 64,
     "layers": 2,
-    "encoder_hidden": 64,
-    "encoder_layers": 2,
-    "latent": 4,
-    "kl_weight": 1e-3,
+    "encoder_hidden": 128,
+    "kl_weight": 1e-2,
     "learning_rate": 3e-3,
     "discount": 0.9,
     "reward_scale": 10.0,
     "target_rate": 0.02,
-    "exploration_episodes": 3,
+    "exploration_episodes": 8,
 }
