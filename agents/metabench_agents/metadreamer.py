@@ -84,7 +84,7 @@ class Config:
     latent: int = 4  # dimensions of z
     hidden: int = 128  # width of policy, action and state values
     layers: int = 2  # their hidden layers
-    normalised_values: bool = False  # layer norms in action and state values: not oyster's, steadier at high rates
+    normalised_values: bool = False  # layer norms in action and state values, which oyster has not
     core: int = 64  # width of the GRU
     decoder: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
     decoder_hidden: int = 128  # width of the decoder

@@ -21,8 +21,8 @@ Deviations, with reasons:
   episode's first observation in its place.
 - The networks are told observations standardised by the initial data, and distances between point masses (`Features`):
   benchmarks mix metres and radians. Oyster's benchmarks need no scaling.
-- `normalised_values` (off by default) puts layer norms into the action and state values: at ten times oyster's learning
-  rate values of HighwayMerge otherwise grow beyond what any policy can earn, and returns fall after a peak.
+- `normalised_values` (off by default) puts layer norms into the action and state values: without them, at ten
+  times oyster's learning rate, HighwayMerge's values grew beyond what any policy can earn, and returns fell.
 - Oyster's sparse-reward option (train on dense rewards, infer from sparse ones) is not offered: benchmarks have one
   reward.
 """
@@ -69,7 +69,7 @@ class Config:
     latent: int = 5  # dimensions of z
     hidden: int = 300  # width of policy, action and state values
     layers: int = 3  # their hidden layers
-    normalised_values: bool = False  # layer norms in action and state values: not oyster's, steadier at high rates
+    normalised_values: bool = False  # layer norms in action and state values, which oyster has not
     encoder_hidden: int = 200  # width of the encoder
     encoder_layers: int = 3  # its hidden layers
     kl_weight: float = 0.1  # of the divergence from the prior
