@@ -55,8 +55,8 @@ CHEETAH_MODEL = CHEETAH | {
     "terms": 25,
     "steps": 25,
     "products": False,  # joint velocities have no bounds
-    "warmup": 10,
-    "warmup_updates": 300,
+    "warmup": 20,
+    "warmup_updates": 2000,  # 300 leave half of the rewards unexplained, and no policy learns on such a belief
     "scout_entropy": 0.002,
     "model_updates": 8,
     "model_trials": 16,
