@@ -194,6 +194,9 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     adapts = any(len(s.curve) > 1 for s in summaries)
     several, wins = any(s.runs > 1 for s in summaries), any(s.success is not None for s in summaries)
     table = _plain("split", "agent", *(("runs",) if several else ()))
+    table.padding = (0, 1, 0, 0)  # eighty characters are enough then
+    for column in table.columns:
+        column.no_wrap = column.header != "agent"
     bounded = any(s.share is not None for s in summaries)
     episodes = ("first\nepisode", "last\nepisode", "regret") if adapts else ()
     optional = (("success",) if wins else (), ("IQM", "95 % interval"), ("of Bayes",) if bounded else ())
