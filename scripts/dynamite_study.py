@@ -45,7 +45,7 @@ class Variant(NamedTuple):
 
 
 # One set of sizes, PPO settings and steps for all three; the rest is each agent's own.
-CHEETAH = {"frames": 400_000, "trials": 16, "discount": 0.97, "trace": 0.95, "entropy": 0.002, "learning_rate": 1e-3}
+CHEETAH = {"frames": 800_000, "trials": 16, "discount": 0.97, "trace": 0.95, "entropy": 0.002, "learning_rate": 1e-3}
 CHEETAH_MODEL = CHEETAH | {
     "epochs": 4,
     "minibatches": 8,
