@@ -37,7 +37,7 @@ from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_cu
 from metadreamer_settings import LONG, STUDIES, variants
 
 import metabench
-from metabench.results import write_atomically
+from metabench.results import Result, write_atomically
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from random to the oracle
 KEPT = Path(__file__).parent.parent / "docs" / "results"
@@ -54,7 +54,7 @@ def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[
     for seed in seeds:
         for name in names:
             folder, (algorithm, config) = folder_of(root, benchmark, name, seed), every[name]
-            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood)}
+            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood, config.split)}
             if all(path.exists() for path in results.values()):
                 continue
             print(f"{benchmark}  {name}  seed {seed}", flush=True)
@@ -175,6 +175,24 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
     return [*lines, ""], record
 
 
+def adaptation_table(root: Path, benchmark: str, names: Sequence[str]) -> list[str]:
+    """Returns of every episode of a trial after training, on the tasks learned from and on others."""
+    study, every = STUDIES[benchmark], variants(benchmark)
+    lines = ["### Episodes of a trial", "", "Means over runs; of the last episode each run's.", ""]
+    lines += [f"| variant | tasks learned from | {study.test} | {study.ood} |", "| --- " * 4 + "|"]
+    for name in names:
+        cells = []
+        for split in (every[name][1].split, study.test, study.ood):
+            paths = sorted((root / benchmark).glob(f"{name}-s[0-9]*/result-{split}.json"))
+            curves = np.array([Result.load(path).trials().mean(0) for path in paths])
+            if len(curves):
+                runs = ", ".join(f"{value:.2f}" for value in curves[:, -1])
+                cells.append(", ".join(f"{value:.2f}" for value in curves.mean(0)) + f" ({runs})")
+        if len(cells) == 3:
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Disentanglement and imagination errors of the last checkpoints, as means over seeds."""
     head = "| variant | runs | MIG | DCI D / C / I | imagined state / reward error | neighbour's | real tasks' |"
@@ -250,6 +268,7 @@ def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
         floor, ceiling, what = levels_of(benchmark, split, curves)
         title = f"{benchmark}, {split}: return after adaptation"
         learning_curves(out / f"curves-{split}.png", curves, {"random": floor, what: ceiling}, title)
+    lines += adaptation_table(root, benchmark, names)
     table, record["model"] = model_table(root, benchmark, names)
     lines += table
     for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics", "allIR8"):
