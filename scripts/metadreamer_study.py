@@ -178,16 +178,22 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
 def adaptation_table(root: Path, benchmark: str, names: Sequence[str]) -> list[str]:
     """Returns of every episode of a trial after training, on the tasks learned from and on others."""
     study, every = STUDIES[benchmark], variants(benchmark)
-    lines = ["### Episodes of a trial", "", "Means over runs; of the last episode each run's.", ""]
+    text = (
+        "Means over runs; of the last episode each run's, and how often it succeeded where the benchmark knows success."
+    )
+    lines = ["### Episodes of a trial", "", text, ""]
     lines += [f"| variant | tasks learned from | {study.test} | {study.ood} |", "| --- " * 4 + "|"]
     for name in names:
         cells = []
         for split in (every[name][1].split, study.test, study.ood):
             paths = sorted((root / benchmark).glob(f"{name}-s[0-9]*/result-{split}.json"))
-            curves = np.array([Result.load(path).trials().mean(0) for path in paths])
-            if len(curves):
+            results = [Result.load(path) for path in paths]
+            if results:
+                curves = np.array([result.trials().mean(0) for result in results])
+                won = [np.array(result.successes)[..., -1].mean() for result in results if result.successes]
                 runs = ", ".join(f"{value:.2f}" for value in curves[:, -1])
-                cells.append(", ".join(f"{value:.2f}" for value in curves.mean(0)) + f" ({runs})")
+                share = f"; {np.mean(won):.0%}" if won else ""
+                cells.append(", ".join(f"{value:.2f}" for value in curves.mean(0)) + f" ({runs}{share})")
         if len(cells) == 3:
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
