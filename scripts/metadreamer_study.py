@@ -66,8 +66,13 @@ def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[
 
 
 def go_on(shorter: Path, folder: Path, config: Any) -> None:
-    """Lets a run begin where the same one of fewer iterations ended: their number changes nothing that came before."""
+    """Lets a run begin where the same one of fewer iterations ended: their number changes nothing that came before.
+
+    PEARL's runs begin anew: what they have played is not in their last checkpoint.
+    """
     if folder.exists() or not (shorter / CHECKPOINT).exists():
+        return
+    if not any(name.startswith("replay/") for name in load_checkpoint(shorter).tensors):
         return
     settings = load_config(shorter)
     settings["config"]["iterations"] = config.iterations
