@@ -183,9 +183,7 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
 def adaptation_table(root: Path, benchmark: str, names: Sequence[str]) -> list[str]:
     """Returns of every episode of a trial after training, on the tasks learned from and on others."""
     study, every = STUDIES[benchmark], variants(benchmark)
-    text = (
-        "Means over runs; of the last episode each run's, and how often it succeeded where that is known."
-    )
+    text = "Means over runs; of the last episode each run's, and how often it succeeded where that is known."
     lines = ["### Episodes of a trial", "", text, ""]
     lines += [f"| variant | tasks learned from | {study.test} | {study.ood} |", "| --- " * 4 + "|"]
     for name in names:
