@@ -194,8 +194,13 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     adapts = any(len(s.curve) > 1 for s in summaries)
     several, wins = any(s.runs > 1 for s in summaries), any(s.success is not None for s in summaries)
     table = _plain("split", "agent", *(("runs",) if several else ()))
-    episodes = ("first episode", "last episode", "regret") if adapts else ()
-    for column in ("return", *episodes, *(("success",) if wins else ()), "IQM", "95 % interval", "of Bayes"):
+    table.padding = (0, 1, 0, 0)  # eighty characters are enough then
+    for column in table.columns:
+        column.no_wrap = column.header != "agent"
+    bounded = any(s.share is not None for s in summaries)
+    episodes = ("first\nepisode", "last\nepisode", "regret") if adapts else ()
+    optional = (("success",) if wins else (), ("IQM", "95 % interval"), ("of Bayes",) if bounded else ())
+    for column in ("return", *episodes, *(name for names in optional for name in names)):
         table.add_column(column, justify="right", no_wrap=True)
     splits = list(dict.fromkeys(s.protocol.split for s in summaries))
     for s in sorted(summaries, key=lambda s: (splits.index(s.protocol.split), -s.area)):
@@ -208,7 +213,9 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         if wins:
             cells.insert(len(cells) - 2, "" if s.success is None else _percent(s.success))
         runs = (str(s.runs),) if several else ()
-        table.add_row(s.protocol.split, s.agent, *runs, *cells, "" if s.share is None else _percent(s.share))
+        if bounded:
+            cells.append("" if s.share is None else _percent(s.share))
+        table.add_row(s.protocol.split, s.agent, *runs, *cells)
     return table
 
 

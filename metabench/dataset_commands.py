@@ -145,6 +145,7 @@ class Info:
         out.print("\n[bold]returns[/]")
         out.print(table)
         files = _table("file", "size>", "sha256")
+        files.columns[-1].no_wrap, files.columns[-1].overflow = False, "fold"  # it folds, so that the others have room
         for file in m.files:
             files.add_row(file.name, size(file.bytes), file.sha256)
         out.print("\n[bold]files[/]")

@@ -13,7 +13,8 @@ report.json and *.png.
 
 Variants: `pearl-R8` and `pearl-R16` are PEARL on the same real tasks, networks, updates and schedule of real episodes
 as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; on PointRobot `pearl-all`, `all` and `allIR8` learn from
-all training tasks; the rest are R8IR8 without one part.
+all training tasks; `-long` goes on for twice as long, `-lean` too, but with an eighth of the real steps per update;
+the rest are R8IR8 without one part.
 """
 
 from __future__ import annotations
@@ -22,163 +23,24 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import metadreamer, pearl
+from metabench_agents import metadreamer
 from metabench_agents.disentanglement import dci, mig
 from metabench_agents.dreams import factor_map
 from metabench_agents.imagination import choose, interpolate
 from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
-from metabench_agents.run import METRICS, Run, load_checkpoint, stream
+from metabench_agents.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
 from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_curve, thresholds
+from metadreamer_settings import LONG, STUDIES, variants
 
 import metabench
-from metabench.results import write_atomically
+from metabench.results import Result, write_atomically
 
+SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from random to the oracle
 KEPT = Path(__file__).parent.parent / "docs" / "results"
-COMMON = [
-    "iterations",
-    "initial_episodes",
-    "tasks_per_iteration",
-    "prior_episodes",
-    "posterior_episodes",
-    "updates",
-    "meta_batch",
-    "batch",
-    "context",
-    "latent",
-    "hidden",
-    "layers",
-    "normalised_values",
-    "learning_rate",
-    "discount",
-    "reward_scale",
-    "target_rate",
-    "exploration_episodes",
-    "evaluate_every",
-    "evaluate_splits",
-]
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is run on a benchmark."""
-
-    settings: dict[str, Any]  # of metadreamer.Config; COMMON ones go to PEARL too
-    splits: dict[int, str]  # number of real tasks -> the split they are
-    test: str = "test"  # interpolation
-    ood: str = "ood"  # extrapolation
-    columns: tuple[int, ...] = (0, 1)  # of the observation, drawn in traversals
-    pearl: dict[str, Any] = field(default_factory=lambda: {"kl_weight": 1.0})
-    all_tasks: bool = False  # whether there are runs on the whole training split too: pearl-all, all, allIR8
-
-
-STUDIES = {
-    "HighwayMerge-v0": Study(
-        {
-            "iterations": 40,
-            "initial_episodes": 4,
-            "tasks_per_iteration": 8,
-            "prior_episodes": 3,
-            "posterior_episodes": 3,
-            "model_updates": 100,
-            "updates": 250,
-            "imagine_every": 125,
-            "batch": 64,
-            "context": 60,
-            "normalised_values": True,
-            "separation": 0.3,
-            "learning_rate": 1e-3,
-            "discount": 0.97,
-            "reward_scale": 20.0,
-            "target_rate": 0.02,
-            "rollouts_per_task": 8,
-            "exploration_episodes": 2,
-            "evaluate_every": 4,
-        },
-        {8: "R8", 16: "R16"},
-        columns=(0, 9, 13),
-        pearl={"kl_weight": 1e-2, "encoder_hidden": 128},
-    ),
-    "CheetahVel-v0": Study(
-        {
-            "iterations": 150,
-            "initial_episodes": 2,
-            "tasks_per_iteration": 4,
-            "prior_episodes": 2,
-            "posterior_episodes": 2,
-            "model_updates": 200,
-            "updates": 500,
-            "batch": 128,
-            "context": 100,
-            "hidden": 200,
-            "layers": 3,
-            "decoder_hidden": 256,
-            "learning_rate": 3e-4,
-            "rollout_steps": 20,
-            "evaluate_every": 5,
-        },
-        {8: "interpolation_train", 16: "interpolation_train"},
-        test="interpolation_test",
-        columns=(8, 17),
-    ),
-    "PointRobot-v0": Study(
-        {
-            "iterations": 40,
-            "initial_episodes": 10,
-            "tasks_per_iteration": 45,
-            "prior_episodes": 10,
-            "posterior_episodes": 4,
-            "model_updates": 100,
-            "updates": 600,
-            "imagine_every": 200,
-            "rollouts_per_task": 8,
-            "batch": 64,
-            "targets": 32,
-            "context": 60,
-            "hidden": 64,
-            "separation": 0.3,
-            "learning_rate": 3e-3,
-            "discount": 0.9,
-            "reward_scale": 10.0,
-            "target_rate": 0.02,
-            "exploration_episodes": 8,
-            "evaluate_every": 4,
-        },
-        {},
-        pearl={"kl_weight": 1e-2, "latent": 5, "encoder_hidden": 128, "encoder_layers": 3},
-        all_tasks=True,
-    ),
-}
-
-
-def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
-    """Algorithm and settings of every variant, in the order they are run."""
-    study, found = STUDIES[benchmark], {}
-    splits = {"evaluate_splits": (study.test, study.ood)}
-    base = replace(metadreamer.Config(), **study.settings, **splits)
-
-    def real(count: int) -> dict[str, Any]:
-        split = study.splits.get(count, "train")
-        size = metabench.spec(benchmark).table().size(split)
-        return {"split": split, "tasks": min(count, size)}
-
-    shared = {name: getattr(base, name) for name in COMMON}
-    for count in (8, 16):
-        found[f"pearl-R{count}"] = (pearl, replace(pearl.Config(), **{**shared, **real(count), **study.pearl}))
-    runs = {name: replace(base, **{**changes, **real(changes["tasks"])}) for name, changes in metadreamer.RUNS.items()}
-    found |= {name: (metadreamer, config) for name, config in runs.items()}
-    if study.all_tasks:
-        every = {"split": "train", "tasks": 0}
-        found["pearl-all"] = (pearl, replace(pearl.Config(), **{**shared, **every, **study.pearl}))
-        found["all"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8"], **every}))
-        found["allIR8"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8IR8"], **every}))
-    for name, changes in metadreamer.ABLATIONS.items():
-        found[f"R8IR8-{name}"] = (metadreamer, replace(runs["R8IR8"], **changes))
-    return found
 
 
 def folder_of(root: Path, benchmark: str, variant: str, seed: int) -> Path:
@@ -192,13 +54,32 @@ def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[
     for seed in seeds:
         for name in names:
             folder, (algorithm, config) = folder_of(root, benchmark, name, seed), every[name]
-            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood)}
+            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood, config.split)}
             if all(path.exists() for path in results.values()):
                 continue
             print(f"{benchmark}  {name}  seed {seed}", flush=True)
+            if name.endswith(LONG):
+                go_on(folder_of(root, benchmark, name.removesuffix(LONG), seed), folder, config)
             agent = algorithm.train(benchmark, config, seed=seed, run=Run(folder, checkpoint_every=10))
             for split, path in results.items():
                 metabench.evaluate(agent, protocol(benchmark, split, config), train_seed=seed, name=name).save(path)
+
+
+def go_on(shorter: Path, folder: Path, config: Any) -> None:
+    """Lets a run begin where the same one of fewer iterations ended: their number changes nothing that came before.
+
+    PEARL's runs begin anew: what they have played is not in their last checkpoint.
+    """
+    if folder.exists() or not (shorter / CHECKPOINT).exists():
+        return
+    if not any(name.startswith("replay/") for name in load_checkpoint(shorter).tensors):
+        return
+    settings = load_config(shorter)
+    settings["config"]["iterations"] = config.iterations
+    folder.mkdir(parents=True)
+    for name in (METRICS, CHECKPOINT):
+        write_atomically(folder / name, (shorter / name).read_bytes())
+    write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
 
 
 def protocol(benchmark: str, split: str, config: Any) -> metabench.Protocol:
@@ -252,41 +133,73 @@ def levels_of(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tup
     return float(floor), best, "best of all runs"
 
 
+def reference_of(name: str, curves: dict[str, list[Curve]]) -> str:
+    """PEARL's runs that a variant is compared with: on the same tasks, under the same schedule."""
+    if "all" in name:
+        return "pearl-all"
+    if "lean" in name:
+        return "pearl-R8-lean"
+    if "R16" in name:
+        return "pearl-R16"
+    return "pearl-R8-long" if "pearl-R8-long" in curves else "pearl-R8"  # the same runs, and further
+
+
 def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tuple[list[str], dict[str, Any]]:
     """Real steps to each threshold by variant, and PEARL's over them."""
     floor, ceiling, what = levels_of(benchmark, split, curves)
-    longest = max(float(run.frames[-1]) for runs in curves.values() for run in runs)
+    lengths = {name: min(float(run.frames[-1]) for run in runs) for name, runs in curves.items()}
     lines = [
         f"### {split}",
         "",
         f"Random {floor:.2f}, {what} {ceiling:.2f}. Median real steps until the smoothed return after adaptation has"
-        " come that part of the way, runs that arrive, and how many times as many PEARL takes (R8; on all tasks"
-        " where the variant learns from all).",
+        " come that part of the way, runs that arrive, and how many times as many PEARL takes on the same tasks and"
+        " schedule.",
         "",
-        "| variant | runs | last return | 50 % | 75 % | 90 % |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| variant | runs | real steps | last return | {' | '.join(f'{share:.0%}' for share in SHARES)} |",
+        "| --- " * (4 + len(SHARES)) + "|",
     ]
     record: dict[str, Any] = {"random": floor, "ceiling": ceiling, "ceiling_is": what, "variants": {}}
     for name, runs in curves.items():
         cells, own = [], {}
-        reference = "pearl-all" if "all" in name else "pearl-R8"
-        for share, level in thresholds(floor, ceiling).items():
+        reference = reference_of(name, curves)
+        for share, level in thresholds(floor, ceiling, SHARES).items():
             mine = efficiency(runs, level)
             cell = f"{mine.median:,.0f}" if np.isfinite(mine.median) else "never"
             cell += f" ({mine.reached}/{len(runs)})"
             if reference in curves and name != reference:
-                times, bound = ratio(efficiency(curves[reference], level), mine, longest)
-                cell += f", {bound} {times:.2g}x" if np.isfinite(times) else ""
+                given = (lengths[reference], lengths[name])
+                times, bound = ratio(efficiency(curves[reference], level), mine, given)
+                cell += f", {bound}{' ' if bound else ''}{times:.2g}x" if np.isfinite(times) else ""
             cells.append(cell)
             own[str(share)] = {"steps": [s if np.isfinite(s) else None for s in mine.steps]}
         last = [float(run.returns[-3:].mean()) for run in runs]
-        lines.append(
-            f"| {name} | {len(runs)} | {np.mean(last):.2f} ({min(last):.2f} to {max(last):.2f}) | "
-            + " | ".join(cells)
-            + " |"
-        )
+        returns = f"{np.mean(last):.2f} ({min(last):.2f} to {max(last):.2f})"
+        row = [name, str(len(runs)), f"{lengths[name]:,.0f}", returns, *cells]
+        lines.append(f"| {' | '.join(row)} |")
         record["variants"][name] = {"last": last, "thresholds": own}
     return [*lines, ""], record
+
+
+def adaptation_table(root: Path, benchmark: str, names: Sequence[str]) -> list[str]:
+    """Returns of every episode of a trial after training, on the tasks learned from and on others."""
+    study, every = STUDIES[benchmark], variants(benchmark)
+    text = "Means over runs; of the last episode each run's, and how often it succeeded where that is known."
+    lines = ["### Episodes of a trial", "", text, ""]
+    lines += [f"| variant | tasks learned from | {study.test} | {study.ood} |", "| --- " * 4 + "|"]
+    for name in names:
+        cells = []
+        for split in (every[name][1].split, study.test, study.ood):
+            paths = sorted((root / benchmark).glob(f"{name}-s[0-9]*/result-{split}.json"))
+            results = [Result.load(path) for path in paths]
+            if results:
+                curves = np.array([result.trials().mean(0) for result in results])
+                won = [np.array(result.successes)[..., -1].mean() for result in results if result.successes]
+                runs = ", ".join(f"{value:.2f}" for value in curves[:, -1])
+                share = f"; {np.mean(won):.0%}" if won else ""
+                cells.append(", ".join(f"{value:.2f}" for value in curves.mean(0)) + f" ({runs}{share})")
+        if len(cells) == 3:
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -364,6 +277,7 @@ def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
         floor, ceiling, what = levels_of(benchmark, split, curves)
         title = f"{benchmark}, {split}: return after adaptation"
         learning_curves(out / f"curves-{split}.png", curves, {"random": floor, what: ceiling}, title)
+    lines += adaptation_table(root, benchmark, names)
     table, record["model"] = model_table(root, benchmark, names)
     lines += table
     for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics", "allIR8"):

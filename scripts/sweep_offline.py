@@ -2,6 +2,7 @@
 
     python scripts/sweep_offline.py                       # PointRobot mixed, all agents, seeds 0 to 2
     python scripts/sweep_offline.py --benchmarks PointRobot-v0 CheetahVel-v0 --qualities medium expert mixed
+    python scripts/sweep_offline.py --benchmarks MetaWorld-Reach-v0 --splits meta_dt_train meta_dt_test
     python scripts/sweep_offline.py --variants ablations  # Meta-DT with one thing changed at a time
     python scripts/sweep_offline.py --variants released   # with one way of the released code restored at a time
     python scripts/sweep_offline.py --preset released     # the released counts and rates: for a large machine
@@ -10,9 +11,9 @@
 
 One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an
 unfinished one continues to the same bits; several processes or machines may share --out, each takes what nobody has
-taken. Data sets that are not here are generated. Every run is evaluated on the split `test` with --episodes episodes
-per trial: the first is zero-shot, the later ones few-shot with 1, 2, ... context episodes. Tables and docs are made
-from the result files alone.
+taken. Data sets that are not here are generated. Every run is evaluated on the second of --splits with --episodes
+episodes per trial: the first is zero-shot, the later ones few-shot with 1, 2, ... context episodes. Tables and docs are
+made from the result files alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from filelock import FileLock, Timeout
 
 import metabench
 from metabench.datasets import DatasetId, generate
+from metabench.datasets.format import MANIFEST
+from metabench.datasets.ids import split_folder
 from metabench.plugins import load_plugin
 from metabench.results import Protocol, Result, write_atomically
 
@@ -138,45 +141,44 @@ def run(item: Item, arguments: argparse.Namespace) -> str:
 
 
 def _run(item: Item, arguments: argparse.Namespace, folder: Path, target: Path) -> str:
-    for split in ("train", "test"):
-        generate(DatasetId.of(item.benchmark, item.quality), split)
+    id = DatasetId.of(item.benchmark, item.quality)
+    for split in arguments.splits:
+        if not (split_folder(id, split) / MANIFEST).exists():  # an agent's, for instance
+            generate(id, split)
     start, algorithm = time.process_time(), load_plugin(item.agent)
     changes = dict(arguments.set)
-    config = config_of(item, algorithm, arguments.preset, changes)
+    config = config_of(item, algorithm, arguments.preset, {"split": arguments.splits[0]} | changes)
     training: Any = algorithm
     handle = training.Run(folder, show=not arguments.quiet, threads=arguments.threads)
     agent = training.train(item.benchmark, config, seed=item.seed, run=handle)
     seconds = time.process_time() - start
-    result = metabench.evaluate(
-        agent, protocol(item.benchmark, arguments.episodes), train_seed=item.seed, name=item.label
-    )
+    result = metabench.evaluate(agent, protocol(item.benchmark, arguments), train_seed=item.seed, name=item.label)
     result.save(target)
     write_atomically(folder / "cost.json", json.dumps({"cpu_seconds": round(seconds)}).encode())
     return f"{np.round(result.trials().mean(0), 2).tolist()} after {seconds:.0f} s of one core"
 
 
-def protocol(benchmark: str, episodes: int) -> Protocol:
-    """Every test task as often as the benchmark says, in trials of `episodes`."""
-    repeats = metabench.spec(benchmark).repeats
-    return Protocol(benchmark=benchmark, split="test", episodes=episodes, repeats=repeats, seed=0)
+def protocol(benchmark: str, arguments: argparse.Namespace) -> Protocol:
+    """Every test task as often as the benchmark says, in trials of as many episodes as asked for."""
+    repeats, split = metabench.spec(benchmark).repeats, arguments.splits[1]
+    return Protocol(benchmark=benchmark, split=split, episodes=arguments.episodes, repeats=repeats, seed=0)
 
 
 def levels(benchmark: str, quality: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Mean return per episode of the yardsticks, and of the data's behaviour policy on the test tasks."""
     found: dict[str, float] = {}
-    stored = metabench.spec(benchmark).references("test")
+    split = arguments.splits[1]
+    stored = metabench.spec(benchmark).references(split)
     for name in YARDSTICKS:
         if name in stored:  # from thousands of trials; a table's own protocol has few
             found[name] = stored[name]["mean"]
             continue
-        path = arguments.out / benchmark / f"{name}.json"
+        path = arguments.out / benchmark / f"{name}{'' if split == 'test' else '-' + split}.json"
         if not path.exists():
             plugin: Any = load_plugin(name)
-            metabench.evaluate(
-                plugin.build(benchmark, "test", 0), protocol(benchmark, arguments.episodes), name=name
-            ).save(path)
+            metabench.evaluate(plugin.build(benchmark, split, 0), protocol(benchmark, arguments), name=name).save(path)
         found[name] = float(Result.load(path).array().mean())
-    data = metabench.load_dataset(str(DatasetId.of(benchmark, quality)), "test")
+    data = metabench.load_dataset(str(DatasetId.of(benchmark, quality)), split)
     found["behaviour"] = float(data.episodes["return"].mean())
     return found
 
@@ -223,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmarks", nargs="+", default=["PointRobot-v0"])
     parser.add_argument("--qualities", nargs="+", default=["mixed"])
+    parser.add_argument("--splits", nargs=2, default=["train", "test"], metavar=("TRAIN", "TEST"), help="of the tasks")
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=AGENTS)
     parser.add_argument("--variants", default="none", choices=("none", "ablations", "released"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

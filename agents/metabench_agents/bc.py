@@ -32,6 +32,7 @@ class Config:
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
+    split: str = "train"  # tasks to learn from, of those the data were played on
     updates: int = 10_000  # in all
     batch: int = 256  # steps of an update
     width: int = 256  # of both hidden layers
@@ -96,7 +97,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
-    episodes = load_episodes(benchmark, config.data, "train", codec)
+    episodes = load_episodes(benchmark, config.data, config.split, codec)
     network.mean, network.std = episodes.scale()
     rows, first = episodes.rows()
     optimiser, done = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True), 0

@@ -49,6 +49,7 @@ STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 class Settings:
     """What all decision transformers share; the released sizes, and a training that two cores can afford."""
 
+    split: str = "train"  # tasks to learn from, of those the data were played on
     window: int = 0  # steps K that are seen at once; 0: as released, 8 on the Param families and 20 elsewhere
     layers: int = 3  # blocks
     heads: int = 1  # of attention

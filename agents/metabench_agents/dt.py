@@ -56,7 +56,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
-    episodes = load_episodes(benchmark, config.data, "train", codec)
+    episodes = load_episodes(benchmark, config.data, config.split, codec)
     nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
     network.learn_scales(episodes, nothing)
 

@@ -281,7 +281,7 @@ def _fit_world_model(
     if "test-selection" in config.released:
         learn = torch.arange(len(episodes))
         codec = _models(benchmark, config)[0]
-        select = load_episodes(benchmark, config.data, "test", codec)
+        select = load_episodes(benchmark, config.data, _tested(config.split), codec)
     settings = Training(config.world_updates, config.world_batch, config.world_learning_rate, config.world_decay)
     crossing = "crossing-windows" in config.released
     train_world_model(
@@ -295,7 +295,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, model, network = _models(benchmark, config)
-    episodes = load_episodes(benchmark, config.data, "train", codec)
+    episodes = load_episodes(benchmark, config.data, config.split, codec)
     before, context = 0, torch.zeros(len(episodes.reward), 0)
     if model is not None:
         before = blocks(config.world_updates)
@@ -318,12 +318,17 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     return _agent(codec, model, network, config, extra)
 
 
+def _tested(split: str) -> str:
+    """What a split to learn from is tested on: `test` for `train`, `meta_dt_test` for `meta_dt_train`."""
+    return split.replace("train", "test")
+
+
 def _task_targets(benchmark: str, config: Config, codec: Actions) -> dict[str, Tensor]:
     """For `test-targets`: the tasks of train and test, and the highest return in each one's data."""
     if "test-targets" not in config.released:
         return {}
     table, tasks, targets = metabench.spec(benchmark).table(), [], []
-    for split in ("train", "test"):
+    for split in (config.split, _tested(config.split)):
         episodes = load_episodes(benchmark, config.data, split, codec)
         tasks.append(torch.as_tensor(table.rows[split][torch.unique(episodes.task).numpy()]))
         targets.append(episodes.best())

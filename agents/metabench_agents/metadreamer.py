@@ -332,7 +332,7 @@ def tensors(state: Training, beliefs: Gaussian) -> dict[str, Tensor]:
     parts = {
         "network": state.network.state_dict(),
         "adam": state.learner.tensors(),
-        "model": {f"{index}/{name}": t for index, own in moments.items() for name, t in own.items()},
+        "model-adam": {f"{index}/{name}": t for index, own in moments.items() for name, t in own.items()},
         "replay": state.replay.tensors(),
         "last": {"starts": state.starts, "means": beliefs.mean, "variances": beliefs.variance},
     }
@@ -347,7 +347,7 @@ def restore(state: Training, saved: dict[str, Tensor]) -> None:
         parts.setdefault(part, {})[name] = tensor
     state.network.load_state_dict(parts["network"])
     state.learner.restore(parts["adam"])
-    restore_adam(state.model, parts["model"])
+    restore_adam(state.model, parts["model-adam"])
     state.replay.restore(parts["replay"])
     state.starts.copy_(parts["last"]["starts"])
 
@@ -355,14 +355,22 @@ def restore(state: Training, saved: dict[str, Tensor]) -> None:
 def load_training(path: Path) -> tuple[Training, Config]:
     """The whole state of the run in folder `path`, to look into; ValueError if there is none."""
     settings, checkpoint = load_config(path), load_checkpoint(path)
-    config = Config(**{**settings["config"], "evaluate_splits": tuple(settings["config"]["evaluate_splits"])})
+    config = _config(settings)
     state = build(settings["benchmark"], config, settings["seed"])
     restore(state, checkpoint.tensors)
     state.collector.restore(checkpoint.state["collector"])
     return state, config
 
 
+def _config(settings: dict[str, Any]) -> Config:
+    return Config(**{**settings["config"], "evaluate_splits": tuple(settings["config"]["evaluate_splits"])})
+
+
 def load(path: Path) -> Agent:
     """The agent of the run in folder `path`; ValueError if there is none."""
-    state, config = load_training(path)
-    return Agent(state.network, config.exploration_episodes)
+    settings, saved = load_config(path), load_checkpoint(path).tensors
+    config = _config(settings)
+    network = Network(config, metabench.make_vec(settings["benchmark"], 1, split=config.split))
+    kept = {name.removeprefix("network/"): own for name, own in saved.items() if name.startswith("network/")}
+    network.load_state_dict(kept)  # an agent needs nothing else: published policies have nothing else
+    return Agent(network, config.exploration_episodes)

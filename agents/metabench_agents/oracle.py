@@ -30,7 +30,7 @@ import metabench
 from metabench import Behaviour, SlotRng, Timestep
 from metabench.results import Protocol
 from metabench_agents.memory import Replay
-from metabench_agents.run import Run, load_config, stream
+from metabench_agents.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.sac import CLIP, SAC, SACConfig, Transitions, gaussian
 
 NAME = "sac-oracle"
@@ -176,7 +176,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         done = checkpoint.iteration
         sac.load(checkpoint.tensors)
         replay.written = checkpoint.state["written"]
-        replay.rows[: len(replay)] = checkpoint.tensors["replay"]
+        replay.rows[: len(replay)] = checkpoint.tensors["replay/rows"]
         stages = Stages.load(run.folder / STAGES).until(done)
     iterations = -(-config.frames // (horizon * config.slots))
     with run.progress(iterations, done, "iterations") as advance:
@@ -197,7 +197,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             run.log(row | {"time/seconds": time.perf_counter() - start})
             advance(iteration + 1, f"return {total:8.2f}")
             if (iteration + 1) % run.checkpoint_every == 0 or last:
-                kept = {"replay": replay.rows[: len(replay)]}
+                kept = {f"policy/{name}": part for name, part in snapshot(sac).items()}
+                kept["replay/rows"] = replay.rows[: len(replay)]
                 run.save(iteration + 1, sac.tensors() | kept, {"written": replay.written})
     return Agent(stages.weights[-1], space)
 
@@ -292,8 +293,6 @@ def stage_behaviours(benchmark: str, path: Path, quality: str) -> Sequence[Behav
 
 def load(path: Path) -> Agent:
     """The agent of the run in folder `path`; ValueError if there is none."""
-    settings, stages = load_config(path), Stages.load(path / STAGES)
-    if not stages.weights:
-        raise ValueError(f"there is no trained agent in {path}: it has no {STAGES}")
+    settings, saved = load_config(path), load_checkpoint(path).tensors
     space: Any = metabench.spec(settings["benchmark"]).family().action_space
-    return Agent(stages.weights[-1], space)
+    return Agent({name: saved[f"policy/{name}"] for name in PARTS}, space)

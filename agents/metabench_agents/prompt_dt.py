@@ -50,7 +50,6 @@ from metabench_agents.sequences import (
 )
 
 NAME, TRACK = "prompt-dt", "prompt-k"
-SPLITS = ("train", "test", "ood")  # whose tasks it has demonstrations of, where the data are there
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,11 @@ def cut(episodes: Episodes, which: Tensor, steps: int) -> Prompt:
 def demonstrations(benchmark: str, config: Config, codec: Actions) -> dict[str, Tensor]:
     """Tasks and prompts of every split whose data are there, as tensors to save with the agent."""
     table, found = metabench.spec(benchmark).table(), []
-    for split in SPLITS:
+    for split in sorted(table.rows, key=lambda name: name != config.split):
         try:
             episodes = load_episodes(benchmark, config.data, split, codec)
         except ValueError:
-            if split == "train":
+            if split == config.split:
                 raise
             continue  # the agent says so when it is shown such a task
         tasks, best = best_episodes(episodes, 1)
@@ -114,7 +113,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, network = _network(benchmark, config)
-    episodes = load_episodes(benchmark, config.data, "train", codec)
+    episodes = load_episodes(benchmark, config.data, config.split, codec)
     nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
     network.learn_scales(episodes, nothing)
     tasks, best = best_episodes(episodes, config.demonstrations)

@@ -40,9 +40,9 @@ def smoothed(returns: Array, window: int = 3) -> Array:
 
 
 def steps_to_reach(curve: Curve, threshold: float, window: int = 3) -> float:
-    """Real steps until the smoothed return first reaches `threshold`; infinity if it never does."""
-    reached = np.flatnonzero(smoothed(curve.returns, window) >= threshold)
-    return float(curve.frames[reached[0]]) if len(reached) else float("inf")
+    """Real steps until the mean of `window` evaluations first reaches `threshold`; infinity if it never does."""
+    reached = np.flatnonzero(smoothed(curve.returns, window)[window - 1 :] >= threshold)
+    return float(curve.frames[window - 1 + reached[0]]) if len(reached) else float("inf")
 
 
 def thresholds(random: float, oracle: float, shares: Sequence[float] = (0.5, 0.75, 0.9)) -> dict[float, float]:
@@ -66,18 +66,18 @@ def efficiency(curves: Sequence[Curve], threshold: float) -> Efficiency:
     return Efficiency(median, steps, sum(np.isfinite(steps)))
 
 
-def ratio(reference: Efficiency, other: Efficiency, longest: float) -> tuple[float, str]:
+def ratio(reference: Efficiency, other: Efficiency, lengths: tuple[float, float]) -> tuple[float, str]:
     """How many times the steps of `other` the reference takes, and "", ">=" or "<=" where one never arrives.
 
     Args:
         reference: Steps of the runs compared with: PEARL's.
         other: Steps of the runs that are to be better: MetaDreamer's.
-        longest: Steps of the longest run: a bound for what never arrived.
+        lengths: Steps that the runs of each were given, of the shortest: a bound for what never arrived.
     """
     if np.isfinite(reference.median) and np.isfinite(other.median):
         return reference.median / other.median, ""
     if np.isfinite(other.median):
-        return longest / other.median, ">="
+        return lengths[0] / other.median, ">="
     if np.isfinite(reference.median):
-        return reference.median / longest, "<="
+        return reference.median / lengths[1], "<="
     return float("nan"), ""

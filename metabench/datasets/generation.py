@@ -157,7 +157,7 @@ def agent_seed(seed: int, shard: int, policy: int, chunk: int = 0) -> int:
 def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) -> Recording:
     """Recordings as one, the episodes sorted by `order`."""
     offsets = np.cumsum([0] + [len(part.steps) for part in parts])
-    steps = np.concatenate([part.steps for part in parts])
+    steps = _joined([part.steps for part in parts])
     episodes = np.concatenate([part.episodes for part in parts])
     start = np.concatenate([part.episodes["start"] + offset for part, offset in zip(parts, offsets, strict=False)])
     final = np.concatenate([part.final for part in parts])
@@ -171,13 +171,23 @@ def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) ->
         states = np.concatenate([part.states for part in parts])
         states = states[_pieces(-(-length // state_every), rank)]
     if (length == length[0]).all():  # episode by episode
-        items = steps.view(np.dtype((np.void, steps.itemsize * int(length[0]))))
+        items = _as_bytes(steps, int(length[0]))
         steps = items[rank].view(steps.dtype)
     else:
-        steps = steps[_pieces(length, rank, start)]
+        steps = _as_bytes(steps)[_pieces(length, rank, start)].view(steps.dtype)
     episodes = episodes[rank]
     episodes["start"] = np.cumsum(episodes["length"]) - episodes["length"]
     return Recording(steps, episodes, final[rank], states)
+
+
+def _as_bytes(rows: Array, together: int = 1) -> Array:
+    """Rows, so many `together`, as items without fields: what copies them copies whole items."""
+    return rows.view(np.dtype((np.void, rows.itemsize * together)))
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Rows one after the other; not copied where there is one part."""
+    return parts[0] if len(parts) == 1 else np.concatenate([_as_bytes(part) for part in parts]).view(parts[0].dtype)
 
 
 def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:

@@ -27,23 +27,25 @@ def test_smoothing_looks_back_only():
 
 def test_steps_to_reach():
     assert steps_to_reach(curve(0, 9, 0, 6, 6, 6), 6.0) == 600.0  # one lucky point is not enough
+    assert steps_to_reach(curve(9, 0, 6, 6, 6), 6.0) == 500.0  # not at the very beginning either
     assert steps_to_reach(curve(0, 9, 0), 9.0) == math.inf
     assert thresholds(-10.0, 10.0) == {0.5: 0.0, 0.75: 5.0, 0.9: 8.0}
 
 
 def test_efficiency_is_the_median_and_counts_who_arrives():
-    runs = [curve(5, 5), curve(0, 0, 5, 5, 5), curve(0, 0)]
-    assert efficiency(runs, 5.0) == Efficiency(500.0, (100.0, 500.0, math.inf), 2)
+    runs = [curve(5, 5, 5), curve(0, 0, 5, 5, 5), curve(0, 0)]
+    assert efficiency(runs, 5.0) == Efficiency(500.0, (300.0, 500.0, math.inf), 2)
     assert efficiency(runs[1:], 5.0).median == math.inf  # of two, both have to
     assert efficiency(runs[2:], 5.0).median == math.inf
 
 
 def test_ratios_say_when_they_are_bounds():
     fast, slow, never = (Efficiency(m, (m,), 1) for m in (100.0, 1000.0, math.inf))
-    assert ratio(slow, fast, 5000.0) == (10.0, "")
-    assert ratio(never, fast, 5000.0) == (50.0, ">=")
-    assert ratio(fast, never, 5000.0) == (0.02, "<=")
-    assert math.isnan(ratio(never, never, 5000.0)[0])
+    given = (5000.0, 2000.0)  # steps of the reference's runs, and of the other's
+    assert ratio(slow, fast, given) == (10.0, "")
+    assert ratio(never, fast, given) == (50.0, ">=")
+    assert ratio(fast, never, given) == (0.05, "<=")
+    assert math.isnan(ratio(never, never, given)[0])
 
 
 def test_curves_come_from_metrics(tmp_path):

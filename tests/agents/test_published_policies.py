@@ -1,0 +1,63 @@
+"""Every algorithm's published policy, the checkpoint without what only training needs, plays as the whole one does."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+import metabench
+from metabench.datasets import generate
+from metabench.leaderboard.submit import policy_files
+from metabench.plugins import agent_names, load_plugin
+
+ALGORITHMS = [name for name in agent_names() if hasattr(load_plugin(name), "train")]
+ON_DATA = {"bc": "medium", "dt": "medium", "meta-dt": "medium", "prompt-dt": "medium", "dynamite-iql": ""}
+TINY = {
+    "trials": 8,
+    "iterations": 2,
+    "updates": 6,
+    "model_updates": 3,
+    "world_updates": 6,
+    "warmup": 2,
+    "warmup_updates": 2,
+    "imagine_every": 3,
+    "rollouts_per_task": 2,
+    "evaluate_every": 0,
+    "batch": 16,
+    "meta_batch": 4,
+    "start": 200,
+}
+FRAMES = {"rl2": 800, "varibad": 3 * 8 * 60, "dynamite": 3 * 8 * 60, "sac-oracle": 3000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    """Small datasets in a root of their own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("METABENCH_DATA", str(tmp_path_factory.mktemp("data")))
+    generate("grid-switch/replay-v0", "train", episodes=10)
+    for split in ("train", "test"):
+        generate("point-robot/medium-v0", split, episodes=5)
+    yield
+    patch.undo()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_is_published_is_enough_to_play(tmp_path, name):
+    plugin = load_plugin(name)
+    id = "GridSwitch-v0" if name in ("varibad", "dynamite", "dynamite-iql") else "PointRobot-v0"
+    wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
+    wanted |= {"data": ON_DATA[name]} if ON_DATA.get(name) else {}
+    known = asdict(plugin.Config())
+    config = replace(plugin.Config(), **{key: value for key, value in wanted.items() if key in known})
+    run = plugin.Run(tmp_path / "run", show=False)
+    plugin.train(id, config, seed=0, run=run)
+    (tmp_path / "published").mkdir()
+    for file, content in policy_files(run.folder).items():
+        place = "checkpoint.safetensors" if file.endswith("safetensors") else file
+        (tmp_path / "published" / place).write_bytes(content)
+    whole, published = (
+        metabench.evaluate(plugin.load(folder), id, split="test").array()
+        for folder in (run.folder, tmp_path / "published")
+    )
+    assert np.isfinite(whole).all() and np.array_equal(whole, published)
