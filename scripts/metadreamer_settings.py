@@ -9,7 +9,7 @@ from metabench_agents import metadreamer, pearl
 
 import metabench
 
-LONG = "-long"  # the same run, further
+LONG, LEAN = "-long", "-lean"  # the same run, further; with an eighth of the real steps per update
 COMMON = [
     "iterations",
     "initial_episodes",
@@ -156,7 +156,7 @@ def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
         algorithm, config = found[name]
         longer = replace(config, iterations=2 * config.iterations)
         found[name + LONG] = (algorithm, longer)
-        found[f"{name}-lean"] = (
+        found[name + LEAN] = (
             algorithm,
             replace(longer, tasks_per_iteration=max(1, config.tasks_per_iteration // 8)),
         )

@@ -34,7 +34,7 @@ from metabench_agents.imagination import choose, interpolate
 from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
 from metabench_agents.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
 from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_curve, thresholds
-from metadreamer_settings import LONG, STUDIES, variants
+from metadreamer_settings import LEAN, LONG, STUDIES, variants
 
 import metabench
 from metabench.results import Result, write_atomically
@@ -133,15 +133,13 @@ def levels_of(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tup
     return float(floor), best, "best of all runs"
 
 
-def reference_of(name: str, curves: dict[str, list[Curve]]) -> str:
+def reference_of(name: str) -> str:
     """PEARL's runs that a variant is compared with: on the same tasks, under the same schedule."""
     if "all" in name:
         return "pearl-all"
-    if "lean" in name:
-        return "pearl-R8-lean"
     if "R16" in name:
         return "pearl-R16"
-    return "pearl-R8-long" if "pearl-R8-long" in curves else "pearl-R8"  # the same runs, and further
+    return "pearl-R8" + next((suffix for suffix in (LONG, LEAN) if name.endswith(suffix)), "")
 
 
 def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]]) -> tuple[list[str], dict[str, Any]]:
@@ -161,7 +159,7 @@ def efficiency_table(benchmark: str, split: str, curves: dict[str, list[Curve]])
     record: dict[str, Any] = {"random": floor, "ceiling": ceiling, "ceiling_is": what, "variants": {}}
     for name, runs in curves.items():
         cells, own = [], {}
-        reference = reference_of(name, curves)
+        reference = reference_of(name)
         for share, level in thresholds(floor, ceiling, SHARES).items():
             mine = efficiency(runs, level)
             cell = f"{mine.median:,.0f}" if np.isfinite(mine.median) else "never"
