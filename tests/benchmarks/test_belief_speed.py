@@ -37,7 +37,7 @@ SIZES = {
     "cells": ("GridNavigation-v0", 60, 25, CELLS),
     "cheetah": ("CheetahVel-v0", 200, 10, CHEETAH),
 }
-BOUND = {"grid": 2.4, "cells": 5.0, "cheetah": 1.4}
+BOUND = {"grid": 2.4, "cells": 5.0, "cheetah": 1.4}  # measured: 2.6, 6.3 and 1.7
 
 
 def trials_of(env, ticks, count):
