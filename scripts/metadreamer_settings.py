@@ -44,7 +44,7 @@ class Study:
     ood: str = "ood"  # extrapolation
     columns: tuple[int, ...] = (0, 1)  # of the observation, drawn in traversals
     pearl: dict[str, Any] = field(default_factory=lambda: {"kl_weight": 1.0})
-    all_tasks: bool = False  # whether there are runs on the whole training split too: pearl-all, all, allIR8
+    all_tasks: str = ""  # a split that there are runs on as a whole: pearl-all, all, allIR8
 
 
 STUDIES = {
@@ -99,6 +99,7 @@ STUDIES = {
         {8: "interpolation_train", 16: "interpolation_train"},
         test="interpolation_test",
         columns=(8, 17),
+        all_tasks="interpolation_train",
         pearl={"kl_weight": 1e-2, "encoder_hidden": 128},
     ),
     "PointRobot-v0": Study(
@@ -126,7 +127,7 @@ STUDIES = {
         },
         {},
         pearl={"kl_weight": 1e-2, "latent": 5, "encoder_hidden": 128, "encoder_layers": 3},
-        all_tasks=True,
+        all_tasks="train",
     ),
 }
 
@@ -148,7 +149,7 @@ def variants(benchmark: str) -> dict[str, tuple[Any, Any]]:
     runs = {name: replace(base, **{**changes, **real(changes["tasks"])}) for name, changes in metadreamer.RUNS.items()}
     found |= {name: (metadreamer, config) for name, config in runs.items()}
     if study.all_tasks:
-        every = {"split": "train", "tasks": 0}
+        every = {"split": study.all_tasks, "tasks": 0}
         found["pearl-all"] = (pearl, replace(pearl.Config(), **{**shared, **every, **study.pearl}))
         found["all"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8"], **every}))
         found["allIR8"] = (metadreamer, replace(base, **{**metadreamer.RUNS["R8IR8"], **every}))

@@ -12,9 +12,9 @@ and a checkpoint in runs/study/<benchmark>/<variant>-s<seed>; the report goes to
 report.json and *.png.
 
 Variants: `pearl-R8` and `pearl-R16` are PEARL on the same real tasks, networks, updates and schedule of real episodes
-as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; on PointRobot `pearl-all`, `all` and `allIR8` learn from
-all training tasks; `-long` goes on for twice as long, `-lean` too, but with an eighth of the real steps per update;
-the rest are R8IR8 without one part.
+as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; `pearl-all`, `all` and `allIR8` learn from all tasks of a
+split, on PointRobot and CheetahVel; `-long` goes on for twice as long, `-lean` too, but with an eighth of the real
+steps per update; the rest are R8IR8 without one part.
 """
 
 from __future__ import annotations
