@@ -39,7 +39,7 @@ LAYERS = [
     "cli",
 ]
 SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
-SHARED |= {"features", "task_model", "dreams", "dreamer", "sample_efficiency", "latent_pictures"}
+SHARED |= {"features", "task_model", "dreams", "dreamer", "guessing", "sample_efficiency", "latent_pictures"}
 SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 SHARED |= {
     "fast_gru",

@@ -114,10 +114,9 @@ class _Pairs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
         layers, given = _Layers(*ctx.saved_tensors), upstream[0].contiguous()
         grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
-        space = torch.empty(BLOCK + len(layers.transition) * layers.latent.shape[1], len(layers.weight))
         for part, h, a in _blocks(layers):
             g = given[part].view(-1)
-            d = space[: len(a)]
+            d = torch.empty_like(a)
             _leave(*_arrays(g, layers.last, a, d, grads.bias, grads.last))
             grads.weight.addmm_(d.t(), h.view(len(d), -1))
             back = _product(d, turned, None, relu=False).view_as(h)

@@ -33,17 +33,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench import Timestep
 from metabench_agents.collect import Collector, adaptation, gather
+from metabench_agents.guessing import GuessingAgent
 from metabench_agents.latent_sac import ActorCritic, Learner, Settings, mlp, placed
-from metabench_agents.posterior import Evidence, Gaussian, Guess
+from metabench_agents.posterior import Evidence, Gaussian
 from metabench_agents.replay import TaskReplay, Transitions
 from metabench_agents.run import Run, load_checkpoint, load_config, stream
 
@@ -127,39 +127,19 @@ class Network(nn.Module):
         return Evidence.total(self.factors(context)).posterior()
 
 
-class Belief(NamedTuple):
-    """What the agent remembers of B trials."""
-
-    evidence: Evidence  # [B, L] of everything seen in the trial
-    guess: Guess  # what this episode acts on
-    observation: Tensor  # [B, O] the last one
-
-
-class Agent:
-    """The trained networks under PEARL's test protocol. Acts by the policy's mean."""
+class Agent(GuessingAgent):
+    """The trained networks under PEARL's test protocol, which remembers what the factors say together."""
 
     name = NAME
 
-    def __init__(self, network: Network, exploration_episodes: int, seed: int = 0):
-        self.network, self.exploration_episodes, self.seed = network, exploration_episodes, seed
+    def nothing(self, num_trials: int) -> Evidence:
+        """No factor yet."""
+        return Evidence.none(num_trials, self.network.latent)
 
-    def begin(self, num_trials: int) -> Belief:
-        """Nothing seen."""
-        latent, observation = self.network.latent, self.network.core.observation
-        guess = Guess.begin(num_trials, latent, self.seed)
-        return Belief(Evidence.none(num_trials, latent), guess, torch.zeros(num_trials, observation))
-
-    @torch.inference_mode()
-    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
-        """Takes in the transition just completed; where an episode begins, guesses anew."""
-        core, first = self.network.core, np.asarray(step.first)
-        observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
-        action = core.actions.from_env(step.action)
-        seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
-        evidence = belief.evidence.plus(self.network.factors(seen), torch.from_numpy(~first))
-        guess = belief.guess.renew(first, evidence.posterior(), self.exploration_episodes)
-        act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
-        return core.actions.to_env(act.action), Belief(evidence, guess, observation)
+    def take_in(self, seen: Transitions, counts: Tensor, memory: Evidence) -> tuple[Evidence, Gaussian]:
+        """One more factor, and the product."""
+        evidence = memory.plus(self.network.factors(seen), counts)
+        return evidence, evidence.posterior()
 
 
 def collect(

@@ -26,6 +26,7 @@ from metabench.datasets.format import (
     STEPS,
     FileRecord,
     Manifest,
+    as_bytes,
     family_row_type,
     read_manifest,
     sync_folder,
@@ -171,23 +172,18 @@ def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) ->
         states = np.concatenate([part.states for part in parts])
         states = states[_pieces(-(-length // state_every), rank)]
     if (length == length[0]).all():  # episode by episode
-        items = _as_bytes(steps, int(length[0]))
+        items = as_bytes(steps, int(length[0]))
         steps = items[rank].view(steps.dtype)
     else:
-        steps = _as_bytes(steps)[_pieces(length, rank, start)].view(steps.dtype)
+        steps = as_bytes(steps)[_pieces(length, rank, start)].view(steps.dtype)
     episodes = episodes[rank]
     episodes["start"] = np.cumsum(episodes["length"]) - episodes["length"]
     return Recording(steps, episodes, final[rank], states)
 
 
-def _as_bytes(rows: Array, together: int = 1) -> Array:
-    """Rows, so many `together`, as items without fields: what copies them copies whole items."""
-    return rows.view(np.dtype((np.void, rows.itemsize * together)))
-
-
 def _joined(parts: Sequence[Array]) -> Array:
     """Rows one after the other; not copied where there is one part."""
-    return parts[0] if len(parts) == 1 else np.concatenate([_as_bytes(part) for part in parts]).view(parts[0].dtype)
+    return parts[0] if len(parts) == 1 else np.concatenate([as_bytes(part) for part in parts]).view(parts[0].dtype)
 
 
 def _pieces(length: Array, rank: Array, start: Array | None = None) -> Array:

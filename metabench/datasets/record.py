@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.agent import Agent, Timestep
-from metabench.datasets.format import EPISODE, family_row_type, returns_to_go
+from metabench.datasets.format import EPISODE, as_bytes, family_row_type, returns_to_go
 from metabench.envs import MetaVectorEnv
 from metabench.registry import make_vec
 from metabench.rng import Array
@@ -137,8 +137,7 @@ class _Tape:
         if (ticks == self.rows.shape[1]).all():
             steps = self.rows.reshape(-1)
         else:
-            whole = self.rows.view(np.dtype((np.void, self.rows.itemsize)))  # copied as bytes, not field by field
-            steps = whole[np.arange(self.rows.shape[1]) < ticks[:, None]].view(self.rows.dtype)
+            steps = as_bytes(self.rows)[np.arange(self.rows.shape[1]) < ticks[:, None]].view(self.rows.dtype)
         steps["return_to_go"] = returns_to_go(steps["reward"], lengths)
         episodes = np.zeros(len(lengths), dtype=EPISODE)
         episodes["task"], episodes["seed"] = np.repeat(self.tasks, self.place), np.repeat(seeds, self.place)

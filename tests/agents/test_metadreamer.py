@@ -62,10 +62,10 @@ def test_the_agent_believes_what_the_encoder_does():
     for _ in range(steps):
         if not first[0]:
             seen.append((before, action, reward, observation))
-        held = belief.hidden.clone()
+        held = belief.memory.clone()
         step = Timestep(observation, action, reward, first)
         action, after = agent.act(step, belief)
-        assert torch.equal(held, belief.hidden), "act changed the belief it was given"
+        assert torch.equal(held, belief.memory), "act changed the belief it was given"
         belief, before = after, observation
         observation, reward, terminated, truncated, _ = env.step(action)
         first = terminated | truncated
@@ -74,7 +74,7 @@ def test_the_agent_believes_what_the_encoder_does():
     context = Transitions(o, a / 0.1, r, n, torch.zeros_like(r))
     expected = state.network.model.posterior(context, torch.full((trials,), len(seen)))
     with torch.inference_mode():
-        ours = Gaussian.of(state.network.model.out(belief.hidden))
+        ours = Gaussian.of(state.network.model.out(belief.memory))
     assert torch.allclose(ours.mean, expected.mean, atol=1e-5)
     assert torch.allclose(ours.variance, expected.variance, atol=1e-5)
     assert belief.guess.episode.tolist() == [2] * trials

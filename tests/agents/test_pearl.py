@@ -71,13 +71,13 @@ def test_the_context_is_what_this_trial_has_shown(next_observation):
             seen.append((before.observation, step.action, step.reward, step.observation))
         before = step
         if not seen:
-            assert torch.equal(belief.evidence.precision, torch.zeros(3, 5))
+            assert torch.equal(belief.memory.precision, torch.zeros(3, 5))
             continue
         o, a, r, n = (torch.as_tensor(np.stack(c, axis=1)).float() for c in zip(*seen, strict=True))
         context = Transitions(o, a / 0.1, r, n, torch.zeros_like(r))  # actions in the policy's units
         expected = Evidence.total(network.factors(context))
-        assert torch.allclose(belief.evidence.precision, expected.precision, rtol=1e-4)
-        assert torch.allclose(belief.evidence.weighted, expected.weighted, rtol=1e-3, atol=1e-3)
+        assert torch.allclose(belief.memory.precision, expected.precision, rtol=1e-4)
+        assert torch.allclose(belief.memory.weighted, expected.weighted, rtol=1e-3, atol=1e-3)
 
 
 def test_exploration_does_not_know_what_has_been_seen():
@@ -121,11 +121,11 @@ def test_learned_data_never_enter_an_evaluation():
 def test_act_leaves_the_belief_alone_and_evaluations_repeat():
     agent = pearl.Agent(untrained(), 1)
     step, belief = play(agent, episodes=2)[25]
-    copies = [x.clone() for x in (*belief.evidence, belief.guess.z, belief.observation)]
+    copies = [x.clone() for x in (*belief.memory, belief.guess.z, belief.observation)]
     streams = [s.copy() for s in belief.guess[2:]]
     for first in (np.zeros(3, dtype=bool), np.array([True, False, True])):
         agent.act(step._replace(first=first), belief)
-    after = (*belief.evidence, belief.guess.z, belief.observation)
+    after = (*belief.memory, belief.guess.z, belief.observation)
     assert all(torch.equal(a, b) for a, b in zip(copies, after, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(streams, belief.guess[2:], strict=True))
     first, second = (metabench.evaluate(agent, "PointRobot-v0").array() for _ in range(2))

@@ -11,7 +11,7 @@ from metabench.leaderboard.submit import policy_files
 from metabench.plugins import agent_names, load_plugin
 
 ALGORITHMS = [name for name in agent_names() if hasattr(load_plugin(name), "train")]
-ON_DATA = {"bc": "medium", "dt": "medium", "meta-dt": "medium", "prompt-dt": "medium", "dynamite-iql": ""}
+ON_DATA = {"bc": "medium", "dt": "medium", "meta-dt": "medium", "prompt-dt": "medium"}
 TINY = {
     "trials": 8,
     "iterations": 2,
@@ -25,7 +25,6 @@ TINY = {
     "evaluate_every": 0,
     "batch": 16,
     "meta_batch": 4,
-    "start": 200,
 }
 FRAMES = {"rl2": 800, "varibad": 3 * 8 * 60, "dynamite": 3 * 8 * 60, "sac-oracle": 3000}
 
@@ -47,7 +46,7 @@ def test_what_is_published_is_enough_to_play(tmp_path, name):
     plugin = load_plugin(name)
     id = "GridSwitch-v0" if name in ("varibad", "dynamite", "dynamite-iql") else "PointRobot-v0"
     wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
-    wanted |= {"data": ON_DATA[name]} if ON_DATA.get(name) else {}
+    wanted |= {"data": ON_DATA[name]} if name in ON_DATA else {}
     known = asdict(plugin.Config())
     config = replace(plugin.Config(), **{key: value for key, value in wanted.items() if key in known})
     run = plugin.Run(tmp_path / "run", show=False)

@@ -1,0 +1,60 @@
+"""Acting on a guess of the task: PEARL's test protocol, for any way of remembering a trial."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metabench import Timestep
+from metabench_agents.posterior import Gaussian, Guess
+from metabench_agents.replay import Transitions
+
+
+class Belief(NamedTuple):
+    """What the agent remembers of B trials."""
+
+    memory: Any  # of everything seen in the trial, as `GuessingAgent.take_in` makes it
+    guess: Guess  # what this episode acts on
+    observation: Tensor  # [B, O] the last one
+
+
+class GuessingAgent:
+    """Acts by the policy's mean on a guess that is drawn where an episode begins; what is remembered is a subclass's.
+
+    Args:
+        network: With a `latent_sac.ActorCritic` as `core`.
+        exploration_episodes: Of a trial, with guesses from the prior; from then on they are from the posterior.
+        seed: Of the guesses.
+    """
+
+    def __init__(self, network: Any, exploration_episodes: int, seed: int = 0):
+        self.network, self.exploration_episodes, self.seed = network, exploration_episodes, seed
+
+    def nothing(self, num_trials: int) -> Any:
+        """The memory of B trials before their first transition."""
+        raise NotImplementedError
+
+    def take_in(self, seen: Transitions, counts: Tensor, memory: Any) -> tuple[Any, Gaussian]:
+        """The memory with one more transition `[B, ...]` where `counts` `[B]` is true, and the posterior from it."""
+        raise NotImplementedError
+
+    def begin(self, num_trials: int) -> Belief:
+        """Nothing seen."""
+        core = self.network.core
+        guess = Guess.begin(num_trials, core.latent, self.seed)
+        return Belief(self.nothing(num_trials), guess, torch.zeros(num_trials, core.observation))
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
+        """Takes in the transition just completed; where an episode begins, guesses anew."""
+        core, first = self.network.core, np.asarray(step.first)
+        observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
+        action = core.actions.from_env(step.action)
+        seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
+        memory, posterior = self.take_in(seen, torch.from_numpy(~first), belief.memory)
+        guess = belief.guess.renew(first, posterior, self.exploration_episodes)
+        act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
+        return core.actions.to_env(act.action), Belief(memory, guess, observation)
