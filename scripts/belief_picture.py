@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from metabench_agents import dynamite, varibad
 from metabench_agents.belief_model import BeliefAgent, BeliefModel
-from metabench_agents.memory import Trials
-from metabench_agents.run import load_checkpoint, load_config, unpack
+from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.run import load_checkpoint, load_config, unpack
 from metabench_agents.session_model import SessionModel
 
 import metabench

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from metabench_agents import oracle, yardsticks
-from metabench_agents.run import Run
+from metabench_agents.parts.run import Run
 
 SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle elsewhere
     "PointRobot-v0": {

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from metabench_agents import dynamite, dynamite_iql, rl2, varibad
-from metabench_agents.run import Run
+from metabench_agents.parts.run import Run
 
 import metabench
 from metabench.results import Result

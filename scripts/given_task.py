@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from metabench_agents import pearl
 from metabench_agents.latent_sac import ActorCritic, Learner, Settings
-from metabench_agents.run import stream
+from metabench_agents.parts.run import stream
 
 import metabench
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from metabench_agents.actor import PPO, BeliefRollout, ppo_update
-from metabench_agents.losses import next_reward_scale
-from metabench_agents.memory import Trials
-from metabench_agents.nn import Head, linear
-from metabench_agents.run import stream
+from metabench_agents.parts.layers import Head, linear
+from metabench_agents.parts.losses import next_reward_scale
+from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.run import stream
 from torch import Tensor, nn
 
 import metabench

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from metabench_agents import oracle, yardsticks
-from metabench_agents.run import load_config
+from metabench_agents.parts.run import load_config
 
 import metabench
 from metabench.results import Protocol

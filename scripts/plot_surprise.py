@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from metabench_agents import meta_dt
 from metabench_agents.acting import Belief, SequenceAgent
-from metabench_agents.run import load_config
+from metabench_agents.parts.run import load_config
 
 import metabench
 from metabench import Timestep

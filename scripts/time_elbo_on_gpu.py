@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from metabench_agents import dynamite, session_model, varibad
 from metabench_agents.belief_model import compiled
-from metabench_agents.memory import Trials
-from metabench_agents.run import stream
+from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.run import stream
 
 import metabench
 

@@ -38,18 +38,16 @@ LAYERS = [
     "dataset_commands",
     "cli",
 ]
-SHARED = {"nn", "inference", "decoders", "transformer", "losses", "memory", "run", "sac"}
+SHARED = {"inference", "decoders", "transformer", "sac", "parts"}
 SHARED |= {"features", "task_model", "dreams", "dreamer", "guessing", "sample_efficiency", "latent_pictures"}
-SHARED |= {"linear", "replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
+SHARED |= {"replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
 SHARED |= {
-    "fast_gru",
-    "fast_pairs",
     "actor",
     "belief_model",
     "session_model",
     "tick_transformer",
 }  # of the belief agents
-SHARED |= {"sequences", "offline", "world_model", "decision", "acting", "precision"}  # of the sequence models
+SHARED |= {"sequences", "offline", "world_model", "decision", "acting"}  # of the sequence models
 COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 

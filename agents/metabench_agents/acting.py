@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metabench import SlotRng, Timestep
 from metabench_agents.decision import TOKENS, DecisionTransformer
-from metabench_agents.precision import products
+from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequences import Actions, Prompt
 from metabench_agents.transformer import MASKED, Cache, causal
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import metabench
 from metabench_agents.inference import Encoder
-from metabench_agents.losses import gae, ppo_policy_loss, value_loss
-from metabench_agents.memory import Trials
-from metabench_agents.nn import Head, RunningScaler, Scaler, linear
-from metabench_agents.run import Run
+from metabench_agents.parts.layers import Head, RunningScaler, Scaler, linear
+from metabench_agents.parts.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.run import Run
 
 KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 import metabench
 from metabench import Timestep
 from metabench_agents.offline import fit, updates_done
-from metabench_agents.precision import products
-from metabench_agents.run import Run, load_checkpoint, load_config, pack, unpack
+from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
 from metabench_agents.sequences import Actions, load_episodes
 
 NAME = "bc"

@@ -14,8 +14,8 @@ from metabench import Timestep
 from metabench_agents.actor import ActorCritic
 from metabench_agents.decoders import CellRewardDecoder, TransitionDecoder
 from metabench_agents.inference import Encoder, make_latent
-from metabench_agents.losses import reward_log_likelihood
-from metabench_agents.memory import TrialBuffer, Trials
+from metabench_agents.parts.losses import reward_log_likelihood
+from metabench_agents.parts.memory import TrialBuffer, Trials
 
 PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.offline import fit, seed_dropout, updates_done
-from metabench_agents.precision import Precision, products
-from metabench_agents.run import Checkpoint, Run, pack, unpack
+from metabench_agents.parts.fast.precision import Precision, products
+from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequences import Episodes, Prompt, Window
 from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
 

@@ -13,9 +13,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from metabench_agents.fast_pairs import pair_outputs, worth_it
-from metabench_agents.memory import Trials
-from metabench_agents.nn import Products, Scaler, Space, action_size, encode_action, linear
+from metabench_agents.parts.fast.pairs import pair_outputs, worth_it
+from metabench_agents.parts.layers import Products, Scaler, Space, action_size, encode_action, linear
+from metabench_agents.parts.memory import Trials
 
 
 class PairDecoder(nn.Module):

@@ -42,9 +42,9 @@ import torch
 import metabench
 from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, tell, trial_length
 from metabench_agents.belief_model import BeliefAgent, compiled, model_schedule, resolve_reward_loss, update_model
-from metabench_agents.losses import next_reward_scale
-from metabench_agents.memory import TrialBuffer
-from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.losses import next_reward_scale
+from metabench_agents.parts.memory import TrialBuffer
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.session_model import SessionModel, elbo, loss
 
 NAME = "dynamite"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from metabench_agents.imagination import dream, simulated
-from metabench_agents.run import stream
+from metabench_agents.parts.run import stream
 from metabench_agents.sample_efficiency import Curve
 
 Array = npt.NDArray[Any]

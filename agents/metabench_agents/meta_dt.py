@@ -68,7 +68,7 @@ from metabench_agents.decision import (
     train_transformer,
 )
 from metabench_agents.offline import blocks
-from metabench_agents.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.sequences import (
     Actions,
     Episodes,

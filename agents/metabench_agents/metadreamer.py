@@ -51,9 +51,9 @@ from metabench_agents.dreamer import NAME, Agent, Network
 from metabench_agents.dreams import Dream, Dreaming, Known, dream_of, quality
 from metabench_agents.imagination import relabel
 from metabench_agents.latent_sac import Learner, Settings, placed, restore_adam
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import TaskReplay, Transitions
-from metabench_agents.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.task_model import ModelWeights, model_loss
 
 

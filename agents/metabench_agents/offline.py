@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.run import Run, stream
+from metabench_agents.parts.run import Run, stream
 from metabench_agents.transformer import Dropout
 
 BLOCK = 100  # updates between two rows of the log

@@ -29,8 +29,8 @@ from torch import Tensor
 import metabench
 from metabench import Behaviour, SlotRng, Timestep
 from metabench.results import Protocol
-from metabench_agents.memory import Replay
-from metabench_agents.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.memory import Replay
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.sac import CLIP, SAC, SACConfig, Transitions, gaussian
 
 NAME = "sac-oracle"

@@ -43,9 +43,9 @@ import metabench
 from metabench_agents.collect import Collector, adaptation, gather
 from metabench_agents.guessing import GuessingAgent
 from metabench_agents.latent_sac import ActorCritic, Learner, Settings, mlp, placed
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.posterior import Evidence, Gaussian
 from metabench_agents.replay import TaskReplay, Transitions
-from metabench_agents.run import Run, load_checkpoint, load_config, stream
 
 NAME = "pearl"
 

@@ -37,7 +37,7 @@ from metabench_agents.decision import (
     settled,
     train_transformer,
 )
-from metabench_agents.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequences import (
     Actions,
     Episodes,

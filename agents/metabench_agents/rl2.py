@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.losses import gae, next_reward_scale, ppo_policy_loss, value_loss
-from metabench_agents.memory import Rollout
-from metabench_agents.nn import GRU, Head, Scaler, action_size, encode_action, linear
-from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.layers import GRU, Head, Scaler, action_size, encode_action, linear
+from metabench_agents.parts.losses import gae, next_reward_scale, ppo_policy_loss, value_loss
+from metabench_agents.parts.memory import Rollout
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "rl2"
 

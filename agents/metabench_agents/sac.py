@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from metabench_agents.precision import products
+from metabench_agents.parts.fast.precision import products
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's
 CLIP = 10.0  # scaled observations stay within this

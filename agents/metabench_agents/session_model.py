@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metabench_agents.belief_model import BeliefModel, Draws, Pure
 from metabench_agents.decoders import Head
-from metabench_agents.losses import (
+from metabench_agents.parts.losses import (
     chained_prior,
     last_of_session,
     reconstruction_loss,
@@ -20,7 +20,7 @@ from metabench_agents.losses import (
     session_of_belief,
     termination_loss,
 )
-from metabench_agents.memory import Trials
+from metabench_agents.parts.memory import Trials
 
 
 class SessionModel(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.features import Features
-from metabench_agents.linear import Linear
-from metabench_agents.nn import GRU
+from metabench_agents.parts.fast.linear import Linear
+from metabench_agents.parts.layers import GRU
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
 from metabench_agents.world import NeuralDecoder, cluster_losses, reconstruction, vae_loss

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.precision import small_products
+from metabench_agents.parts.fast.precision import small_products
 
 AttentionKind = Literal["plain", "sdpa"]
 MASKED = -1e9  # added to the scores of what must not be seen; finite, so that a row that sees nothing stays a number

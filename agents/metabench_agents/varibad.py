@@ -52,9 +52,9 @@ from metabench_agents.belief_model import (
     resolve_reward_loss,
     update_model,
 )
-from metabench_agents.losses import chained_prior, next_reward_scale, reconstruction_loss
-from metabench_agents.memory import TrialBuffer, Trials
-from metabench_agents.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.losses import chained_prior, next_reward_scale, reconstruction_loss
+from metabench_agents.parts.memory import TrialBuffer, Trials
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "varibad"
 

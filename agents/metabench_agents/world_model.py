@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.offline import fit, updates_done
-from metabench_agents.precision import products
-from metabench_agents.run import Checkpoint, Run, pack, unpack
+from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequences import Episodes, history
 
 Decoders = Literal["reward", "state", "both"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from metabench_agents import dynamite, session_model, varibad
 from metabench_agents.inference import Categorical, Gaussian
-from metabench_agents.losses import (
+from metabench_agents.parts.layers import Products
+from metabench_agents.parts.losses import (
     chained_prior,
     last_of_session,
     next_reward_scale,
@@ -18,8 +19,7 @@ from metabench_agents.losses import (
     session_of_belief,
     termination_loss,
 )
-from metabench_agents.nn import Products
-from metabench_agents.run import stream
+from metabench_agents.parts.run import stream
 
 import metabench
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from metabench_agents import dynamite, sac, session_model, varibad
 from metabench_agents.belief_model import Draws, compiled
-from metabench_agents.memory import Trials
-from metabench_agents.run import stream
+from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.run import stream
 
 import metabench
 

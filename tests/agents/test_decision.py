@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from metabench_agents.acting import Choice, SequenceAgent, lookup
 from metabench_agents.decision import DecisionTransformer, Settings, Trainer, aspiration_loss, loss
-from metabench_agents.precision import _exact, _known, products
+from metabench_agents.parts.fast.precision import _exact, _known, products
 from metabench_agents.sequences import Actions, Prompt, Window
 
 from metabench import Timestep

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import dynamite_iql
-from metabench_agents.losses import advantage_weighted_loss, expectile_loss
-from metabench_agents.nn import Head
-from metabench_agents.run import Run, load_checkpoint
+from metabench_agents.parts.layers import Head
+from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss
+from metabench_agents.parts.run import Run, load_checkpoint
 
 import metabench
 from metabench.datasets import DatasetId, generate

@@ -14,8 +14,8 @@ from metabench_agents.imagination import (
     simulated,
 )
 from metabench_agents.latent_sac import ActorCritic
+from metabench_agents.parts.run import stream
 from metabench_agents.replay import Transitions
-from metabench_agents.run import stream
 from metabench_agents.world import NeuralDecoder, Prediction
 
 import metabench

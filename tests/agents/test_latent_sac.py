@@ -24,9 +24,9 @@ from metabench_agents.latent_sac import (
     squash,
     value_loss,
 )
-from metabench_agents.linear import Linear, prefers_onednn
+from metabench_agents.parts.fast.linear import Linear, prefers_onednn
+from metabench_agents.parts.run import stream
 from metabench_agents.replay import TaskReplay, Transitions
-from metabench_agents.run import stream
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import metabench

@@ -9,7 +9,7 @@ import torch
 from metabench_agents import bc, dt, meta_dt, prompt_dt, world_model
 from metabench_agents.acting import Tick
 from metabench_agents.decision import DecisionTransformer, settled
-from metabench_agents.run import Run, load_checkpoint
+from metabench_agents.parts.run import Run, load_checkpoint
 from metabench_agents.sequences import Actions, Episodes, hold_out, segment_sums
 
 import metabench

@@ -8,9 +8,9 @@ import pytest
 import torch
 from metabench_agents import metadreamer
 from metabench_agents.dreams import factor_map
+from metabench_agents.parts.run import Run, load_checkpoint, stream
 from metabench_agents.posterior import Gaussian
 from metabench_agents.replay import Transitions
-from metabench_agents.run import Run, load_checkpoint, stream
 from metabench_agents.task_model import ModelWeights, model_loss
 
 import metabench

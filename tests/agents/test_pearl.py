@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import pearl
+from metabench_agents.parts.run import Run, load_checkpoint, stream
 from metabench_agents.posterior import Evidence
 from metabench_agents.replay import Transitions
-from metabench_agents.run import Run, load_checkpoint, stream
 
 import metabench
 from metabench import Timestep

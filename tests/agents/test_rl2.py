@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import rl2
-from metabench_agents.memory import Rollout
-from metabench_agents.run import Run, load_checkpoint, stream
+from metabench_agents.parts.memory import Rollout
+from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
 from metabench import Timestep
@@ -23,7 +23,7 @@ CODE = """
 import sys
 from pathlib import Path
 from metabench_agents import rl2
-from metabench_agents.run import Run
+from metabench_agents.parts.run import Run
 from test_rl2_settings import SMALL
 run = Run(Path(sys.argv[1]), show=False, checkpoint_every=2)
 rl2.train("GridSwitch-v0", SMALL, seed=3, run=run)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from metabench_agents import sac
-from metabench_agents.memory import Replay
+from metabench_agents.parts.memory import Replay
 from metabench_agents.sac import SAC, Noise, SACConfig, Transitions
 
 S, A, B = 5, 3, 16

@@ -14,8 +14,8 @@ import pytest
 import torch
 from metabench_agents import dynamite, session_model, varibad
 from metabench_agents.actor import ActorCritic, collect, has_sessions, renew, trial_length
-from metabench_agents.memory import TrialBuffer
-from metabench_agents.run import Run, load_checkpoint, stream
+from metabench_agents.parts.memory import TrialBuffer
+from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
 from metabench import Timestep
@@ -37,7 +37,7 @@ CODE = """
 import sys
 from pathlib import Path
 from metabench_agents import dynamite
-from metabench_agents.run import Run
+from metabench_agents.parts.run import Run
 config = dynamite.Config(frames=60 * 16 * 24, **SETTINGS)
 dynamite.train("GridSwitch-v0", config, seed=3, run=Run(Path(sys.argv[1]), show=False, checkpoint_every=2))
 """

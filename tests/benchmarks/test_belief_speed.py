@@ -18,9 +18,9 @@ from interleaving import interleaved
 from metabench_agents import dynamite, sac, varibad
 from metabench_agents.actor import ActorCritic, collect, ppo_update
 from metabench_agents.belief_model import BeliefModel, compiled, update_model
-from metabench_agents.losses import chained_prior, reward_log_likelihood
-from metabench_agents.memory import TrialBuffer, Trials
-from metabench_agents.run import stream
+from metabench_agents.parts.losses import chained_prior, reward_log_likelihood
+from metabench_agents.parts.memory import TrialBuffer, Trials
+from metabench_agents.parts.run import stream
 from metabench_agents.session_model import SessionModel, elbo
 
 import metabench

@@ -12,7 +12,7 @@ import pytest
 import torch
 from forging import about, board, write_boards
 from interleaving import interleaved
-from metabench_agents.nn import linear
+from metabench_agents.parts.layers import linear
 from test_mujoco_speed import CORES, raw
 
 import metabench

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from interleaving import interleaved
-from metabench_agents.nn import linear
+from metabench_agents.parts.layers import linear
 
 import metabench
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from metabench_agents import pearl
 from metabench_agents.latent_sac import mlp, squash
-from metabench_agents.linear import prefers_onednn
+from metabench_agents.parts.fast.linear import prefers_onednn
+from metabench_agents.parts.run import stream
 from metabench_agents.posterior import Evidence, Gaussian
 from metabench_agents.replay import Transitions
-from metabench_agents.run import stream
 from torch import nn
 from torch.nn import functional as F
 

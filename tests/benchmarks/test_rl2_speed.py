@@ -10,8 +10,8 @@ import pytest
 import torch
 from interleaving import interleaved
 from metabench_agents import rl2
-from metabench_agents.memory import Rollout
-from metabench_agents.run import stream
+from metabench_agents.parts.memory import Rollout
+from metabench_agents.parts.run import stream
 
 import metabench
 

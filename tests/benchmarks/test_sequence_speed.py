@@ -17,7 +17,7 @@ from interleaving import interleaved
 from metabench_agents import meta_dt, world_model
 from metabench_agents.acting import SequenceAgent
 from metabench_agents.decision import DecisionTransformer, Settings, Trainer, loss
-from metabench_agents.precision import products
+from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequences import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
 from torch import nn
 from torch.nn import functional as F

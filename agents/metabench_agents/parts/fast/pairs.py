@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from metabench_agents.linear import prefers_onednn
+from metabench_agents.parts.fast.linear import prefers_onednn
 
 BLOCK = 6_000  # pairs
 WORTH = 20_000  # pairs from which on it is faster than tensor by tensor

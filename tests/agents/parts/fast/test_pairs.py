@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from metabench_agents import fast_pairs
 from metabench_agents.decoders import PairDecoder
-from metabench_agents.run import stream
+from metabench_agents.parts.fast import pairs
+from metabench_agents.parts.run import stream
 
 
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("block", [12_000, 1_300, 1])
 def test_values_and_gradients_are_the_decoders(monkeypatch, block, onednn):
-    if onednn and not fast_pairs.prefers_onednn():
+    if onednn and not pairs.prefers_onednn():
         pytest.skip("float32 products do not go through oneDNN here")
-    monkeypatch.setattr(fast_pairs, "prefers_onednn", lambda: onednn)
-    monkeypatch.setattr(fast_pairs, "BLOCK", block)
+    monkeypatch.setattr(pairs, "prefers_onednn", lambda: onednn)
+    monkeypatch.setattr(pairs, "BLOCK", block)
     torch.manual_seed(0)
     decoder, generator = PairDecoder(5, 3, (32, 20), 1), stream(0)
     z = torch.randn(9, 11, 5, generator=generator, requires_grad=True)
@@ -22,7 +22,7 @@ def test_values_and_gradients_are_the_decoders(monkeypatch, block, onednn):
     read = (z, f, *decoder.parameters())
     answers = []
     for worth in (0, 10**9):
-        monkeypatch.setattr(fast_pairs, "WORTH", worth)
+        monkeypatch.setattr(pairs, "WORTH", worth)
         out = decoder(z, f)
         answers.append((out, *torch.autograd.grad(out, read, upstream)))
     assert isinstance(answers[0][0].grad_fn, torch.autograd.graph.Node)
@@ -32,8 +32,8 @@ def test_values_and_gradients_are_the_decoders(monkeypatch, block, onednn):
 
 def test_only_many_pairs_of_plain_tensors_take_it():
     latent, transition = torch.zeros(61, 25, 32), torch.zeros(60, 25, 32)
-    assert fast_pairs.worth_it(latent, transition)
-    assert not fast_pairs.worth_it(latent[:3], transition)
-    assert not fast_pairs.worth_it(latent.bfloat16(), transition.bfloat16())
+    assert pairs.worth_it(latent, transition)
+    assert not pairs.worth_it(latent[:3], transition)
+    assert not pairs.worth_it(latent.bfloat16(), transition.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not fast_pairs.worth_it(latent, transition)
+        assert not pairs.worth_it(latent, transition)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from metabench_agents import run as run_module
-from metabench_agents.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts import run as run_module
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 
 
 @dataclass(frozen=True)

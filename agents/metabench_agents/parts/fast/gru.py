@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
-from metabench_agents.nn import opaque
+from metabench_agents.parts.layers import opaque
 
 BEST_BELOW = 64  # trials: from there on torch's own products are large enough, and it is as fast
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from metabench_agents.fast_gru import BEST_BELOW, gru_sequence
+from metabench_agents.parts.fast.gru import BEST_BELOW, gru_sequence
 from torch import nn
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.parts.losses import gae, ppo_policy_loss, value_loss
 
 
 def brute_force_gae(rewards, values, last, discount, trace, ends):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.nn import GRU, Head, Scaler, action_size, encode_action, linear
+from metabench_agents.parts.layers import GRU, Head, Scaler, action_size, encode_action, linear
 
 
 def test_scaler_maps_bounds_to_one():

@@ -1,0 +1,1 @@
+"""The fast paths: recurrent cells, pair decoders, products and precision."""
