@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from metabench_agents import dynamite, varibad
-from metabench_agents.belief_model import BeliefAgent, BeliefModel
+from metabench_agents.belief import dynamite, varibad
+from metabench_agents.belief.model import BeliefAgent, BeliefModel
+from metabench_agents.belief.sessions import SessionModel
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import load_checkpoint, load_config, unpack
-from metabench_agents.session_model import SessionModel
 
 import metabench
 from metabench import Timestep

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from metabench_agents import dynamite, dynamite_iql, rl2, varibad
+from metabench_agents import rl2
+from metabench_agents.belief import dynamite, dynamite_iql, varibad
 from metabench_agents.parts.run import Run
 
 import metabench

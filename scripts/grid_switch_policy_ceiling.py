@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from metabench_agents.actor import PPO, BeliefRollout, ppo_update
+from metabench_agents.belief.policy import PPO, BeliefRollout, ppo_update
 from metabench_agents.parts.layers import Head, linear
 from metabench_agents.parts.losses import next_reward_scale
 from metabench_agents.parts.memory import Trials

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from metabench_agents import dynamite, session_model, varibad
-from metabench_agents.belief_model import compiled
+from metabench_agents.belief import dynamite, sessions, varibad
+from metabench_agents.belief.model import compiled
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -68,8 +68,8 @@ def main() -> None:
                     pure = varibad.elbo
                 else:
                     config = dynamite.Config(terms=0, steps=0, reward_loss="bernoulli")
-                    model = session_model.SessionModel(config, env, TICKS).cuda()
-                    pure = session_model.elbo
+                    model = sessions.SessionModel(config, env, TICKS).cuda()
+                    pure = sessions.elbo
                 made = compiled(pure) if form == "graphs" else pure
                 print(f"{name:9} {trials:4} trials {form:7} {rate(made, model, config, batch_of(trials)):8.1f} steps/s")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from metabench_agents.decoders import PairDecoder
+from metabench_agents.belief.decoders import PairDecoder
 from metabench_agents.parts.fast import pairs
 from metabench_agents.parts.run import stream
 

@@ -13,9 +13,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metabench_agents.belief.tick_transformer import CausalTransformer
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import GRU, Products, Scaler, Space, action_size, encode_action, linear
-from metabench_agents.tick_transformer import CausalTransformer
 
 LOGVAR_BOUND = 6.0  # log variances lie within plus and minus this: standard deviations from 0.05 to 20
 

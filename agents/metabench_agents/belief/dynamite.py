@@ -1,30 +1,31 @@
-"""VariBAD: infer the hidden task with a variational autoencoder, act on what is seen and on the whole belief.
+"""DynaMITE-RL: VariBAD for a hidden task that changes inside the episode, session by session (a DLCMDP).
 
-Source: Zintgraf et al. 2020, "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning" (arXiv
-1910.08348) and its code release. A recurrent encoder gives q(m | tau_{:t}) at every tick t; a decoder must predict
-every reward (and, if asked, next observation) of the whole trial, past and future, from a draw of it:
+Source: Liang et al. 2024, "DynaMITE-RL: A Dynamic Model for Improved Temporal Meta-Reinforcement Learning" (arXiv
+2402.15957). Inference and policy are VariBAD's; the ELBO knows the sessions of its training trials, in three parts:
 
-    ELBO_t = E_q(m | tau_{:t}) [log p(tau_{:H} | m)] - KL(q(m | tau_{:t}) || q(m | tau_{:t-1}))        (eq. 8, 9)
+(a) Session consistency. theta_t = KL(q(m | tau_{:t}) || q at the session's end); sum_t max(theta_{t+1} - theta_t, 0)
+    over the ticks of a session is penalised: what is learned within a session may only lead towards its final belief.
+(b) Latent-dynamics conditioning. The prior of a session's first belief is not the belief before it but
+    p(m^i | m^{i-1}), a learned function of the last belief of the session before; a belief may jump at a border at no
+    more cost than the latent's own dynamics say.
+(c) Session reconstruction masking. A latent has to explain the transitions of its own session alone.
 
-with N(0, 1) before the first tick; the sum over t is maximised on a buffer of past trials, and PPO trains a policy that
-sees the observation and (mean, log variance). No gradient of the policy reaches the encoder. The belief is kept across
-the episodes of a trial.
+A head on the belief predicts whether the transition just seen was the first of a new session. Session ends are labels
+of the training trials; encoder and policy are never shown them, in training nor in evaluation. With all three parts off
+and `termination_weight` 0 this is VariBAD, number for number.
 
-Deviations, with reasons:
-- The encoder sees the ticks an agent is shown: (o_t, a_{t-1}, r_{t-1}, whether an episode begins). So the first belief
-  has seen the first observation, and the last transition of an episode is not encoded, only decoded.
-- Log variances are bounded smoothly to +-6, so that a KL to a collapsed belief cannot overflow.
-- The sums over terms and steps are divided by the share that was drawn: subsampling changes the noise, not the weights.
-- Rewards are divided by a running scale of the discounted return for PPO; learning rates fall linearly to zero.
-- A scout plays the warm-up: a policy with a large entropy bonus, which finds what pays before there is a belief. Then
-  the model takes many steps on what it saw, and the policy begins anew: what one learns that cannot read the belief
-  (find one goal, stay there) is in the way, and a belief that is good from the policy's first step is read. (The
-  published code precollects with random actions: `scout=False`, `warmup`.)
-- `reading`: beside (mean, log variance) the policy sees the reward decoder's hidden layers at the belief's mean and the
-  current observation. The decoder has learned to read the latent's code, which a fresh policy would have to find out.
-- `products`: first layers of encoder and decoders have second-order terms; so has the policy's, of observation and
-  belief, whose columns are brought to unit scale.
-- The tick is embedded by one layer instead of one per part. Trials must be of one length.
+Which session a belief is about: at tick t the last transition seen is t-1, so q(m | tau_{:t}) is about the session of
+transition t-1; at the first tick of an episode, where none is seen, about the session that begins.
+
+The paper's appendix could not be read here: the formulas are second-hand, from a third-party replication that cites it
+(github.com/sxxgwoo/IITP_AGI_Meta-RL) and names in early code of the first author, and no setting is known. Our choices,
+with reasons:
+- theta's final belief carries no gradient: otherwise the term can be lowered by making final beliefs vague.
+- The last belief of the session before carries no gradient into the learned prior's input, as in the author's code: it
+  must not become vague to be predictable. Inside a session the prior is the belief before, as in VariBAD.
+- The termination head reads the belief, and its gradient shapes the encoder.
+- Encoders: GRU, or a causal transformer (`encoder`). Latents: Gaussian, or categorical with Gumbel-softmax draws.
+- Everything that `varibad` lists.
 """
 
 from __future__ import annotations
@@ -34,29 +35,28 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import metabench
-from metabench_agents.actor import PPO, ActorCritic, collect, has_sessions, ppo_update, renew, tell, trial_length
-from metabench_agents.belief_model import (
-    BeliefAgent,
-    BeliefModel,
-    Draws,
-    Pure,
-    compiled,
-    model_schedule,
-    resolve_reward_loss,
-    update_model,
+from metabench_agents.belief.model import BeliefAgent, compiled, model_schedule, resolve_reward_loss, update_model
+from metabench_agents.belief.policy import (
+    PPO,
+    ActorCritic,
+    collect,
+    has_sessions,
+    ppo_update,
+    renew,
+    tell,
+    trial_length,
 )
-from metabench_agents.parts.losses import chained_prior, next_reward_scale, reconstruction_loss
-from metabench_agents.parts.memory import TrialBuffer, Trials
+from metabench_agents.belief.sessions import SessionModel, elbo, loss
+from metabench_agents.parts.losses import next_reward_scale
+from metabench_agents.parts.memory import TrialBuffer
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
-NAME = "varibad"
+NAME = "dynamite"
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,13 @@ class Config:
     frames: int = 750_000  # environment steps in all
     trials: int = 64  # trials played together, one per slot
     latent: int = 5  # dimensions of the latent task
+    latent_kind: str = "gaussian"  # or categorical
+    classes: int = 4  # values of each categorical variable
+    encoder: str = "gru"  # or transformer
+    encoder_layers: int = 2  # of the transformer
+    encoder_heads: int = 4  # attention heads of each
     encoder_embed: int = 64  # width of a tick's embedding
-    encoder_hidden: int = 64  # width of the recurrent core
+    encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
     products: bool = True  # whether encoder and decoders read second-order terms
     reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
     decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
@@ -76,7 +81,14 @@ class Config:
     reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
     terms: int = 8  # ELBO terms drawn per trial; 0 for all
     steps: int = 20  # decoded transitions drawn per trial; 0 for all
-    kl_weight: float = 0.1  # of the KL to the belief before
+    kl_weight: float = 0.1  # of the KL to the prior
+    consistency: bool = True  # part (a)
+    consistency_weight: float = 0.01  # of part (a)
+    conditioning: bool = True  # part (b)
+    prior_hidden: int = 32  # width of the learned prior's hidden layer
+    masking: bool = True  # part (c)
+    termination_weight: float = 0.1  # of the termination head's loss; 0 for no head
+    termination_hidden: int = 32  # width of its hidden layer
     model_learning_rate: float = 2e-3  # Adam's for encoder and decoders, falling linearly to zero
     model_updates: int = 16  # gradient steps on the ELBO per iteration
     model_trials: int = 32  # trials per such step
@@ -101,29 +113,6 @@ class Config:
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
 
-def make_model(config: Config, env: Any, ticks: int) -> BeliefModel:
-    """A GRU to a diagonal Gaussian, and decoders."""
-    core = {"kind": "gru", "hidden": config.encoder_hidden, "layers": 1, "heads": 1, "ticks": ticks}
-    return BeliefModel(config, env, ticks, latent="gaussian", core=core)
-
-
-def elbo(model: BeliefModel, config: Config, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-    """Minus the ELBO, summed over its terms: -sum_t sum_s log p(x_s | m_t) + kl_weight sum_t KL(q_t || q_{t-1})."""
-    belief = model.encoder(*batch.ticks())
-    drawn = model.likelihood(belief, batch, draws)
-    reconstruction, metrics = reconstruction_loss(drawn.value, None, drawn.share)
-    kl = model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
-    metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
-    return reconstruction + config.kl_weight * kl, metrics
-
-
-def loss(
-    model: BeliefModel, config: Config, batch: Trials, generator: torch.Generator, pure: Pure = elbo
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`elbo` of fresh draws; `pure` may be its compiled form."""
-    return pure(model, config, batch, model.draw(batch, generator))
-
-
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
@@ -135,8 +124,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     env = metabench.make_vec(benchmark, config.trials, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
-    model = make_model(config, env, ticks)
-    actor = ActorCritic(env, model.latent.parameters, config.width, model.reading)
+    model = SessionModel(config, env, ticks)
+    actor = ActorCritic(env, model.latent.parameters, config.width, model.base.reading)
     modules = {"model": model, "actor": actor}
     optimisers = {
         "model_adam": torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
@@ -156,7 +145,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             warm = iteration < config.warmup
             explore = warm and not config.scout
-            rollout = collect(model, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
+            rollout = collect(model.base, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
             count = iteration if warm else iteration - config.warmup
             scale = next_reward_scale(scale, rollout.trials.reward, config.discount, count)
             metrics: dict[str, float] = {}
@@ -184,7 +173,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             tell(run, advance, iteration, rollout, metrics | {"scale": scale}, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, optimisers) | buffer.tensors(), {"scale": scale})
-    return BeliefAgent(NAME, model, actor)
+    return BeliefAgent(NAME, model.base, actor)
 
 
 def ppo(config: Config, left: float, scouting: bool = False) -> PPO:
@@ -206,7 +195,7 @@ def load(path: Path) -> BeliefAgent:
     settings, checkpoint = load_config(path), load_checkpoint(path)
     config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
     env = metabench.make_vec(settings["benchmark"], 1)
-    model = make_model(config, env, trial_length(NAME, settings["benchmark"]))
-    actor = ActorCritic(env, model.latent.parameters, config.width, model.reading)
+    model = SessionModel(config, env, trial_length(NAME, settings["benchmark"]))
+    actor = ActorCritic(env, model.latent.parameters, config.width, model.base.reading)
     unpack(checkpoint.tensors, {"model": model, "actor": actor}, {})
-    return BeliefAgent(NAME, model, actor)
+    return BeliefAgent(NAME, model.base, actor)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.belief_model import BeliefModel, Draws, Pure
-from metabench_agents.decoders import Head
+from metabench_agents.belief.decoders import Head
+from metabench_agents.belief.model import BeliefModel, Draws, Pure
 from metabench_agents.parts.losses import (
     chained_prior,
     last_of_session,

@@ -32,14 +32,14 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.actor import ActorCritic, has_sessions, trial_length
-from metabench_agents.belief_model import BeliefAgent, resolve_reward_loss, update_model
+from metabench_agents.belief.model import BeliefAgent, resolve_reward_loss, update_model
+from metabench_agents.belief.policy import ActorCritic, has_sessions, trial_length
+from metabench_agents.belief.sessions import SessionModel
+from metabench_agents.belief.sessions import loss as session_loss
 from metabench_agents.parts.layers import Head, action_size, encode_action, linear
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
 from metabench_agents.parts.memory import TrialBuffer, Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
-from metabench_agents.session_model import SessionModel
-from metabench_agents.session_model import loss as session_loss
 
 NAME = "dynamite-iql"
 MEMORIES, POLICIES = ("belief", "none"), ("iql", "bc")

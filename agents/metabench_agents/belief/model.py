@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.actor import ActorCritic
-from metabench_agents.decoders import CellRewardDecoder, TransitionDecoder
-from metabench_agents.inference import Encoder, make_latent
+from metabench_agents.belief.decoders import CellRewardDecoder, TransitionDecoder
+from metabench_agents.belief.encoders import Encoder, make_latent
+from metabench_agents.belief.policy import ActorCritic
 from metabench_agents.parts.losses import reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from metabench_agents import dynamite, session_model, varibad
-from metabench_agents.inference import Categorical, Gaussian
+from metabench_agents.belief import dynamite, sessions, varibad
+from metabench_agents.belief.encoders import Categorical, Gaussian
 from metabench_agents.parts.layers import Products
 from metabench_agents.parts.losses import (
     chained_prior,
@@ -31,7 +31,7 @@ def make(seed=0, **changes):
     """A DynaMITE model on GridSwitch with its config."""
     config = dynamite.Config(**SMALL | changes)
     torch.manual_seed(seed)
-    return session_model.SessionModel(config, metabench.make_vec("GridSwitch-v0", 2), 60), config
+    return sessions.SessionModel(config, metabench.make_vec("GridSwitch-v0", 2), 60), config
 
 
 def play(trials=5, seed=0):
@@ -144,7 +144,7 @@ def test_consistency_of_beliefs_equals_brute_force():
     model, _ = make()
     belief = torch.randn(9, 3, 10, requires_grad=True)
     session = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0] * 9, [0, 1, 1, 1, 1, 2, 2, 3, 3]]).T
-    ours, _ = session_model.consistency_loss(model, belief, session)
+    ours, _ = sessions.consistency_loss(model, belief, session)
     total = 0.0
     for b in range(3):
         for s in session[:, b].unique().tolist():
@@ -163,7 +163,7 @@ def test_conditioning_replaces_the_prior_at_borders_only():
     model, _ = make()
     belief = torch.randn(6, 1, 10, requires_grad=True)
     session = torch.tensor([[0, 0, 0, 1, 1, 1]]).T
-    prior = session_model.prior_of(model, belief, session)
+    prior = sessions.prior_of(model, belief, session)
     plain = chained_prior(belief)
     assert torch.equal(prior[[0, 1, 2, 4, 5]], plain[[0, 1, 2, 4, 5]])
     expected = model.latent.normalise(model.prior(belief[2]))
@@ -171,7 +171,7 @@ def test_conditioning_replaces_the_prior_at_borders_only():
     prior[3].sum().backward()
     assert belief.grad.abs().sum() == 0 and all(p.grad.abs().sum() > 0 for p in model.prior.parameters())
     without, _ = make(conditioning=False)
-    assert without.prior is None and torch.equal(session_model.prior_of(without, belief, session), plain)
+    assert without.prior is None and torch.equal(sessions.prior_of(without, belief, session), plain)
 
 
 def test_the_learned_prior_finds_the_latent_dynamics():
@@ -184,7 +184,7 @@ def test_the_learned_prior_finds_the_latent_dynamics():
     session = torch.arange(2)[:, None].expand(2, 64)
     losses = []
     for _ in range(300):
-        kl = model.latent.kl(belief, session_model.prior_of(model, belief, session))[1].mean()
+        kl = model.latent.kl(belief, sessions.prior_of(model, belief, session))[1].mean()
         optimiser.zero_grad()
         kl.backward()
         optimiser.step()
@@ -196,7 +196,7 @@ def test_masking_equals_brute_force():
     """Part (c): only pairs of a belief and a transition of the same session count."""
     model, config = make(**OFF | {"masking": True, "kl_weight": 0.0, "terms": 0, "steps": 0})
     batch = play()
-    total, _ = session_model.loss(model, config, batch, stream(4))
+    total, _ = sessions.loss(model, config, batch, stream(4))
     with torch.no_grad():
         belief = model.beliefs(batch)
         drawn = model.base.likelihood(belief, batch, model.base.draw(batch, stream(4)))
@@ -223,7 +223,7 @@ def test_each_part_alone_changes_the_loss(part):
         model, config = make(**changes | {"kl_weight": 1.0, "consistency_weight": 1.0})
         with torch.no_grad():
             model.base.encoder.out.weight *= 20  # beliefs away from the prior
-        values.append(session_model.loss(model, config, batch, stream(2))[0].item())
+        values.append(sessions.loss(model, config, batch, stream(2))[0].item())
     assert values[0] != pytest.approx(values[1], rel=1e-4)
 
 
@@ -237,7 +237,7 @@ def test_all_parts_off_is_varibad():
     assert {f.name for f in dataclasses.fields(dynamite.Config)} > shared
     assert all(getattr(config, name) == getattr(twin_config, name) for name in shared), "their defaults differ"
     batch = play()
-    ours, _ = session_model.loss(model, config, batch, stream(3))
+    ours, _ = sessions.loss(model, config, batch, stream(3))
     theirs, _ = varibad.loss(twin, twin_config, batch, stream(3))
     assert torch.equal(ours, theirs)
     ours.backward()

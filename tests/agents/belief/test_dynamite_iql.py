@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from metabench_agents import dynamite_iql
+from metabench_agents.belief import dynamite_iql
 from metabench_agents.parts.layers import Head
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss
 from metabench_agents.parts.run import Run, load_checkpoint

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from metabench_agents import dynamite, sac, session_model, varibad
-from metabench_agents.belief_model import Draws, compiled
+from metabench_agents import sac
+from metabench_agents.belief import dynamite, sessions, varibad
+from metabench_agents.belief.model import Draws, compiled
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -23,14 +24,14 @@ def case(agent, **changes):
         model = base = varibad.make_model(config, env, 60)
     else:
         config = dynamite.Config(**SMALL | changes)
-        model = session_model.SessionModel(config, env, 60)
+        model = sessions.SessionModel(config, env, 60)
         base = model.base
     seen = torch.randint(5, (2, 60, 4, 6)).float()
     first = torch.zeros(60, 4, dtype=torch.bool)
     first[0] = True
     sessions = (torch.rand(60, 4) < 0.1).cumsum(0)
     batch = Trials(seen[0], torch.randint(5, (60, 4)), torch.rand(60, 4).round() * 1.1 - 0.1, seen[1], first, sessions)
-    pure = {"varibad": varibad.elbo, "dynamite": session_model.elbo}[agent]
+    pure = {"varibad": varibad.elbo, "dynamite": sessions.elbo}[agent]
     return model, config, pure, batch, base.draw(batch, stream(1))
 
 
@@ -54,7 +55,7 @@ def test_the_elbo_is_a_pure_function_of_its_draws(agent):
     model, config, pure, batch, draws = case(agent)
     one, two = (gradients(pure, model, config, batch, draws) for _ in range(2))
     assert one[:2] == two[:2] and torch.equal(one[2], two[2])
-    loss = {"varibad": varibad.loss, "dynamite": session_model.loss}[agent]
+    loss = {"varibad": varibad.loss, "dynamite": sessions.loss}[agent]
     assert loss(model, config, batch, stream(1))[0].item() == one[0]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench_agents.inference import Encoder
+from metabench_agents.belief.encoders import Encoder
 from metabench_agents.parts.layers import Head, RunningScaler, Scaler, linear
 from metabench_agents.parts.losses import gae, ppo_policy_loss, value_loss
 from metabench_agents.parts.memory import Trials

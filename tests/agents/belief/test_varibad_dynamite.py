@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metabench_agents import dynamite, session_model, varibad
-from metabench_agents.actor import ActorCritic, collect, has_sessions, renew, trial_length
+from metabench_agents.belief import dynamite, sessions, varibad
+from metabench_agents.belief.policy import ActorCritic, collect, has_sessions, renew, trial_length
 from metabench_agents.parts.memory import TrialBuffer
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
@@ -36,7 +36,7 @@ OFF = {"consistency": False, "conditioning": False, "masking": False, "terminati
 CODE = """
 import sys
 from pathlib import Path
-from metabench_agents import dynamite
+from metabench_agents.belief import dynamite
 from metabench_agents.parts.run import Run
 config = dynamite.Config(frames=60 * 16 * 24, **SETTINGS)
 dynamite.train("GridSwitch-v0", config, seed=3, run=Run(Path(sys.argv[1]), show=False, checkpoint_every=2))
@@ -65,7 +65,7 @@ def networks(benchmark="GridNavigation-v0", trials=6, **changes):
     env = metabench.make_vec(benchmark, trials)
     torch.manual_seed(0)
     config = dynamite.Config(**SMALL | {"reward_loss": "mse"} | changes)
-    model = session_model.SessionModel(config, env, trial_length("test", benchmark))
+    model = sessions.SessionModel(config, env, trial_length("test", benchmark))
     actor = ActorCritic(env, model.latent.parameters, 8, model.base.reading)
     return env, model, actor
 

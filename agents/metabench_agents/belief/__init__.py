@@ -1,0 +1,1 @@
+"""Agents that carry a belief over the task, and the mechanisms they share."""
