@@ -16,8 +16,8 @@ import argparse
 
 import numpy as np
 import torch
-from metabench_agents import pearl
-from metabench_agents.latent_sac import ActorCritic, Learner, Settings
+from metabench_agents.context import pearl
+from metabench_agents.context.actor_critic import ActorCritic, Learner, Settings
 from metabench_agents.parts.run import stream
 
 import metabench

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from metabench_agents import metadreamer, pearl
+from metabench_agents.context import metadreamer, pearl
 
 import metabench
 

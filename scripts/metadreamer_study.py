@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import metadreamer
-from metabench_agents.disentanglement import dci, mig
-from metabench_agents.dreams import factor_map
-from metabench_agents.imagination import choose, interpolate
+from metabench_agents.context import metadreamer
+from metabench_agents.context.disentanglement import dci, mig
+from metabench_agents.context.dreams import factor_map
+from metabench_agents.context.imagination import choose, interpolate
 from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
 from metabench_agents.parts.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
 from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_curve, thresholds

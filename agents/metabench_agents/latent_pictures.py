@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metabench_agents.imagination import dream, simulated
+from metabench_agents.context.imagination import dream, simulated
 from metabench_agents.parts.run import stream
 from metabench_agents.sample_efficiency import Curve
 

@@ -12,12 +12,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from metabench_agents import pearl
-from metabench_agents.latent_sac import mlp, squash
+from metabench_agents.context import pearl
+from metabench_agents.context.actor_critic import mlp, squash
+from metabench_agents.context.posterior import Evidence, Gaussian
+from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.fast.linear import prefers_onednn
 from metabench_agents.parts.run import stream
-from metabench_agents.posterior import Evidence, Gaussian
-from metabench_agents.replay import Transitions
 from torch import nn
 from torch.nn import functional as F
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.features import Features, Pair, kinematic_pairs, point_masses
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import Transitions
-from metabench_agents.world import (
+from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_decoders import (
     KinematicDecoder,
     NeuralDecoder,
     Prediction,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.guessing import GuessingAgent
-from metabench_agents.latent_sac import ActorCritic
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import Transitions
-from metabench_agents.task_model import TaskModel
-from metabench_agents.world import make_decoder
+from metabench_agents.context.acting import GuessingAgent
+from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_decoders import make_decoder
+from metabench_agents.context.task_encoder import TaskModel
 
 NAME = "metadreamer"
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.latent_sac import ActorCritic
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import TaskReplay, Transitions
+from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import TaskReplay, Transitions
 
 UNLIMITED = 2**31 - 1  # episodes of a trial: a slot never leaves its task
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.latent_sac import ActorCritic
-from metabench_agents.replay import Transitions
-from metabench_agents.world import NeuralDecoder
+from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_decoders import NeuralDecoder
 
 Array = npt.NDArray[Any]
 

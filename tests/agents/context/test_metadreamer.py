@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from metabench_agents import metadreamer
-from metabench_agents.dreams import factor_map
+from metabench_agents.context import metadreamer
+from metabench_agents.context.dreams import factor_map
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_encoder import ModelWeights, model_loss
 from metabench_agents.parts.run import Run, load_checkpoint, stream
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import Transitions
-from metabench_agents.task_model import ModelWeights, model_loss
 
 import metabench
 from metabench import Timestep

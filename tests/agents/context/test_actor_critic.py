@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.collect import Collector
-from metabench_agents.latent_sac import (
+from metabench_agents.context.actor_critic import (
     Act,
     ActionScale,
     ActorCritic,
@@ -24,9 +23,10 @@ from metabench_agents.latent_sac import (
     squash,
     value_loss,
 )
+from metabench_agents.context.collect import Collector
+from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.fast.linear import Linear, prefers_onednn
 from metabench_agents.parts.run import stream
-from metabench_agents.replay import TaskReplay, Transitions
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import metabench

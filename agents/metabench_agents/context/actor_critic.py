@@ -20,9 +20,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.features import Features
+from metabench_agents.context.features import Features
+from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.fast.linear import Linear
-from metabench_agents.replay import Transitions
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL's code
 HIDDEN_BIAS, OUTPUT_BOUND = 0.1, 3e-3  # how networks start, likewise

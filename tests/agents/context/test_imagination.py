@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents import metadreamer
-from metabench_agents.imagination import (
+from metabench_agents.context import metadreamer
+from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.imagination import (
     choose,
     dream,
     imagination_errors,
@@ -13,10 +14,9 @@ from metabench_agents.imagination import (
     rollouts,
     simulated,
 )
-from metabench_agents.latent_sac import ActorCritic
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_decoders import NeuralDecoder, Prediction
 from metabench_agents.parts.run import stream
-from metabench_agents.replay import Transitions
-from metabench_agents.world import NeuralDecoder, Prediction
 
 import metabench
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metabench import Timestep
-from metabench_agents.posterior import Gaussian, Guess
-from metabench_agents.replay import Transitions
+from metabench_agents.context.posterior import Gaussian, Guess
+from metabench_agents.context.replay import Transitions
 
 
 class Belief(NamedTuple):

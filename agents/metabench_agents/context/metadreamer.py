@@ -46,15 +46,15 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.collect import Collector, adaptation, gather
-from metabench_agents.dreamer import NAME, Agent, Network
-from metabench_agents.dreams import Dream, Dreaming, Known, dream_of, quality
-from metabench_agents.imagination import relabel
-from metabench_agents.latent_sac import Learner, Settings, placed, restore_adam
+from metabench_agents.context.actor_critic import Learner, Settings, placed, restore_adam
+from metabench_agents.context.collect import Collector, adaptation, gather
+from metabench_agents.context.dreamer import NAME, Agent, Network
+from metabench_agents.context.dreams import Dream, Dreaming, Known, dream_of, quality
+from metabench_agents.context.imagination import relabel
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import TaskReplay, Transitions
+from metabench_agents.context.task_encoder import ModelWeights, model_loss
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import TaskReplay, Transitions
-from metabench_agents.task_model import ModelWeights, model_loss
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.features import Features, Pair, kinematic_pairs, point_masses
-from metabench_agents.latent_sac import mlp
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import Transitions
+from metabench_agents.context.actor_critic import mlp
+from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import Transitions
 
 MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from metabench_agents import pearl
+from metabench_agents.context import pearl
+from metabench_agents.context.posterior import Evidence
+from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.run import Run, load_checkpoint, stream
-from metabench_agents.posterior import Evidence
-from metabench_agents.replay import Transitions
 
 import metabench
 from metabench import Timestep

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from metabench_agents.posterior import MIN_VARIANCE, Evidence, Gaussian
+from metabench_agents.context.posterior import MIN_VARIANCE, Evidence, Gaussian
 from torch.distributions import Normal, kl_divergence
 
 

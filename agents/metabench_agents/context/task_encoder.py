@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.features import Features
+from metabench_agents.context.features import Features
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import Transitions
+from metabench_agents.context.task_decoders import NeuralDecoder, cluster_losses, reconstruction, vae_loss
 from metabench_agents.parts.fast.linear import Linear
 from metabench_agents.parts.layers import GRU
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import Transitions
-from metabench_agents.world import NeuralDecoder, cluster_losses, reconstruction, vae_loss
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench_agents.collect import Collector, adaptation, gather
-from metabench_agents.guessing import GuessingAgent
-from metabench_agents.latent_sac import ActorCritic, Learner, Settings, mlp, placed
+from metabench_agents.context.acting import GuessingAgent
+from metabench_agents.context.actor_critic import ActorCritic, Learner, Settings, mlp, placed
+from metabench_agents.context.collect import Collector, adaptation, gather
+from metabench_agents.context.posterior import Evidence, Gaussian
+from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
-from metabench_agents.posterior import Evidence, Gaussian
-from metabench_agents.replay import TaskReplay, Transitions
 
 NAME = "pearl"
 

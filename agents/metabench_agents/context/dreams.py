@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metabench_agents.disentanglement import match, mig, monotone_information
-from metabench_agents.imagination import Imagined, choose, imagination_errors, interpolate, rollouts, simulated
-from metabench_agents.latent_sac import ActorCritic
-from metabench_agents.posterior import Gaussian
-from metabench_agents.replay import TaskReplay
-from metabench_agents.world import NeuralDecoder
+from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.disentanglement import match, mig, monotone_information
+from metabench_agents.context.imagination import Imagined, choose, imagination_errors, interpolate, rollouts, simulated
+from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.replay import TaskReplay
+from metabench_agents.context.task_decoders import NeuralDecoder
 
 Array = npt.NDArray[Any]
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.run import stream
-from metabench_agents.replay import TaskReplay, Transitions
 
 
 def rows(start, count, observation=2, action=1):
