@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import meta_dt
-from metabench_agents.acting import Belief, SequenceAgent
 from metabench_agents.parts.run import load_config
+from metabench_agents.sequence import meta_dt
+from metabench_agents.sequence.playing import Belief, SequenceAgent
 
 import metabench
 from metabench import Timestep

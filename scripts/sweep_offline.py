@@ -100,7 +100,7 @@ def variants(agent: str, which: str) -> tuple[str, ...]:
         return ()
     if which == "ablations":
         return tuple(ABLATIONS)
-    from metabench_agents.meta_dt import RELEASED_WAYS
+    from metabench_agents.sequence.meta_dt import RELEASED_WAYS
 
     return (*RELEASED_WAYS, "released")
 
@@ -119,7 +119,7 @@ def config_of(item: Item, algorithm: Any, preset: str, changes: dict[str, Any]) 
             wanted |= SMALL | SMALL_META
     wanted |= ABLATIONS.get(item.variant, {})
     if item.variant and item.variant not in ABLATIONS:
-        from metabench_agents.meta_dt import RELEASED_WAYS
+        from metabench_agents.sequence.meta_dt import RELEASED_WAYS
 
         wanted["released"] = RELEASED_WAYS if item.variant == "released" else (item.variant,)
     wanted |= changes

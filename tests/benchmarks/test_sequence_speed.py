@@ -14,11 +14,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from interleaving import interleaved
-from metabench_agents import meta_dt, world_model
-from metabench_agents.acting import SequenceAgent
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, loss
 from metabench_agents.parts.fast.precision import products
-from metabench_agents.sequences import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
+from metabench_agents.sequence import meta_dt, world_model
+from metabench_agents.sequence.decision_transformer import DecisionTransformer, Settings, Trainer, loss
+from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
+from metabench_agents.sequence.playing import SequenceAgent
 from torch import nn
 from torch.nn import functional as F
 
@@ -260,7 +260,7 @@ def test_loading_millions_of_steps(benchmark, tmp_path, monkeypatch):
     """4.5 million steps of CheetahVel's sizes: loaded in seconds, and held once."""
     episodes, rng = 22_500, np.random.default_rng(0)
     monkeypatch.setattr(metabench, "load_dataset", lambda *_: _Stub(episodes, rng))
-    from metabench_agents.sequences import load_episodes
+    from metabench_agents.sequence.episodes import load_episodes
 
     found = benchmark.pedantic(lambda: load_episodes("CheetahVel-v0", "mixed", "train", Actions(BOX)), rounds=1)
     held = sum(t.numel() * t.element_size() for t in (found.observation, found.action, found.reward, found.togo))

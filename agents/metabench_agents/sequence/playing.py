@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from metabench import SlotRng, Timestep
-from metabench_agents.decision import TOKENS, DecisionTransformer
 from metabench_agents.parts.fast.precision import products
-from metabench_agents.sequences import Actions, Prompt
-from metabench_agents.transformer import MASKED, Cache, causal
+from metabench_agents.sequence.decision_transformer import TOKENS, DecisionTransformer
+from metabench_agents.sequence.episodes import Actions, Prompt
+from metabench_agents.sequence.transformer import MASKED, Cache, causal
 
 
 class Tick(NamedTuple):

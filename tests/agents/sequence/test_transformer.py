@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents.transformer import MASKED, Cache, Dropout, Transformer, causal
+from metabench_agents.sequence.transformer import MASKED, Cache, Dropout, Transformer, causal
 
 EVERY = slice(None)
 

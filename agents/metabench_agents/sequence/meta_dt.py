@@ -55,8 +55,8 @@ from torch import Tensor
 
 import metabench
 from metabench import Timestep
-from metabench_agents.acting import Choice, SequenceAgent, Tick, lookup
-from metabench_agents.decision import (
+from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     Settings,
     Target,
@@ -67,9 +67,7 @@ from metabench_agents.decision import (
     settled,
     train_transformer,
 )
-from metabench_agents.offline import blocks
-from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
-from metabench_agents.sequences import (
+from metabench_agents.sequence.episodes import (
     Actions,
     Episodes,
     Prompt,
@@ -82,7 +80,9 @@ from metabench_agents.sequences import (
     segment_sums,
     window_of,
 )
-from metabench_agents.world_model import (
+from metabench_agents.sequence.fitting import blocks
+from metabench_agents.sequence.playing import Choice, SequenceAgent, Tick, lookup
+from metabench_agents.sequence.world_model import (
     Decoders,
     Training,
     Transition,

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
-from metabench_agents.offline import fit, updates_done
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
-from metabench_agents.sequences import Actions, load_episodes
+from metabench_agents.sequence.episodes import Actions, load_episodes
+from metabench_agents.sequence.fitting import fit, updates_done
 
 NAME = "bc"
 

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from metabench_agents import bc, dt, meta_dt, prompt_dt, world_model
-from metabench_agents.acting import Tick
-from metabench_agents.decision import DecisionTransformer, settled
 from metabench_agents.parts.run import Run, load_checkpoint
-from metabench_agents.sequences import Actions, Episodes, hold_out, segment_sums
+from metabench_agents.sequence import bc, dt, meta_dt, prompt_dt, world_model
+from metabench_agents.sequence.decision_transformer import DecisionTransformer, settled
+from metabench_agents.sequence.episodes import Actions, Episodes, hold_out, segment_sums
+from metabench_agents.sequence.playing import Tick
 
 import metabench
 from metabench import Timestep
@@ -92,7 +92,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, tmp_path):
 @pytest.mark.parametrize("saves", [1, 4])
 def test_a_stopped_run_continues_to_the_same_bits(module, saves, tmp_path, monkeypatch):
     """Stopped right after its n-th checkpoint, in either phase."""
-    monkeypatch.setattr("metabench_agents.offline.SAVE_SECONDS", -1.0)  # a checkpoint after every block
+    monkeypatch.setattr("metabench_agents.sequence.fitting.SAVE_SECONDS", -1.0)  # a checkpoint after every block
     trained(module, tmp_path / "whole")
     save, count = Run.save, [0]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.acting import Choice, SequenceAgent, lookup
-from metabench_agents.decision import DecisionTransformer, Settings, Trainer, aspiration_loss, loss
 from metabench_agents.parts.fast.precision import _exact, _known, products
-from metabench_agents.sequences import Actions, Prompt, Window
+from metabench_agents.sequence.decision_transformer import DecisionTransformer, Settings, Trainer, aspiration_loss, loss
+from metabench_agents.sequence.episodes import Actions, Prompt, Window
+from metabench_agents.sequence.playing import Choice, SequenceAgent, lookup
 
 from metabench import Timestep
 

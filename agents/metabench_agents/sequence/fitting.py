@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.parts.run import Run, stream
-from metabench_agents.transformer import Dropout
+from metabench_agents.sequence.transformer import Dropout
 
 BLOCK = 100  # updates between two rows of the log
 SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 import metabench
-from metabench_agents.acting import SequenceAgent
-from metabench_agents.decision import (
+from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     Settings,
     Target,
@@ -30,8 +30,8 @@ from metabench_agents.decision import (
     settled,
     train_transformer,
 )
-from metabench_agents.parts.run import Run, load_checkpoint, load_config
-from metabench_agents.sequences import Actions, Window, draw_windows, load_episodes, window_of
+from metabench_agents.sequence.episodes import Actions, Window, draw_windows, load_episodes, window_of
+from metabench_agents.sequence.playing import SequenceAgent
 
 NAME = "dt"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents import world_model
-from metabench_agents.sequences import Actions, Episodes
-from metabench_agents.world_model import Encoder, ShortGRU, Steps, WorldModel
+from metabench_agents.sequence import world_model
+from metabench_agents.sequence.episodes import Actions, Episodes
+from metabench_agents.sequence.world_model import Encoder, ShortGRU, Steps, WorldModel
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import fit, updates_done
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
-from metabench_agents.sequences import Episodes, history
+from metabench_agents.sequence.episodes import Episodes, history
+from metabench_agents.sequence.fitting import fit, updates_done
 
 Decoders = Literal["reward", "state", "both"]
 DYNAMICS = ("HopperParam", "WalkerParam")  # families whose tasks differ in dynamics

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.acting import SequenceAgent, lookup
-from metabench_agents.decision import (
+from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     Settings,
     Target,
@@ -37,8 +37,7 @@ from metabench_agents.decision import (
     settled,
     train_transformer,
 )
-from metabench_agents.parts.run import Run, load_checkpoint, load_config
-from metabench_agents.sequences import (
+from metabench_agents.sequence.episodes import (
     Actions,
     Episodes,
     Prompt,
@@ -48,6 +47,7 @@ from metabench_agents.sequences import (
     prompt_of,
     window_of,
 )
+from metabench_agents.sequence.playing import SequenceAgent, lookup
 
 NAME, TRACK = "prompt-dt", "prompt-k"
 

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.offline import fit, seed_dropout, updates_done
 from metabench_agents.parts.fast.precision import Precision, products
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
-from metabench_agents.sequences import Episodes, Prompt, Window
-from metabench_agents.transformer import AttentionKind, Cache, Transformer, causal
+from metabench_agents.sequence.episodes import Episodes, Prompt, Window
+from metabench_agents.sequence.fitting import fit, seed_dropout, updates_done
+from metabench_agents.sequence.transformer import AttentionKind, Cache, Transformer, causal
 
 Target = Literal["learned", "mean", "best"]
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter

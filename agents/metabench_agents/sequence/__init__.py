@@ -1,0 +1,1 @@
+"""Agents that model trials as sequences, and the mechanisms they share."""
