@@ -4,7 +4,7 @@
     python scripts/calibrate_behaviours.py PointRobot-v0     # this one
     python scripts/calibrate_behaviours.py MetaWorld-Reach-v0 --trials 300   # from fewer episodes, where they are long
 
-Played on training tasks only. The numbers belong into MEDIUM_RANDOM of metabench_agents/behaviour.py, to two decimals.
+Played on training tasks only. The numbers belong into MEDIUM_RANDOM of oracle/behaviours.py, to two decimals.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 from metabench_agents import yardsticks
-from metabench_agents.behaviour import Diluted, noise_of
+from metabench_agents.oracle.behaviours import Diluted, noise_of
 
 import metabench
 from metabench.results import Protocol

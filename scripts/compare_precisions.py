@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from metabench_agents import oracle, yardsticks
+from metabench_agents import yardsticks
+from metabench_agents.oracle import sac_oracle
 from metabench_agents.parts.run import Run
 
 SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle elsewhere
@@ -33,11 +34,11 @@ SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle 
 
 def trained(benchmark: str, frames: int, seed: int, bfloat16: bool, out: Path) -> dict[str, float]:
     """Return on the training tasks and seconds of one run."""
-    config = oracle.Config(frames=frames, bfloat16=bfloat16, compiled=True, **SETTINGS.get(benchmark, {}))
+    config = sac_oracle.Config(frames=frames, bfloat16=bfloat16, compiled=True, **SETTINGS.get(benchmark, {}))
     folder = out / f"{benchmark}-{'bf16' if bfloat16 else 'fp32'}-s{seed}"
     start = time.process_time()
-    agent = oracle.train(benchmark, config, seed=seed, run=Run(folder, show=False))
-    return {"return": oracle.training_return(agent, benchmark), "seconds": time.process_time() - start}
+    agent = sac_oracle.train(benchmark, config, seed=seed, run=Run(folder, show=False))
+    return {"return": sac_oracle.training_return(agent, benchmark), "seconds": time.process_time() - start}
 
 
 def interval(differences: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
     wanted = parser.parse_args()
     one = yardsticks.random.build(wanted.benchmark, "train", 0)
-    print(f"{wanted.benchmark}, {wanted.frames} steps; random {oracle.training_return(one, wanted.benchmark):.2f}")
+    print(f"{wanted.benchmark}, {wanted.frames} steps; random {sac_oracle.training_return(one, wanted.benchmark):.2f}")
     differences = []
     for seed in wanted.seeds:
         pair = {

@@ -4,7 +4,7 @@
 
 Kept are `medium`, the stage whose noisy policy comes nearest to 0.42 of the way from random to the best stage; the best
 stage by return on the training tasks, as the last; and up to four more along the way, for `replay`. The choice is made
-on training tasks alone. The file lands in agents/metabench_agents/weights.
+on training tasks alone. The file lands in agents/metabench_agents/oracle/weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import oracle, yardsticks
+from metabench_agents import yardsticks
+from metabench_agents.oracle import sac_oracle
 from metabench_agents.parts.run import load_config
 
 import metabench
@@ -33,11 +34,11 @@ def level(agent: Any, benchmark: str) -> float:
 
 def pack(folder: Path) -> Path:
     """Chooses, measures and writes; returns the file."""
-    settings, stages = load_config(folder), oracle.Stages.load(folder / oracle.STAGES)
+    settings, stages = load_config(folder), sac_oracle.Stages.load(folder / sac_oracle.STAGES)
     benchmark = settings["benchmark"]
     space: Any = metabench.spec(benchmark).family().action_space
-    noisy = [level(oracle.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
-    calm = [level(oracle.Agent(w, space), benchmark) for w in stages.weights]
+    noisy = [level(sac_oracle.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
+    calm = [level(sac_oracle.Agent(w, space), benchmark) for w in stages.weights]
     random = level(yardsticks.random.build(benchmark, "train", SEED), benchmark)
     best = int(np.argmax(calm))
     shares = [(value - random) / (noisy[best] - random) for value in noisy[: best + 1]]
@@ -62,7 +63,7 @@ def pack(folder: Path) -> Path:
     target.parent.mkdir(exist_ok=True)
     kept = stages.pick(chosen)
     records = [{**r, "noisy": noisy[i], "return": calm[i]} for r, i in zip(kept.records, chosen, strict=True)]
-    oracle.Stages(records, kept.weights).save(target, about)
+    sac_oracle.Stages(records, kept.weights).save(target, about)
     print(
         f"{target}: {target.stat().st_size:,} bytes, stages {[r['frames'] for r in records]}, medium {about['medium']}"
     )

@@ -192,7 +192,7 @@ class PlannedAgent:
         return self._plans[a, b]
 
 
-WEIGHTS = Path(__file__).parent / "weights"  # of trained oracles, by benchmark
+WEIGHTS = Path(__file__).parent / "oracle" / "weights"  # of trained oracles, by benchmark
 SHARED_WEIGHTS = {  # benchmarks whose body, task and reward are another's, but for the sessions
     "CheetahDirSwitch-v0": "CheetahDir-v0",
     "CheetahVelSwitch-v0": "CheetahVel-v0",
@@ -244,7 +244,7 @@ class _Oracle:
 
             return ScriptedExpert(chosen.family())
         if has_weights(benchmark):
-            from metabench_agents.oracle import shipped_agent
+            from metabench_agents.oracle.sac_oracle import shipped_agent
 
             return shipped_agent(benchmark, weights_path(benchmark))
         if family in MERGE_FAMILIES:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from interleaving import interleaved
-from metabench_agents import sac
 from metabench_agents.belief import dynamite, varibad
 from metabench_agents.belief.model import BeliefModel, compiled, update_model
 from metabench_agents.belief.policy import ActorCritic, collect, ppo_update
 from metabench_agents.belief.sessions import SessionModel, elbo
+from metabench_agents.oracle import sac
 from metabench_agents.parts.losses import chained_prior, reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 from metabench_agents.parts.run import stream

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from interleaving import interleaved
-from metabench_agents import sac
-from metabench_agents.sac import SAC, SACConfig, Transitions
+from metabench_agents.oracle import sac
+from metabench_agents.oracle.sac import SAC, SACConfig, Transitions
 from torch import nn
 from torch.nn import functional as F
 

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from metabench_agents import sac
 from metabench_agents.belief import dynamite, sessions, varibad
 from metabench_agents.belief.model import Draws, compiled
+from metabench_agents.belief.sessions import SessionModel
+from metabench_agents.oracle import sac
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -24,7 +25,7 @@ def case(agent, **changes):
         model = base = varibad.make_model(config, env, 60)
     else:
         config = dynamite.Config(**SMALL | changes)
-        model = sessions.SessionModel(config, env, 60)
+        model = SessionModel(config, env, 60)
         base = model.base
     seen = torch.randint(5, (2, 60, 4, 6)).float()
     first = torch.zeros(60, 4, dtype=torch.bool)

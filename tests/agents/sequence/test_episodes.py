@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.sequence import episodes
+from metabench_agents.sequence import episodes as data
 from metabench_agents.sequence.episodes import Actions, Episodes
 
 import metabench
@@ -62,7 +62,7 @@ def test_actions_are_encoded_and_back(episodes):
 def test_a_window_is_its_steps_and_says_where_the_episode_is_over(episodes):
     seen, _, got = raw()
     context = torch.arange(len(episodes.reward))[:, None].float()
-    window = episodes.window_of(episodes, torch.tensor([1, 3]), torch.tensor([0, 2]), 4, context)
+    window = data.window_of(episodes, torch.tensor([1, 3]), torch.tensor([0, 2]), 4, context)
     assert window.valid.tolist() == [[True, True, True, False], [True] * 4]
     assert torch.allclose(window.observation[1], torch.tensor(seen[3][2:6]).float())
     assert torch.allclose(window.togo[0, :3], torch.tensor(np.cumsum(got[1][::-1])[::-1].copy()).float(), atol=1e-6)
@@ -75,7 +75,7 @@ def test_a_window_is_its_steps_and_says_where_the_episode_is_over(episodes):
 @pytest.mark.parametrize("short", [False, True])
 def test_every_window_is_as_likely_as_any_other(episodes, short):
     draws = 40_000
-    which, start = episodes.draw_windows(episodes, draws, 4, torch.Generator().manual_seed(0), short=short)
+    which, start = data.draw_windows(episodes, draws, 4, torch.Generator().manual_seed(0), short=short)
     starts = [max(1, n - 1 if short else n - 3) for n in LENGTHS]
     expected = {(e, s) for e, n in enumerate(starts) for s in range(n)}
     pairs, counts = np.unique(np.stack([which, start], 1), axis=0, return_counts=True)
@@ -86,7 +86,7 @@ def test_every_window_is_as_likely_as_any_other(episodes, short):
 
 def test_history_stays_inside_the_episode(episodes):
     rows, first = episodes.rows()
-    before, inside = episodes.history(rows, first, 4)
+    before, inside = data.history(rows, first, 4)
     for row, start, history, real in zip(rows.tolist(), first.tolist(), before.tolist(), inside.tolist(), strict=True):
         expected = list(range(max(start, row - 4), row))
         assert [r for r, ok in zip(history, real, strict=True) if ok] == expected
@@ -94,7 +94,7 @@ def test_history_stays_inside_the_episode(episodes):
 
 
 def test_siblings_are_other_episodes_of_the_task(episodes):
-    siblings, generator = episodes.Siblings(episodes), torch.Generator().manual_seed(0)
+    siblings, generator = data.Siblings(episodes), torch.Generator().manual_seed(0)
     which = torch.arange(6).repeat(3000)
     drawn = siblings.draw(which, generator)
     assert torch.equal(episodes.task[which], episodes.task[drawn])
@@ -105,7 +105,7 @@ def test_siblings_are_other_episodes_of_the_task(episodes):
 
 def test_a_prompt_is_its_segment(episodes):
     seen, _, got = raw()
-    prompt = episodes.prompt_of(episodes, torch.tensor([0]), torch.tensor([2]), 3)
+    prompt = data.prompt_of(episodes, torch.tensor([0]), torch.tensor([2]), 3)
     assert torch.allclose(prompt.observation[0], torch.tensor(seen[0][2:5]).float())
     assert torch.allclose(prompt.togo[0], torch.tensor([got[0][t:].sum() for t in (2, 3, 4)]).float(), atol=1e-6)
     assert prompt.time.tolist() == [[2, 3, 4]]
@@ -114,7 +114,7 @@ def test_a_prompt_is_its_segment(episodes):
 def test_segment_sums():
     value = torch.rand(3, 9)
     expected = torch.stack([value[:, s : s + 4].sum(-1) for s in range(6)], dim=1)
-    assert torch.allclose(episodes.segment_sums(value, 4), expected, atol=1e-6)
+    assert torch.allclose(data.segment_sums(value, 4), expected, atol=1e-6)
 
 
 def test_episodes_that_do_not_fit_together_are_refused():
@@ -134,7 +134,7 @@ def library(tmp_path, monkeypatch):
 
 def test_a_data_set_is_loaded_row_by_row(library):
     codec = Actions(metabench.spec("PointRobot-v0").family().action_space)
-    episodes = episodes.load_episodes("PointRobot-v0", "mixed", "train", codec)
+    episodes = data.load_episodes("PointRobot-v0", "mixed", "train", codec)
     found = metabench.load_dataset("metabench/point-robot/mixed-v0", "train")
     assert len(episodes) == len(found) == 45 * 4 and episodes.horizon == 20
     for index in (0, 7, 179):
@@ -151,6 +151,6 @@ def test_a_data_set_is_loaded_row_by_row(library):
 def test_a_set_of_another_benchmark_is_refused(library):
     codec = Actions(metabench.spec("SparsePointRobot-v0").family().action_space)
     with pytest.raises(ValueError, match="was played on PointRobot-v0, not on SparsePointRobot-v0"):
-        episodes.load_episodes("SparsePointRobot-v0", "metabench/point-robot/mixed-v0", "train", codec)
+        data.load_episodes("SparsePointRobot-v0", "metabench/point-robot/mixed-v0", "train", codec)
     with pytest.raises(ValueError, match="make it: metabench dataset generate"):
-        episodes.load_episodes("SparsePointRobot-v0", "expert", "train", codec)
+        data.load_episodes("SparsePointRobot-v0", "expert", "train", codec)

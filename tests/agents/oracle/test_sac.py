@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from metabench_agents import sac
+from metabench_agents.oracle import sac
+from metabench_agents.oracle.sac import SAC, Noise, SACConfig, Transitions
 from metabench_agents.parts.memory import Replay
-from metabench_agents.sac import SAC, Noise, SACConfig, Transitions
 
 S, A, B = 5, 3, 16
 CONFIG = SACConfig(hidden=8, batch=B)

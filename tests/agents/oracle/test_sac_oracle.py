@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents import oracle, sac
+from metabench_agents.oracle import sac, sac_oracle
 
 import metabench
 
-SMALL = oracle.Config(
+SMALL = sac_oracle.Config(
     frames=4 * 20 * 8, slots=8, updates=1, hidden=16, batch=32, stage_every=2, tasks="legal", capacity=500
 )
 
 
 def run(folder, config=SMALL, **keywords):
-    return oracle.train("PointRobot-v0", config, seed=3, run=oracle.Run(folder, show=False, **keywords))
+    return sac_oracle.train("PointRobot-v0", config, seed=3, run=sac_oracle.Run(folder, show=False, **keywords))
 
 
 def test_a_run_resumes_to_the_same_bits(tmp_path):
@@ -23,35 +23,35 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
     class Stop(Exception):
         pass
 
-    class Stopping(oracle.Run):
+    class Stopping(sac_oracle.Run):
         def log(self, row):
             super().log(row)
             if row["iteration"] == 3:
                 raise Stop
 
     with pytest.raises(Stop):
-        oracle.train("PointRobot-v0", SMALL, seed=3, run=Stopping(part, show=False, checkpoint_every=2))
+        sac_oracle.train("PointRobot-v0", SMALL, seed=3, run=Stopping(part, show=False, checkpoint_every=2))
     resumed = run(part, checkpoint_every=2)
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
-    stages = oracle.Stages.load(part / oracle.STAGES)
+    stages = sac_oracle.Stages.load(part / sac_oracle.STAGES)
     assert [record["iteration"] for record in stages.records] == [2, 4]
-    again = oracle.load(part)
+    again = sac_oracle.load(part)
     assert torch.equal(again.weights["w1"], whole.weights["w1"])
 
 
 def test_legal_tasks_are_drawn_from_the_whole_range():
-    tasks = oracle.draw_tasks("CheetahVel-v0", "legal", 500, seed=0)
+    tasks = sac_oracle.draw_tasks("CheetahVel-v0", "legal", 500, seed=0)
     speeds = np.array([task["speed"] for task in tasks])
     assert speeds.min() < 0.2 and speeds.max() > 4.3
-    directions = {task["direction"] for task in oracle.draw_tasks("CheetahDir-v0", "legal", 50, seed=0)}
+    directions = {task["direction"] for task in sac_oracle.draw_tasks("CheetahDir-v0", "legal", 50, seed=0)}
     assert directions == {-1.0, 1.0}  # 0 is in the range and is no direction
-    assert oracle.draw_tasks("CheetahVel-v0", "fresh", 5, seed=0) is None
+    assert sac_oracle.draw_tasks("CheetahVel-v0", "fresh", 5, seed=0) is None
 
 
 def test_discrete_actions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="bounded box"):
-        oracle.train("GridSwitch-v0", SMALL, seed=0, run=oracle.Run(tmp_path, show=False))
+        sac_oracle.train("GridSwitch-v0", SMALL, seed=0, run=sac_oracle.Run(tmp_path, show=False))
 
 
 def test_noise_depends_on_the_trial_alone():
@@ -59,14 +59,14 @@ def test_noise_depends_on_the_trial_alone():
         name: torch.randn(shape, generator=torch.Generator().manual_seed(i))
         for i, (name, shape) in enumerate(
             zip(
-                oracle.PARTS,
+                sac_oracle.PARTS,
                 [(4,), (4,), (1, 4, 8), (1, 1, 8), (1, 8, 8), (1, 1, 8), (1, 8, 4), (1, 1, 4)],
                 strict=True,
             )
         )
     }
     space = metabench.spec("PointRobot-v0").family().action_space
-    agent = oracle.Agent(weights, space, noise_seed=7)
+    agent = sac_oracle.Agent(weights, space, noise_seed=7)
     step = metabench.Timestep(np.ones((5, 4)), np.zeros((5, 2)), np.zeros(5), np.ones(5, dtype=bool))
     first, belief = agent.act(step, agent.begin(5))
     again, _ = agent.act(step, agent.begin(5))
@@ -74,17 +74,17 @@ def test_noise_depends_on_the_trial_alone():
     assert (first == again).all() and (first != second).any()
     assert len({tuple(row) for row in first.tolist()}) == 5
     assert first.dtype == np.float32 and (abs(first) <= np.float32(0.1)).all()
-    calm = oracle.Agent(weights, space)
+    calm = sac_oracle.Agent(weights, space)
     assert (calm.act(step, calm.begin(5))[0] == calm.act(step, None)[0]).all()
 
 
 @pytest.mark.slow
 def test_it_learns_point_robot(tmp_path):
     """To within a tenth of the way between random and the closed-form oracle."""
-    config = oracle.Config(
+    config = sac_oracle.Config(
         frames=40_000, slots=32, updates=8, random_episodes=4, hidden=64, batch=128, actor_rate=1e-3, stage_every=20
     )
-    agent = oracle.train("PointRobot-v0", config, seed=0, run=oracle.Run(tmp_path, show=False))
+    agent = sac_oracle.train("PointRobot-v0", config, seed=0, run=sac_oracle.Run(tmp_path, show=False))
     levels = metabench.spec("PointRobot-v0").references("test")
     reached = metabench.evaluate(agent, "PointRobot-v0", split="test").array().mean()
     low, high = levels["random"]["mean"], levels["oracle"]["mean"]
@@ -100,7 +100,7 @@ def test_bfloat16_learns_as_well(tmp_path):
     low, high = levels["random"]["mean"], levels["oracle"]["mean"]
     shares = {False: [], True: []}
     for bfloat16, reached in shares.items():
-        config = oracle.Config(
+        config = sac_oracle.Config(
             frames=40_000,
             slots=32,
             random_episodes=4,
@@ -112,8 +112,8 @@ def test_bfloat16_learns_as_well(tmp_path):
             bfloat16=bfloat16,
         )
         for seed in range(3):
-            run = oracle.Run(tmp_path / f"{bfloat16}-{seed}", show=False)
-            agent = oracle.train("PointRobot-v0", config, seed=seed, run=run)
-            reached.append((oracle.training_return(agent, "PointRobot-v0") - low) / (high - low))
+            run = sac_oracle.Run(tmp_path / f"{bfloat16}-{seed}", show=False)
+            agent = sac_oracle.train("PointRobot-v0", config, seed=seed, run=run)
+            reached.append((sac_oracle.training_return(agent, "PointRobot-v0") - low) / (high - low))
     assert min(*shares[False], *shares[True]) > 0.85, shares
     assert abs(np.mean(shares[True]) - np.mean(shares[False])) < 0.05, shares

@@ -1,6 +1,6 @@
 """Behaviour policies of offline datasets: random, medium, expert and a learning history, wherever there is an oracle.
 
-Where the oracle was trained (`metabench_agents.oracle`), the qualities are checkpoints of that one training run,
+Where the oracle was trained (`oracle.sac_oracle`), the qualities are checkpoints of that one training run,
 played with the policy's own noise, as Meta-DT's collectors do: `expert` is the last one, `medium` the one nearest to
 0.42 of the way from random to expert, `replay` all that are kept, in order.
 
@@ -97,7 +97,7 @@ class _Behaviours:
         if quality == "random":
             return (Behaviour("uniform actions", 0, "", {}, lambda seed: yardsticks.RandomAgent(space, seed)),)
         if yardsticks.has_weights(benchmark):
-            from metabench_agents.oracle import stage_behaviours
+            from metabench_agents.oracle.sac_oracle import stage_behaviours
 
             return stage_behaviours(benchmark, yardsticks.weights_path(benchmark), quality)
         yardsticks.oracle.build(benchmark, split, 0)  # the ValueError where there is none

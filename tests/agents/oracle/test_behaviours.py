@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from metabench_agents import oracle, yardsticks
-from metabench_agents.behaviour import Diluted, behaviour
+from metabench_agents import yardsticks
+from metabench_agents.oracle import sac_oracle
+from metabench_agents.oracle.behaviours import Diluted, behaviour
 
 import metabench
 from metabench.results import Protocol
@@ -19,13 +20,13 @@ def test_some_are_shipped():
 def test_shipped_weights_are_the_measured_ones(trained):
     path = yardsticks.weights_path(trained)
     assert path.stat().st_size < 1_000_000
-    stages, about = oracle.read_stages(trained, path)
+    stages, about = sac_oracle.read_stages(trained, path)
     assert about["benchmark"] == trained and 0.25 < about["medium_share"] < 0.6
     frames = [record["frames"] for record in stages.records]
     assert frames == sorted(frames) and len(frames) <= 6
     for split in ("train", "test", "ood"):
         reference = metabench.spec(trained).references(split)["oracle"]
-        assert reference["sha256"] == oracle.file_hash(path) and reference["weights"] == path.name
+        assert reference["sha256"] == sac_oracle.file_hash(path) and reference["weights"] == path.name
         assert reference["mean"] > metabench.spec(trained).references(split)["random"]["mean"]
 
 
@@ -34,7 +35,7 @@ def test_qualities_come_from_one_run_in_order(trained):
     (medium,), (expert,) = (behaviour.behaviours(trained, "train", q) for q in ("medium", "expert"))
     history = behaviour.behaviours(trained, "train", "replay")
     assert medium.step < expert.step == history[-1].step and medium.step in [b.step for b in history]
-    assert {b.sha256 for b in (medium, expert, *history)} == {oracle.file_hash(yardsticks.weights_path(trained))}
+    assert {b.sha256 for b in (medium, expert, *history)} == {sac_oracle.file_hash(yardsticks.weights_path(trained))}
     assert medium.make(0).noise_seed == 0  # played with the policy's own noise
 
 

@@ -1,0 +1,1 @@
+"""Trained oracles, their weights, and the behaviours made of them."""
