@@ -5,7 +5,7 @@ import pytest
 
 from metabench import SlotRng, make, make_vec, spec
 from metabench.families.highway_merge import CARS, DT, LENGTH, MAX_ACCELERATION, natural_gap
-from metabench.physics.traffic import HEADWAY, HURRY, JAM_DISTANCE, ZONE, driver
+from metabench.physics.highway_merge import HEADWAY, HURRY, JAM_DISTANCE, ZONE, driver
 
 IDS = ["HighwayMerge-v0", "HighwayMergeDiscrete-v0", "HighwayMergeHidas-v0"]
 

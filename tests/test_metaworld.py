@@ -19,7 +19,6 @@ from metaworld.policies import ENV_POLICY_MAP
 import metabench
 from metabench import make, make_vec, spec, specs
 from metabench.families import metaworld as ours
-from metabench.physics.kernel import STATE
 from metabench.physics.metaworld import models, stepping
 from metabench.physics.metaworld.classes import (
     CLASSES,
@@ -32,6 +31,7 @@ from metabench.physics.metaworld.classes import (
     camel,
     find,
 )
+from metabench.physics.mujoco.kernel import STATE
 
 FEW = ("reach", "pick-place", "sweep", "door-lock")
 STEPS = 500

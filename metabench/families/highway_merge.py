@@ -22,7 +22,7 @@ from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
 
-CARS = 8  # on the main road; as in physics/traffic.py, which is compiled and not imported before the first step
+CARS = 8  # on the main road; as in physics/highway_merge.py, which is compiled and not imported before the first step
 DT, MAX_ACCELERATION = 0.2, 3.0  # s, m/s^2
 LENGTH = 5.0  # m of a vehicle
 RAMP = 80.0  # m from the start to the merge
@@ -166,8 +166,8 @@ class _Merge(Family[Traffic, C], Generic[C]):
 
     def transition(self, state: Traffic, action: Array, context: C, rng: SlotRng) -> Traffic:
         """One Euler step of 0.2 s."""
+        from metabench.physics.highway_merge import step_rows
         from metabench.physics.threads import default_threads, share_out
-        from metabench.physics.traffic import step_rows
 
         acceleration, aim = self.command(state, action)
         speed, first, second = self.traffic(context)
@@ -261,7 +261,7 @@ def merge_reward(before: Array, speed: Array, after: Array, faster: Array, crash
 
 def natural_gap(speed: Array) -> Array:
     """`[B]` m from bumper to bumper in a column at this speed, where the driver model's acceleration is 0."""
-    from metabench.physics.traffic import HEADWAY, HURRY, JAM_DISTANCE
+    from metabench.physics.highway_merge import HEADWAY, HURRY, JAM_DISTANCE
 
     return (JAM_DISTANCE + HEADWAY * speed) / np.sqrt(1.0 - HURRY**-4)
 

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metabench.family import Field
-from metabench.physics.mujoco import MujocoFamily, MujocoState, norm_squared
+from metabench.physics.mujoco.family import MujocoFamily, MujocoState, norm_squared
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param

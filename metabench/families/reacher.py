@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from metabench.family import Field
 from metabench.physics.compiled import compiled
-from metabench.physics.mujoco import MujocoFamily, MujocoState
+from metabench.physics.mujoco.family import MujocoFamily, MujocoState
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param

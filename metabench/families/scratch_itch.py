@@ -29,8 +29,8 @@ import numpy as np
 from gymnasium import spaces
 
 from metabench.family import Field
-from metabench.physics import itching
-from metabench.physics.mujoco import MujocoFamily, MujocoState
+from metabench.physics import scratch_itch
+from metabench.physics.mujoco.family import MujocoFamily, MujocoState
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
@@ -193,9 +193,9 @@ class ScratchItch(MujocoFamily[Itch]):
     def transition(self, state: MujocoState, action: Array, context: Itch, rng: SlotRng) -> MujocoState:
         """A tenth of a second in which each joint's servo, of 1 N m at most, turns towards its new target."""
         low, high = self._limits
-        target = itching.aim(state.qpos[:, 4:], action, low, high, INCREMENT)
+        target = scratch_itch.aim(state.qpos[:, 4:], action, low, high, INCREMENT)
         after = super().transition(state, target, context, rng)
-        itching.remember(state.physics, after.physics, self.felt(after, context), HARD_FORCE, STROKE)
+        scratch_itch.remember(state.physics, after.physics, self.felt(after, context), HARD_FORCE, STROKE)
         return after
 
     @functools.cached_property
@@ -229,13 +229,13 @@ class ScratchItch(MujocoFamily[Itch]):
         return np.array([*places, *turns, start["xquat"] + 4 * body("tool").id, start["sensordata"]])
 
     def felt(self, state: MujocoState, context: Itch) -> Array:
-        """`[B, 10]` what `itching.feel` finds, its columns named there."""
+        """`[B, 10]` what `scratch_itch.feel` finds, its columns named there."""
         c = context
-        return itching.feel(state.outputs, self._columns, c.along, c.around, c.size, _SIZES, TIP_RADIUS, REACH)
+        return scratch_itch.feel(state.outputs, self._columns, c.along, c.around, c.size, _SIZES, TIP_RADIUS, REACH)
 
     def itch(self, state: MujocoState, context: Itch) -> Array:
         """`[B, 3]` m where it itches: it moves with the limb."""
-        return self.felt(state, context)[:, itching.ITCH : itching.ITCH + 3]
+        return self.felt(state, context)[:, scratch_itch.ITCH : scratch_itch.ITCH + 3]
 
     def rotation(self, state: MujocoState, name: str) -> Array:
         """`[B, 9]` rotation matrix of a body, row by row."""
@@ -248,23 +248,27 @@ class ScratchItch(MujocoFamily[Itch]):
 
     def touch(self, felt: Array) -> Touch:
         """What the person feels at the end of a step."""
-        return Touch(felt[:, itching.TOTAL], felt[:, itching.AT_ITCH], felt[:, itching.SKIN : itching.SKIN + 3])
+        return Touch(
+            felt[:, scratch_itch.TOTAL],
+            felt[:, scratch_itch.AT_ITCH],
+            felt[:, scratch_itch.SKIN : scratch_itch.SKIN + 3],
+        )
 
     def observation(self, state: MujocoState) -> Array:
         """Assistive Gym's without the itch, positions and orientations from the robot's base; see the fields."""
-        return itching.observe(state.outputs, state.qpos[:, 4:], self._columns, BASE)
+        return scratch_itch.observe(state.outputs, state.qpos[:, 4:], self._columns, BASE)
 
     def distance(self, felt: Array) -> Array:
         """`[B]` m from the tip's centre to the itch."""
-        return felt[:, itching.DISTANCE]
+        return felt[:, scratch_itch.DISTANCE]
 
     def effort(self, action: Array) -> Array:
         """`[B]` the Euclidean norm of the action, each entry clipped to [-1, 1]."""
-        return itching.norm(action)
+        return scratch_itch.norm(action)
 
     def speed(self, felt: Array) -> Array:
         """`[B]` m/s of the gripper."""
-        return felt[:, itching.SPEED]
+        return felt[:, scratch_itch.SPEED]
 
     def force_elsewhere(self, touch: Touch) -> Array:
         """`[B]` N on the person, but not at the itch."""

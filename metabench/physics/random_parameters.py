@@ -17,7 +17,7 @@ import numpy as np
 
 from metabench.family import Field
 from metabench.physics.compiled import compiled
-from metabench.physics.mujoco import MujocoFamily, MujocoState
+from metabench.physics.mujoco.family import MujocoFamily, MujocoState
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from metabench.physics.kernel import STATE
 from metabench.physics.metaworld import vocabulary as words
 from metabench.physics.metaworld.classes import TARGET, TCP, TaskClass, find
+from metabench.physics.mujoco.kernel import STATE
 from metabench.rng import Array
 
 MOVED = ("body_pos", "site_pos")  # all that any reset changes in a model; a test looks at every array of every class

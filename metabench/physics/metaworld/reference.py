@@ -11,10 +11,10 @@ import mujoco
 import numpy as np
 
 from metabench.physics.foreign import Reply
-from metabench.physics.kernel import STATE
 from metabench.physics.metaworld.classes import TARGET, describe, find
 from metabench.physics.metaworld.models import Start, make_reference, reset_reference
-from metabench.physics.screen import Screen
+from metabench.physics.mujoco.kernel import STATE
+from metabench.physics.mujoco.screen import Screen
 from metabench.rng import Array
 
 CAMERA = "corner4"  # like all of their corner cameras, it hangs upside down

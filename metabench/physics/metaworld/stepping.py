@@ -18,13 +18,13 @@ import mujoco
 import numpy as np
 
 from metabench.family import Diverged
-from metabench.physics.kernel import STATE
 from metabench.physics.metaworld import grasping, observing, opening, pressing, pushing, tools
 from metabench.physics.metaworld import vocabulary as words
 from metabench.physics.metaworld.classes import NOTHING, UNTURNED, TaskClass, find
 from metabench.physics.metaworld.models import FRAME, OBSERVATION, Start, starts
+from metabench.physics.mujoco.kernel import STATE
+from metabench.physics.mujoco.workers import Kind, Stepper
 from metabench.physics.threads import default_threads
-from metabench.physics.workers import Kind, Stepper
 from metabench.rng import Array
 
 GROUPS = {"pushing": pushing, "grasping": grasping, "pressing": pressing, "opening": opening, "tools": tools}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from metabench.physics import kernel
+from metabench.physics.mujoco import kernel
 from metabench.rng import Array
 
 MIN_SLOTS_PER_THREAD = 4  # fewer are stepped faster by one thread than shared out

@@ -27,8 +27,8 @@ from metabench.rng import Array, SlotRng
 if TYPE_CHECKING:
     import mujoco
 
-    from metabench.physics.screen import Screen
-    from metabench.physics.workers import Stepper
+    from metabench.physics.mujoco.screen import Screen
+    from metabench.physics.mujoco.workers import Stepper
 
 C = TypeVar("C")
 MAX_MODELS = 4096  # cached per family; a gym-sized model takes about half a megabyte
@@ -193,8 +193,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return slice(1 + self.model.nq, 1 + self.model.nq + self.model.nv)
 
     def _make_stepper(self, count: int) -> Stepper:
+        from metabench.physics.mujoco.workers import Kind, Stepper
         from metabench.physics.threads import default_threads
-        from metabench.physics.workers import Kind, Stepper
 
         if len(self._steppers) >= _STEPPERS:
             self._steppers.pop(next(iter(self._steppers)))
@@ -296,7 +296,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return []
 
     def _draw(self, mode: str, state: MujocoState, context: C, slot: int) -> Array | None:
-        from metabench.physics.screen import Screen
+        from metabench.physics.mujoco.screen import Screen
 
         model = self.model_of(context, slot)
         screen = self._screens.get(mode)
