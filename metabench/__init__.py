@@ -6,11 +6,11 @@
 from metabench.agent import Agent, Algorithm, Behaviour, Demonstrator, Timestep, Yardstick
 from metabench.checks import check_family
 from metabench.datasets import DatasetId, TrialDataset, load_dataset
-from metabench.evaluate import evaluate, standard_protocol
+from metabench.evaluation.evaluate import evaluate, standard_protocol
+from metabench.evaluation.results import Protocol, Result
 from metabench.family import Diverged, DivergenceWarning, Family, Field
 from metabench.physics.metaworld.classes import IDS as _METAWORLD
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
-from metabench.results import Protocol, Result
 from metabench.rng import SlotRng
 from metabench.tasks import Range, Task, TaskTable, latent, param
 

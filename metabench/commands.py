@@ -17,11 +17,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from metabench.agent import Agent
-from metabench.evaluate import evaluate
+from metabench.evaluation.evaluate import evaluate
+from metabench.evaluation.results import Result
+from metabench.evaluation.summary import Summary, summarise
 from metabench.plugins import agent_names, load_agent, load_plugin
 from metabench.registry import NAMESPACE, Spec, make_vec, spec, specs
-from metabench.results import Result
-from metabench.summary import Summary, summarise
 from metabench.tasks import latent_ranges, param_ranges
 
 RESULT = "result.json"  # of the split `test`; the others are result-<split>.json

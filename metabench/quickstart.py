@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from metabench.commands import RESULT, summary_table
-from metabench.evaluate import evaluate
+from metabench.evaluation.evaluate import evaluate
+from metabench.evaluation.results import Result, write_atomically
+from metabench.evaluation.summary import Summary, reference_levels, summarise
+from metabench.evaluation.switches import reward_around_switches
 from metabench.plugins import load_plugin
 from metabench.report import Row, draw, read_metrics, write_page
-from metabench.results import Result, write_atomically
-from metabench.summary import Summary, reference_levels, summarise
-from metabench.switches import reward_around_switches
 
 BENCHMARK, LEARNER = "GridSwitch-v0", "rl2"
 YARDSTICKS = ("random", "win-stay-lose-shift", "bayes", "oracle")

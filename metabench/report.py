@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabench.results import write_atomically
-from metabench.switches import SwitchCurve
+from metabench.evaluation.results import write_atomically
+from metabench.evaluation.switches import SwitchCurve
 
 # One colour per agent, the same in every picture (Okabe and Ito: told apart by most colour-blind people).
 COLORS = {

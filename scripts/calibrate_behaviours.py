@@ -16,7 +16,7 @@ from metabench_agents import yardsticks
 from metabench_agents.oracle.behaviours import Diluted, noise_of
 
 import metabench
-from metabench.results import Protocol
+from metabench.evaluation.results import Protocol
 
 GOAL, SEED, TRIALS = 0.42, 30_000, 1000  # share of the way; no evaluation uses the seed; trials at least
 

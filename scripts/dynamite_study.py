@@ -28,7 +28,7 @@ from metabench_agents.belief import dynamite, dynamite_iql, varibad
 from metabench_agents.parts.run import Run
 
 import metabench
-from metabench.results import Result
+from metabench.evaluation.results import Result
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", ROOT / "docs" / "results", ROOT / "docs" / "images"

@@ -21,7 +21,7 @@ from metabench.datasets import DatasetId, generate, load_dataset
 from metabench.datasets.format import MANIFEST, hash_file
 from metabench.datasets.ids import split_folder
 from metabench.datasets.verify import verify
-from metabench.results import write_atomically
+from metabench.evaluation.results import write_atomically
 
 RECORD = Path(__file__).parent.parent / "docs" / "results" / "datasets.json"
 QUALITIES, REPLAYED = ("medium", "expert", "mixed"), 10

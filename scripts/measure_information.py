@@ -25,7 +25,7 @@ from metabench_agents.highway_merge import MergePlanner, Search
 from metabench_agents.yardsticks import RandomAgent, ZeroAgent
 
 import metabench
-from metabench.results import Protocol, write_atomically
+from metabench.evaluation.results import Protocol, write_atomically
 from metabench.rng import Array
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 import metabench
-from metabench.evaluate import SEED_STRIDE, play
+from metabench.evaluation.evaluate import SEED_STRIDE, play
+from metabench.evaluation.results import write_atomically
 from metabench.families.metaworld import BENCHMARKS
 from metabench.physics.metaworld.classes import ML10_TEST, ML10_TRAIN, ML45_TEST, ML45_TRAIN, NAMES, camel
 from metabench.plugins import load_plugin
-from metabench.results import write_atomically
 
 SEED = 20_000  # no evaluation uses it
 PATH = metabench.spec("MetaWorld-Reach-v0").folder / "references-metaworld.json"

@@ -23,8 +23,8 @@ from metabench_agents.grid_switch import bayes_plan, oracle_plan
 from metabench_agents.yardsticks import grid_switch_model
 
 import metabench
+from metabench.evaluation.results import Protocol
 from metabench.plugins import load_plugin
-from metabench.results import Protocol
 
 SEED = 20_000  # no evaluation uses it
 TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs

@@ -37,7 +37,7 @@ from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_cu
 from metadreamer_settings import LEAN, LONG, STUDIES, variants
 
 import metabench
-from metabench.results import Result, write_atomically
+from metabench.evaluation.results import Result, write_atomically
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from random to the oracle
 KEPT = Path(__file__).parent.parent / "docs" / "results"

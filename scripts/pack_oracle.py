@@ -19,7 +19,7 @@ from metabench_agents.oracle import sac_oracle
 from metabench_agents.parts.run import load_config
 
 import metabench
-from metabench.results import Protocol
+from metabench.evaluation.results import Protocol
 
 GOAL, SEED = 0.42, 40_000  # share of the way; no evaluation uses the seed
 STAGES = 6  # at most: the file stays below a megabyte

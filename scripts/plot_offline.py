@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import metabench
-from metabench.results import Result
+from metabench.evaluation.results import Result
 
 INK, FAINT = "#282C34", "#C9C6BE"
 COLOURS = {"meta-dt": "#0072B2", "prompt-dt": "#009E73", "dt": "#D55E00", "bc": "#8A8F99"}

@@ -33,8 +33,8 @@ import metabench
 from metabench.datasets import DatasetId, generate
 from metabench.datasets.format import MANIFEST
 from metabench.datasets.ids import split_folder
+from metabench.evaluation.results import Protocol, Result, write_atomically
 from metabench.plugins import load_plugin
-from metabench.results import Protocol, Result, write_atomically
 
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from metabench.cli import main
-from metabench.results import Result
+from metabench.evaluation.results import Result
 
 
 def run(capsys, *arguments):

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from metabench.datasets.format import MANIFEST, FileRecord, Manifest, hash_file, read_manifest, sync_folder
 from metabench.datasets.ids import DatasetId, data_root, split_folder
 from metabench.datasets.verify import verify
-from metabench.results import parse, write_atomically
+from metabench.evaluation.results import parse, write_atomically
 
 INDEX = "index.json"
 MIRRORS_VARIABLE = "METABENCH_MIRRORS"  # environment variable: more mirrors, by spaces, asked before the index's own

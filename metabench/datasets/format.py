@@ -28,8 +28,8 @@ from gymnasium import spaces
 from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from metabench.evaluation.results import parse
 from metabench.family import Family
-from metabench.results import parse
 from metabench.rng import Array
 
 SCHEMA = 1

@@ -37,8 +37,8 @@ from metabench.datasets.ids import DatasetId, data_root, split_folder
 from metabench.datasets.recipe import EPISODES_PER_TASK, Recipe, plan
 from metabench.datasets.record import Recording, record
 from metabench.datasets.shards import Shards
-from metabench.evaluate import versions
-from metabench.results import write_atomically
+from metabench.evaluation.evaluate import versions
+from metabench.evaluation.results import write_atomically
 from metabench.rng import Array
 
 PLAN = "plan.json"

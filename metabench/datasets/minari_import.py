@@ -29,8 +29,8 @@ from metabench.datasets.format import (
 )
 from metabench.datasets.ids import DatasetId
 from metabench.datasets.minari_export import EXTRA, STATES_KEY
-from metabench.evaluate import versions
-from metabench.results import write_atomically
+from metabench.evaluation.evaluate import versions
+from metabench.evaluation.results import write_atomically
 from metabench.rng import Array
 
 _OWN_METADATA = {  # what Minari writes by itself or takes as arguments

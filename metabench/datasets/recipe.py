@@ -10,7 +10,7 @@ from typing import NamedTuple
 from metabench.agent import Behaviour
 from metabench.datasets.format import PolicyRecord, hash_file
 from metabench.datasets.ids import DatasetId
-from metabench.evaluate import versions
+from metabench.evaluation.evaluate import versions
 from metabench.plugins import behaviours, load_agent
 from metabench.registry import Spec
 

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
+from metabench.evaluation.npz import SafeNpz
 from metabench.family import Family, Field
-from metabench.npz import SafeNpz
 from metabench.physics.metaworld.classes import (
     CLASSES,
     ML10_TEST,

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from metabench.evaluation.results import write_atomically
 from metabench.leaderboard.folder import find
 from metabench.leaderboard.ranking import rank, read_entries
 from metabench.leaderboard.records import BOARDS, VERIFICATION, Board, read_boards, schemas
 from metabench.leaderboard.site.build import build
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
 from metabench.leaderboard.verify import Verdict, fresh_seed, record, verify
-from metabench.results import write_atomically
 
 
 def boards_for(path: Path, given: Path | None) -> Mapping[str, Board]:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from metabench.evaluation.results import parse
 from metabench.leaderboard.records import (
     CARD,
     POLICY_NAME,
@@ -21,7 +22,6 @@ from metabench.leaderboard.records import (
     read_submission,
 )
 from metabench.leaderboard.replay import Fault
-from metabench.results import parse
 
 MAX_BYTES = 10_000_000  # of a whole submission
 MAX_TEXT = 4_000_000  # bytes of one of its JSON files

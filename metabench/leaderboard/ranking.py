@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metabench.evaluation.stats import Interval, iqm, normalise, performance_profile, stratified_bootstrap
+from metabench.evaluation.summary import BOOTSTRAP_SEED, reference_levels
 from metabench.leaderboard.folder import Folder, find
 from metabench.leaderboard.records import Board, Results, Submission, Tier, Track, Verification, board_of
 from metabench.leaderboard.replay import Fault
 from metabench.rng import Array
-from metabench.stats import Interval, iqm, normalise, performance_profile, stratified_bootstrap
-from metabench.summary import BOOTSTRAP_SEED, reference_levels
 
 THRESHOLDS = np.linspace(0.0, 1.0, 41)  # of the performance profile, on the normalised scale
 # Which episodes of a trial a track is judged on.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from metabench.results import PROTOCOL_VERSION, Protocol, Record, Result, parse
+from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Record, Result, parse
 from metabench.tasks import suggest
 
 SUBMISSION_SCHEMA = 1

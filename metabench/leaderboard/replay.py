@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metabench.evaluate import SEED_STRIDE
+from metabench.evaluation.evaluate import SEED_STRIDE
+from metabench.evaluation.traces import Places, Trace, checkpoint_places
 from metabench.registry import Spec, spec
 from metabench.rng import Array, SlotRng
 from metabench.simulator import Replayable, Trials
-from metabench.traces import Places, Trace, checkpoint_places
 
 TOLERANCE = 1e-8  # of states and rewards, relative above 1: 2000 times the noise between machines over 10 steps
 HUGE = 1e9  # no state, action or reward of any family comes near

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from metabench.evaluate import evaluate
+from metabench.evaluation.evaluate import evaluate
+from metabench.evaluation.stats import mean, stratified_bootstrap
 from metabench.leaderboard.folder import Folder
 from metabench.leaderboard.records import SEES, Board, Rerun, Results, Submission, evaluation_seed
 from metabench.leaderboard.replay import Fault
 from metabench.plugins import agent_names, load_plugin
-from metabench.stats import mean, stratified_bootstrap
 
 CONFIDENCE = 0.99  # of the interval of the difference that must contain 0
 _EQUAL = 1e-9  # relative: policies and benchmarks without chance give the same again

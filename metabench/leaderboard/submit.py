@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabench.agent import Agent
-from metabench.evaluate import evaluate_traced, versions
+from metabench.evaluation.evaluate import evaluate_traced, versions
+from metabench.evaluation.results import write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.records import (
     CARD,
@@ -35,7 +36,6 @@ from metabench.leaderboard.records import (
 from metabench.leaderboard.replay import check_actions_inside
 from metabench.plugins import load_plugin
 from metabench.registry import spec
-from metabench.results import write_atomically
 
 CONFIG, CHECKPOINT, POLICY, METRICS = "config.json", "checkpoint.safetensors", "policy.safetensors", "metrics.jsonl"
 LEARNERS = ("adam", "optimiser", "optimizer", "replay", "buffer", "target")  # tensors under these are for training only

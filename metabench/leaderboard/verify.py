@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metabench.evaluate import versions
+from metabench.evaluation.evaluate import versions
+from metabench.evaluation.results import Result, write_atomically
+from metabench.evaluation.stats import normalise
+from metabench.evaluation.summary import reference_levels
+from metabench.evaluation.traces import Trace, spec_digest
 from metabench.leaderboard.folder import MAX_CARD, Folder
 from metabench.leaderboard.records import (
     CARD,
@@ -32,10 +36,6 @@ from metabench.leaderboard.records import (
 from metabench.leaderboard.replay import Fault, replay
 from metabench.leaderboard.rerun import rerun
 from metabench.registry import Spec, spec
-from metabench.results import Result, write_atomically
-from metabench.stats import normalise
-from metabench.summary import reference_levels
-from metabench.traces import Trace, spec_digest
 
 TOO_GOOD = 1.02  # a score above this is worth a look: the oracle has 1
 

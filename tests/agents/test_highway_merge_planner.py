@@ -6,7 +6,7 @@ from metabench_agents.highway_merge import MergePlanner, Search
 from metabench_agents.yardsticks import RandomAgent, oracle
 
 import metabench
-from metabench.results import Protocol
+from metabench.evaluation.results import Protocol
 
 SMALL = Search(plans=24, elites=4, rounds=3)
 

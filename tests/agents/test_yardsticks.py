@@ -20,7 +20,8 @@ from metabench_agents.grid_switch import (
 from metabench_agents.yardsticks import Memoryless, PlannedAgent, RandomAgent, WinStayLoseShift, grid_switch_model
 
 import metabench
-from metabench import Timestep, evaluate, standard_protocol
+from metabench import Timestep, standard_protocol
+from metabench.evaluation import evaluate
 from metabench.plugins import load_plugin
 
 PAPER = GridSwitchModel(0.07, ((0.2, 0.8), (0.8, 0.2)))

@@ -16,7 +16,8 @@ from metabench_agents.parts.layers import linear
 from test_mujoco_speed import CORES, raw
 
 import metabench
-from metabench.evaluate import evaluate_traced
+from metabench.evaluation.evaluate import evaluate_traced
+from metabench.evaluation.stats import iqm, stratified_bootstrap
 from metabench.leaderboard.folder import Folder
 from metabench.leaderboard.ranking import read_entries
 from metabench.leaderboard.records import BOARDS, Submission, Training, Verification, dump, read_boards
@@ -25,7 +26,6 @@ from metabench.leaderboard.site.build import build
 from metabench.leaderboard.submit import open_yardstick, submit
 from metabench.leaderboard.verify import verify
 from metabench.plugins import load_plugin
-from metabench.stats import iqm, stratified_bootstrap
 
 pytestmark = pytest.mark.benchmark
 PHYSICS = "CheetahVel-v0"

@@ -23,7 +23,7 @@ from forging import (
     write_boards,
 )
 
-from metabench.evaluate import versions
+from metabench.evaluation.evaluate import versions
 from metabench.leaderboard.folder import Folder, find
 from metabench.leaderboard.records import Training, Verification, dump, evaluation_seed, read_submission, schemas
 from metabench.leaderboard.submit import open_yardstick, submit, without_learner

@@ -28,7 +28,7 @@ from torch import Tensor
 
 import metabench
 from metabench import Behaviour, SlotRng, Timestep
-from metabench.results import Protocol
+from metabench.evaluation.results import Protocol
 from metabench_agents.oracle.sac import CLIP, SAC, SACConfig, Transitions, gaussian
 from metabench_agents.parts.memory import Replay
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from metabench.evaluation.stats import Interval
 from metabench.rng import Array
-from metabench.stats import Interval
 
 COLORS = 8  # --c0 .. --c7 of the style sheet, told apart by most colour-blind people
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")  # for the lines after the first COLORS

@@ -7,7 +7,7 @@ from metabench_agents.oracle import sac_oracle
 from metabench_agents.oracle.behaviours import Diluted, behaviour
 
 import metabench
-from metabench.results import Protocol
+from metabench.evaluation.results import Protocol
 
 SHIPPED = sorted(path.stem for path in yardsticks.WEIGHTS.glob("*.safetensors"))
 

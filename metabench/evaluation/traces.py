@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from metabench.npz import SafeNpz, pack
+from metabench.evaluation.npz import SafeNpz, pack
+from metabench.evaluation.results import Protocol, Record, parse, write_atomically
 from metabench.registry import Spec
-from metabench.results import Protocol, Record, parse, write_atomically
 from metabench.rng import Array
 
 EVERY = 10  # steps between checkpoints; with 50, nudges of the tolerance's size could be worth 4 of return per episode

@@ -12,12 +12,13 @@ import pytest
 from gymnasium import spaces
 
 import metabench
-from metabench import Family, Field, Protocol, Result, Spec, Timestep, evaluate, param, standard_protocol
-from metabench.evaluate import play
+from metabench import Family, Field, Protocol, Result, Spec, Timestep, param, standard_protocol
+from metabench.evaluation import evaluate
+from metabench.evaluation.evaluate import play
+from metabench.evaluation.summary import summarise
+from metabench.evaluation.switches import reward_around_switches
 from metabench.plugins import load_plugin
 from metabench.rng import Array
-from metabench.summary import summarise
-from metabench.switches import reward_around_switches
 from metabench.tasks import TaskTable
 
 SUCCESS_AT, HORIZON, TRUE_RATE = 20, 100, 0.30

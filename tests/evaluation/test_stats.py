@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import trim_mean
 
-from metabench import stats
+from metabench.evaluation import stats
 
 # rliable 1.2.0 (pandas 2.3.3, arch 7.2.0, numpy 2.4.6): aggregate_mean, _median, _iqm, _optimality_gap of
 # np.round(np.random.default_rng(k).normal(0.6, 0.3, shape), 6) for the k-th shape.

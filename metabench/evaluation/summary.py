@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metabench.evaluation.results import Protocol, Result
+from metabench.evaluation.stats import Interval, adaptation_curve, iqm, normalise, regret, stratified_bootstrap
 from metabench.registry import spec
-from metabench.results import Protocol, Result
 from metabench.rng import Array
-from metabench.stats import Interval, adaptation_curve, iqm, normalise, regret, stratified_bootstrap
 
 BOOTSTRAP_SEED = 0  # the same records always give the same interval
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.agent import Agent, Timestep
-from metabench.evaluate import SEED_STRIDE
+from metabench.evaluation.evaluate import SEED_STRIDE
 from metabench.registry import make_vec, spec
 from metabench.rng import Array
 

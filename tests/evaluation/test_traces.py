@@ -16,15 +16,16 @@ import pytest
 from gymnasium import spaces
 
 import metabench
-from metabench import Family, Field, Spec, evaluate, param, registry, specs, standard_protocol
-from metabench.evaluate import evaluate_traced
+from metabench import Family, Field, Spec, param, registry, specs, standard_protocol
+from metabench.evaluation import evaluate
+from metabench.evaluation.evaluate import evaluate_traced
+from metabench.evaluation.npz import SafeNpz, pack
+from metabench.evaluation.traces import EVERY, Trace, checkpoint_places, spec_digest
 from metabench.leaderboard.replay import Fault, replay
-from metabench.npz import SafeNpz, pack
 from metabench.plugins import load_plugin
 from metabench.registry import register
 from metabench.rng import Array
 from metabench.tasks import TaskTable
-from metabench.traces import EVERY, Trace, checkpoint_places, spec_digest
 
 FAST = ("GridSwitch-v0", "GridNavigation-v0", "SparsePointRobot-v0", "CheetahVelSwitch-v0", "ReacherSwitch-v0")
 
@@ -197,7 +198,7 @@ OTHER_LIBM = "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-AVX2_Usable,-FMA_Usable,-AVX
 REPLAY = """
 import sys, pathlib
 from metabench.leaderboard.replay import replay
-from metabench.traces import Trace
+from metabench.evaluation.traces import Trace
 for name in sys.argv[1:]:
     print(*replay(Trace.load(pathlib.Path(name)))[2:])
 """

@@ -12,10 +12,10 @@ import numpy as np
 
 from metabench.agent import Agent, Timestep
 from metabench.envs import MetaVectorEnv
+from metabench.evaluation.results import Protocol, Result
+from metabench.evaluation.traces import Recorder, Trace, TraceHeader, join, spec_digest
 from metabench.registry import make_vec, spec
-from metabench.results import Protocol, Result
 from metabench.rng import Array
-from metabench.traces import Recorder, Trace, TraceHeader, join, spec_digest
 
 MAX_SLOTS = 1024  # trials played together
 SEED_STRIDE = 2**32  # trial i of seed s has the stream of s * stride + i, so two seeds never share a stream

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from metabench import Protocol, Result
-from metabench.results import write_atomically
+from metabench.evaluation.results import write_atomically
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def record(**changes):
