@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from metabench.evaluation.npz import pack
+from metabench.npz import pack
 from metabench.families.metaworld import BENCHMARKS, FOLDER, META_DT, MetaWorld, wide_box
 from metabench.physics.metaworld.classes import CLASSES, TaskClass, camel
 from metabench.tasks import TaskTable

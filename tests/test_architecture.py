@@ -1,65 +1,32 @@
-"""The layering of the package, checked on its source."""
+"""The layering of the package, checked on its source: who may import whom follows from where a file lies."""
 
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = [
-    "rng",
-    "npz",
-    "tasks",
-    "family",
-    "drift",
-    "simulator",
-    "physics",
-    "drawing",
-    "envs",
-    "registry",
-    "families",
-    "agent",
-    "plugins",
-    "results",
-    "traces",
-    "stats",
-    "evaluate",
-    "summary",
-    "datasets",
-    "switches",
-    "leaderboard",
-    "report",
-    "checks",
-    "commands",
-    "quickstart",
-    "dataset_transfers",
-    "dataset_commands",
-    "cli",
+LAYERS = [  # the core's files and rooms; each imports only what stands before it, and its own room
+    *("rng", "npz", "tasks", "family", "drift", "simulator", "physics", "drawing", "envs", "registry", "families"),
+    *("agent", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks", "leaderboard", "sweep"),
+    *("plotting", "cli"),
 ]
-SHARED = {"inference", "decoders", "transformer", "sac", "parts"}
-SHARED |= {"features", "task_model", "dreams", "dreamer", "guessing", "sample_efficiency", "latent_pictures"}
-SHARED |= {"replay", "posterior", "latent_sac", "collect", "world", "imagination", "disentanglement"}
-SHARED |= {
-    "actor",
-    "belief_model",
-    "session_model",
-    "tick_transformer",
-}  # of the belief agents
-SHARED |= {"sequences", "offline", "world_model", "decision", "acting"}  # of the sequence models
-COLLECTIONS = {"yardsticks", "behaviour"}  # offer several agents by name
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
+SHARED_ROOM = "parts"  # the one room of the agents that all others may import
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """(module, whether it is at the top level of the file) for every import."""
+    """(module, whether it is at the top level of the file) for every import; `from a import b` counts as a and a.b."""
     tree = ast.parse(path.read_text())
     top = set(tree.body)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.append((node.module, node in top))
+            found += [(f"{node.module}.{alias.name}", node in top) for alias in node.names]
         elif isinstance(node, ast.Import):
             found += [(alias.name, node in top) for alias in node.names]
     return found
@@ -69,37 +36,76 @@ def modules(folder: str) -> list[Path]:
     return [p for p in sorted((ROOT / folder).rglob("*.py")) if p.name != "__init__.py"]
 
 
+def room(path: Path, package: str) -> str:
+    """The first folder below the package, or the file itself where it lies in none."""
+    return path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+
+
+def is_module(dotted: str, folder: Path) -> bool:
+    """Whether a dotted name is a module or a package below `folder`, and not a name inside one."""
+    path = folder.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
 @pytest.mark.parametrize("path", modules("metabench"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_layer_imports_only_lower_layers(path):
-    layer = path.relative_to(ROOT / "metabench").parts[0].removesuffix(".py")
+    own = room(path, "metabench")
     for module, _ in imports(path):
-        if not module.startswith("metabench."):
+        if not module.startswith("metabench.") or not is_module(module, ROOT):
             continue
         target = module.split(".")[1]
-        inside = layer == target and layer in ("physics", "datasets", "leaderboard")
-        assert inside or LAYERS.index(target) < LAYERS.index(layer), f"{layer} imports {target}"
+        assert target == own or LAYERS.index(target) < LAYERS.index(own), f"{own} imports {target}"
 
 
 @pytest.mark.parametrize("path", modules("metabench"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_simulators_and_torch_stay_out(path):
     kernel = path.name == "kernel.py"  # loaded by name, where it is used
-    near_simulator = kernel or path.relative_to(ROOT / "metabench").parts[0] in ("physics", "families")
+    near_simulator = kernel or room(path, "metabench") in ("physics", "families")
     for module, top in imports(path):
         package = module.partition(".")[0]
-        assert package not in ("torch", "metabench_agents"), f"{path.name} imports {module}"
+        assert package not in ("torch", "metabench_agents", "studies", "scripts"), f"{path.name} imports {module}"
         if package in HEAVY:
             assert near_simulator, f"{path.name} imports {module}"
             assert not top or kernel or "physics" in path.parts, f"{path.name} imports {module} at its top"
 
 
-@pytest.mark.parametrize("path", modules("agents/metabench_agents"), ids=lambda p: p.name)
-def test_agents_use_public_names_and_shared_parts(path):
-    own = path.stem
+def algorithms() -> set[str]:
+    """The modules that are offered as agents."""
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["metabench.agents"]
+    return {value.partition(":")[0] for value in points.values()}
+
+
+@pytest.mark.parametrize("path", modules("agents/metabench_agents"), ids=lambda p: str(p.relative_to(ROOT / "agents")))
+def test_no_room_of_agents_imports_another_and_no_algorithm_an_algorithm(path):
+    own, known = room(path, "agents/metabench_agents"), algorithms()
     for module, _ in imports(path):
-        if module.startswith("metabench_agents."):
-            target = module.split(".")[1]
-            allowed = target in SHARED or own in COLLECTIONS
-            assert allowed, f"{own} imports the algorithm {target}"
+        assert module.partition(".")[0] not in ("studies", "scripts"), f"{path.name} imports {module}"
+        if not module.startswith("metabench_agents.") or not is_module(module, ROOT / "agents"):
+            continue
+        target = module.split(".")[1]
+        assert target in (own, SHARED_ROOM), f"{path.relative_to(ROOT)} imports the room {target}"
+        assert module not in known, f"{path.relative_to(ROOT)} imports the algorithm {module}"
+
+
+@pytest.mark.parametrize("folder", sorted(p for p in (ROOT / "agents" / "metabench_agents").iterdir() if p.is_dir()))
+def test_a_room_can_be_taken_in_at_a_glance(folder):
+    assert len(list(folder.glob("*.py"))) <= 15, "14 files and __init__"
+
+
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+
+
+@pytest.mark.parametrize("package", ["metabench", "agents", "studies", "scripts"])
+def test_functions_fit_on_a_screen(package):
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in modules(package)
+        for node in functions(path)
+        if (node.end_lineno or 0) - node.lineno + 1 > 60
+    ]
+    assert not long, long
 
 
 def test_import_is_light():

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from metabench.evaluation.npz import SafeNpz, pack
+from metabench.npz import SafeNpz, pack
 from metabench.evaluation.results import Protocol, Record, parse, write_atomically
 from metabench.registry import Spec
 from metabench.rng import Array

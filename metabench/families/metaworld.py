@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from metabench.evaluation.npz import SafeNpz
+from metabench.npz import SafeNpz
 from metabench.family import Family, Field
 from metabench.physics.metaworld.classes import (
     CLASSES,

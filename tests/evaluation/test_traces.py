@@ -19,7 +19,7 @@ import metabench
 from metabench import Family, Field, Spec, param, registry, specs, standard_protocol
 from metabench.evaluation import evaluate
 from metabench.evaluation.evaluate import evaluate_traced
-from metabench.evaluation.npz import SafeNpz, pack
+from metabench.npz import SafeNpz, pack
 from metabench.evaluation.traces import EVERY, Trace, checkpoint_places, spec_digest
 from metabench.leaderboard.replay import Fault, replay
 from metabench.plugins import load_plugin

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 
 import metabench
-from metabench.evaluation.npz import pack
+from metabench.npz import pack
 from metabench.evaluation.traces import Trace
 from metabench.leaderboard.records import BOARDS, SUBMISSION, Board, Submission, Training, dump, read_boards
 from metabench.leaderboard.submit import About, Entrant, submit

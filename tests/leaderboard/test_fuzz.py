@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from forging import honest, reseal
 
-from metabench.evaluation.npz import pack
+from metabench.npz import pack
 from metabench.evaluation.traces import Trace
 from metabench.leaderboard.folder import Folder
 from metabench.leaderboard.replay import TOLERANCE

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from metabench import commands
-from metabench.leaderboard.cli import Submit, Verify
+from metabench.cli import benchmarks
+from metabench.cli.board import Submit, Verify
 from metabench.plugins import agent_names, load_plugin
 
 out, err = Console(), Console(stderr=True)
@@ -27,7 +27,7 @@ class List:
 
     def run(self) -> None:
         """Runs the command."""
-        commands.list_benchmarks(out)
+        benchmarks.list_benchmarks(out)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Show:
 
     def run(self) -> None:
         """Runs the command."""
-        commands.show(out, self.benchmark, self.json)
+        benchmarks.show(out, self.benchmark, self.json)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Runs the command."""
-        commands.evaluate_agent(out, self.agent, self.benchmark, self.split, self.seed, self.out)
+        benchmarks.evaluate_agent(out, self.agent, self.benchmark, self.split, self.seed, self.out)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Summarise:
 
     def run(self) -> None:
         """Runs the command."""
-        commands.summarise_files(out, self.results)
+        benchmarks.summarise_files(out, self.results)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Bench:
 
     def run(self) -> None:
         """Runs the command."""
-        commands.bench(out, self.benchmarks)
+        benchmarks.bench(out, self.benchmarks)
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Quickstart:
 
     def run(self) -> None:
         """Runs the command."""
-        from metabench.quickstart import quickstart
+        from metabench.cli.quickstart import quickstart
 
         quickstart(out, Path("runs") / self.name, self.seed, self.frames)
 
@@ -189,7 +189,7 @@ def train(arguments: Sequence[str]) -> None:
             evaluate: Splits to evaluate on at the end.
             progress: How to show the progress.
         """
-        commands.train_agent(out, name, benchmark, config, seed, folder, evaluate, progress == "bar")
+        benchmarks.train_agent(out, name, benchmark, config, seed, folder, evaluate, progress == "bar")
 
     command.__annotations__["config"] = config_type
     command.__defaults__ = (config_type(), 0, None, ("test", "ood"), "bar")
@@ -211,17 +211,17 @@ def _dispatch(given: list[str]) -> None:
         train(given[1:])
         return
     if name == "dataset":
-        from metabench.dataset_commands import dataset
+        from metabench.cli.dataset import dataset
 
         dataset(given[1:])
         return
     if name == "board":
-        from metabench.leaderboard.cli import board
+        from metabench.cli.board import board
 
         board(given[1:])
         return
     if name == "--version":
-        out.print(commands.version(), highlight=False)
+        out.print(benchmarks.version(), highlight=False)
         return
     if name not in COMMANDS:
         from metabench.tasks import suggest

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from metabench.cli import main
+from metabench.cli.main import main
 from metabench.evaluation.results import Result
 
 
@@ -17,7 +17,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    from metabench import cli
+    from metabench.cli import main as cli
 
     monkeypatch.setattr(cli.out, "_width", 160)
     monkeypatch.setattr(cli.err, "_width", 160)
@@ -150,7 +150,7 @@ def test_folders_without_an_agent(capsys, tmp_path):
 
 def test_starting_imports_no_torch():
     code = (
-        "import sys; from metabench.cli import main\n"
+        "import sys; from metabench.cli.main import main\n"
         "main(['list'])\n"
         "assert not {'torch', 'matplotlib', 'mujoco', 'numba'} & set(sys.modules), 'heavy imports'"
     )
@@ -158,9 +158,9 @@ def test_starting_imports_no_torch():
 
 
 def test_bench_prints_rates(capsys, monkeypatch):
-    from metabench import commands
+    from metabench.cli import benchmarks
 
-    monkeypatch.setattr(commands.steps_per_second, "__defaults__", (0.005, 2))
+    monkeypatch.setattr(benchmarks.steps_per_second, "__defaults__", (0.005, 2))
     text = run(capsys, "bench", "PointRobot-v0")
     assert "8,192" in text and "x" in text
 

@@ -262,7 +262,7 @@ def check_table(name):
     import importlib.util
     from pathlib import Path
 
-    path = Path(__file__).parent.parent / "scripts" / "make_metaworld_tables.py"
+    path = Path(__file__).parent.parent.parent / "scripts" / "make_metaworld_tables.py"
     loader = importlib.util.spec_from_file_location("make_metaworld_tables", path)
     module = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(module)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metabench import cli
+from metabench.cli.main import main
 from metabench.datasets.format import MANIFEST, STEPS
 
 
@@ -16,13 +16,13 @@ def places(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    cli.main(["dataset", *map(str, arguments)])
+    main(["dataset", *map(str, arguments)])
     return " ".join(capsys.readouterr().out.split())
 
 
 def fail(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["dataset", *map(str, arguments)])
+        main(["dataset", *map(str, arguments)])
     assert caught.value.code == 2
     return " ".join(capsys.readouterr().err.split())
 
@@ -86,5 +86,5 @@ def test_help_teaches(capsys):
     assert "metabench dataset generate" in run(capsys)
     for name in ("generate", "download"):
         with pytest.raises(SystemExit):
-            cli.main(["dataset", name, "--help"])
+            main(["dataset", name, "--help"])
         assert "Example" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from metabench.dataset_transfers import Download, FromMinari, Id, Publish, ToMinari, bar, out, size
+from metabench.cli.dataset_transfers import Download, FromMinari, Id, Publish, ToMinari, bar, out, size
 from metabench.datasets import DatasetId, generate, load_dataset, local_datasets
 from metabench.datasets.download import mirror_index, mirrors, packaged_index
 from metabench.datasets.format import MANIFEST, Manifest, read_manifest

@@ -87,7 +87,7 @@ class Submit:
         """Runs the command."""
         import datetime
 
-        from metabench.leaderboard.commands import submit_runs
+        from metabench.cli.board_commands import submit_runs
         from metabench.leaderboard.records import BOARDS, Dataset, board_of, read_boards
 
         pairs = [text.partition("=") for text in self.datasets]
@@ -132,7 +132,7 @@ class Verify:
 
     def run(self) -> None:
         """Runs the command."""
-        from metabench.leaderboard.commands import verify_paths
+        from metabench.cli.board_commands import verify_paths
 
         verdicts = verify_paths(out, self.paths, None, self.rerun, self.seed, self.record, self.boards)
         if not all(verdict.accepted for verdict in verdicts):
@@ -148,7 +148,7 @@ class BoardList:
 
     def run(self) -> None:
         """Runs the command."""
-        from metabench.leaderboard.commands import list_boards
+        from metabench.cli.board_commands import list_boards
 
         list_boards(out, self.root)
 
@@ -168,7 +168,7 @@ class BoardBuild:
 
     def run(self) -> None:
         """Runs the command."""
-        from metabench.leaderboard.commands import build_site
+        from metabench.cli.board_commands import build_site
 
         build_site(out, self.root, self.out)
 
@@ -182,7 +182,7 @@ class BoardSchema:
 
     def run(self) -> None:
         """Runs the command."""
-        from metabench.leaderboard.commands import write_schemas
+        from metabench.cli.board_commands import write_schemas
 
         write_schemas(out, self.out)
 

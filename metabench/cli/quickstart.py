@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from metabench.commands import RESULT, summary_table
+from metabench.cli.benchmarks import RESULT, summary_table
+from metabench.cli.report import Row, draw, read_metrics, write_page
 from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.summary import Summary, reference_levels, summarise
 from metabench.evaluation.switches import reward_around_switches
 from metabench.plugins import load_plugin
-from metabench.report import Row, draw, read_metrics, write_page
 
 BENCHMARK, LEARNER = "GridSwitch-v0", "rl2"
 YARDSTICKS = ("random", "win-stay-lose-shift", "bayes", "oracle")
