@@ -1,7 +1,8 @@
-"""Agents by name, and behaviour policies: what installed packages offer as entry points."""
+"""Agents by name, oracles, and behaviour policies: what installed packages offer as entry points."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,6 +15,7 @@ from metabench.tasks import suggest
 
 AGENT_GROUP = "metabench.agents"
 BEHAVIOUR_GROUP = "metabench.behaviours"
+ORACLE_GROUP = "metabench.oracles"  # oracles for benchmarks whose spec names none: trained ones, for instance
 
 
 def agent_names() -> tuple[str, ...]:
@@ -61,6 +63,25 @@ def load_agent(name: str, benchmark: str, split: str, seed: int) -> tuple[Agent[
             f"{name} has to be trained first: metabench train {name} {benchmark}, then give the run's folder"
         )
     return plugin.build(benchmark, split, seed), name, None
+
+
+def load_oracle(benchmark: str, split: str, seed: int) -> Agent[Any]:
+    """The agent that sees the hidden task and acts best for it: the one the spec names, or an installed package's.
+
+    Raises:
+        ValueError: One sentence, if there is none: with each plug-in's reason.
+    """
+    chosen = spec(benchmark)
+    if chosen.oracle:
+        module, _, name = chosen.oracle.partition(":")
+        return getattr(importlib.import_module(module), name).build(chosen.id, split, seed)
+    reasons = []
+    for point in metadata.entry_points(group=ORACLE_GROUP):
+        try:
+            return point.load().build(chosen.id, split, seed)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError(f"there is no oracle for {benchmark}: {'; '.join(reasons) or 'its spec names none'}")
 
 
 def behaviours(benchmark: str, split: str, quality: str) -> Sequence[Behaviour]:

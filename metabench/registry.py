@@ -41,6 +41,7 @@ class Spec:
     shared_tasks: bool = False  # there are so few tasks that the evaluation splits have the training tasks
     group: str = ""  # ids of one group stand together where all are listed
     extra: str = ""  # the optional dependency it needs: pip install "metabench[extra]"
+    oracle: str = ""  # "module:name" of the yardstick that sees the task; if empty, a package may offer a trained one
 
     def to_json(self) -> str:
         """The spec as JSON."""

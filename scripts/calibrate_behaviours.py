@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from metabench_agents import yardsticks
 from metabench_agents.oracle.behaviours import Diluted, noise_of
+from metabench_agents.oracle.weights import has_weights
 
 import metabench
 from metabench.evaluation.results import Protocol
+from metabench.yardsticks import simple
 
 GOAL, SEED, TRIALS = 0.42, 30_000, 1000  # share of the way; no evaluation uses the seed; trials at least
 
@@ -31,13 +32,13 @@ def level(agent: Any, benchmark: str, trials: int) -> float:
 def diluted(benchmark: str, random: float) -> Diluted:
     """The oracle with this share of random actions."""
     space: Any = metabench.spec(benchmark).family().action_space
-    return Diluted(yardsticks.oracle.build(benchmark, "train", SEED), space, random, noise_of(benchmark), SEED)
+    return Diluted(simple.oracle.build(benchmark, "train", SEED), space, random, noise_of(benchmark), SEED)
 
 
 def calibrate(benchmark: str, trials: int) -> tuple[float, float]:
     """The share of random actions, and how far the policy comes with it."""
-    low = level(yardsticks.random.build(benchmark, "train", SEED), benchmark, trials)
-    high = level(yardsticks.oracle.build(benchmark, "train", SEED), benchmark, trials)
+    low = level(simple.random.build(benchmark, "train", SEED), benchmark, trials)
+    high = level(simple.oracle.build(benchmark, "train", SEED), benchmark, trials)
 
     def share(random: float) -> float:
         return (level(diluted(benchmark, random), benchmark, trials) - low) / (high - low)
@@ -58,10 +59,10 @@ def main() -> None:
     wanted = parser.parse_args()
     for chosen in wanted.benchmarks or [s.id for s in metabench.specs()]:
         try:
-            yardsticks.oracle.build(chosen, "train", SEED)
+            simple.oracle.build(chosen, "train", SEED)
         except ValueError:
             continue
-        if yardsticks.has_weights(chosen):
+        if has_weights(chosen):
             continue
         random, share = calibrate(chosen, wanted.trials)
         print(f'    "{chosen}": {random},  # {share:.3f} of the way', flush=True)

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from metabench_agents import yardsticks
 from metabench_agents.oracle import sac_oracle
 from metabench_agents.parts.run import Run
+
+from metabench.yardsticks import simple
 
 SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle elsewhere
     "PointRobot-v0": {
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
     wanted = parser.parse_args()
-    one = yardsticks.random.build(wanted.benchmark, "train", 0)
+    one = simple.random.build(wanted.benchmark, "train", 0)
     print(f"{wanted.benchmark}, {wanted.frames} steps; random {sac_oracle.training_return(one, wanted.benchmark):.2f}")
     differences = []
     for seed in wanted.seeds:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from metabench_agents.scratching import oracle
 from PIL import Image
 
 import metabench
 from metabench import Timestep
+from metabench.yardsticks.scratch_itch import oracle
 
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 ITCH = {"along": 1.45, "around": 0.5, "size": 1.0, "abduction": np.pi / 6, "elbow": np.pi / 2}
@@ -25,7 +25,7 @@ def main() -> None:
     """Plays once and writes both."""
     env = metabench.make("ScratchItch-v0", expose_task=True, render_mode="rgb_array")
     observation, _ = env.reset(seed=1, options={"task": ITCH})
-    agent, frames = oracle("ScratchItch-v0"), []
+    agent, frames = oracle.build("ScratchItch-v0", "test", 0), []
     belief, first = agent.begin(1), np.ones(1, dtype=bool)
     for t in range(FRAMES):
         frames.append(Image.fromarray(env.render()))

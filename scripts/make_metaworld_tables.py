@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from metabench.npz import pack
 from metabench.families.metaworld import BENCHMARKS, FOLDER, META_DT, MetaWorld, wide_box
+from metabench.npz import pack
 from metabench.physics.metaworld.classes import CLASSES, TaskClass, camel
 from metabench.tasks import TaskTable
 

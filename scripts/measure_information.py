@@ -4,7 +4,7 @@
 
 Policies of two kinds are measured on `test`, each kind with and without the context, by the same search:
 
-- planners (`metabench_agents.highway_merge`), which differ in their belief alone: the training distribution for ever
+- planners (`yardsticks.highway_merge`), which differ in their belief alone: the training distribution for ever
   (context-free), the posterior (adaptive), the truth (oracle);
 - memoryless networks, 16 tanh units, whose weights a separable CMA-ES (Ros and Hansen 2008) finds on `train`; one sees
   the observation, the other the context too.
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents.highway_merge import MergePlanner, Search
-from metabench_agents.yardsticks import RandomAgent, ZeroAgent
 
 import metabench
 from metabench.evaluation.results import Protocol, write_atomically
 from metabench.rng import Array
+from metabench.yardsticks.highway_merge import MergePlanner, Search
+from metabench.yardsticks.simple import RandomAgent, ZeroAgent
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 SEEDS, REPEATS, EPISODES = (0, 1, 2), 2, 3

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import yardsticks
-from metabench_agents.grid_switch import bayes_plan, oracle_plan
-from metabench_agents.yardsticks import grid_switch_model
+from metabench_agents.oracle.weights import has_weights, weights_path
 
 import metabench
 from metabench.evaluation.results import Protocol
 from metabench.plugins import load_plugin
+from metabench.yardsticks.grid_switch import bayes_plan, oracle_plan
+from metabench.yardsticks.switching import grid_switch_model
 
 SEED = 20_000  # no evaluation uses it
 TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs
@@ -50,8 +50,8 @@ def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
         "method": "played",
         "curve": [round(float(r), 4) for r in trials.mean(axis=0)],
     }
-    if name == "oracle" and yardsticks.has_weights(benchmark):  # a trained one: which weights reached this
-        weights = yardsticks.weights_path(benchmark)
+    if name == "oracle" and has_weights(benchmark):  # a trained one: which weights reached this
+        weights = weights_path(benchmark)
         record |= {"weights": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     if name in ("bayes", "oracle") and benchmark.startswith("GridSwitch"):
         exact = exact_grid_switch(name, benchmark, split)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents import yardsticks
-from metabench_agents.oracle import sac_oracle
+from metabench_agents.oracle import actor, weights
 from metabench_agents.parts.run import load_config
 
 import metabench
 from metabench.evaluation.results import Protocol
+from metabench.yardsticks import simple
 
 GOAL, SEED = 0.42, 40_000  # share of the way; no evaluation uses the seed
 STAGES = 6  # at most: the file stays below a megabyte
@@ -34,12 +34,12 @@ def level(agent: Any, benchmark: str) -> float:
 
 def pack(folder: Path) -> Path:
     """Chooses, measures and writes; returns the file."""
-    settings, stages = load_config(folder), sac_oracle.Stages.load(folder / sac_oracle.STAGES)
+    settings, stages = load_config(folder), weights.Stages.load(folder / weights.STAGES)
     benchmark = settings["benchmark"]
     space: Any = metabench.spec(benchmark).family().action_space
-    noisy = [level(sac_oracle.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
-    calm = [level(sac_oracle.Agent(w, space), benchmark) for w in stages.weights]
-    random = level(yardsticks.random.build(benchmark, "train", SEED), benchmark)
+    noisy = [level(actor.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
+    calm = [level(actor.Agent(w, space), benchmark) for w in stages.weights]
+    random = level(simple.random.build(benchmark, "train", SEED), benchmark)
     best = int(np.argmax(calm))
     shares = [(value - random) / (noisy[best] - random) for value in noisy[: best + 1]]
     for record, share, value in zip(stages.records, shares, calm, strict=False):
@@ -59,11 +59,11 @@ def pack(folder: Path) -> Path:
         "frames_trained": stages.records[-1]["frames"],
         "random": random,
     }
-    target = yardsticks.WEIGHTS / f"{benchmark}.safetensors"
+    target = weights.WEIGHTS / f"{benchmark}.safetensors"
     target.parent.mkdir(exist_ok=True)
     kept = stages.pick(chosen)
     records = [{**r, "noisy": noisy[i], "return": calm[i]} for r, i in zip(kept.records, chosen, strict=True)]
-    sac_oracle.Stages(records, kept.weights).save(target, about)
+    weights.Stages(records, kept.weights).save(target, about)
     print(
         f"{target}: {target.stat().st_size:,} bytes, stages {[r['frames'] for r in records]}, medium {about['medium']}"
     )

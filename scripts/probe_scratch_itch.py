@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metabench_agents.scratching import ItchFilter, Scratcher, itch_filter, oracle
 
 import metabench
 from metabench import Timestep
+from metabench.yardsticks.scratch_itch import ItchFilter, Scratcher, itch_filter, oracle
 
 PATH = Path(__file__).parent.parent / "docs" / "results" / "ScratchItch-v0" / "probe.json"
 SEEDS = range(31_000, 31_005)  # no evaluation uses them
@@ -85,10 +85,10 @@ def main() -> None:
     record: dict[str, Any] = {"command": "python scripts/probe_scratch_itch.py", "split": "test", "seeds": list(SEEDS)}
     for benchmark in ("ScratchItch-v0", "ScratchItchSwitch-v0"):
         model = metabench.spec(benchmark).family().model  # pyright: ignore[reportAttributeAccessIssue]
-        hazard = itch_filter(benchmark, "test").hazard
+        hazard = itch_filter.build(benchmark, "test", 0).hazard
         agents = [
-            oracle(benchmark),
-            itch_filter(benchmark, "test"),
+            oracle.build(benchmark, "test", 0),
+            itch_filter.build(benchmark, "test", 0),
             Forgetful(model, hazard),
             Scratcher(model, BEST_AIM),
         ]

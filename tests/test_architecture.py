@@ -60,7 +60,7 @@ def test_a_layer_imports_only_lower_layers(path):
 @pytest.mark.parametrize("path", modules("metabench"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_simulators_and_torch_stay_out(path):
     kernel = path.name == "kernel.py"  # loaded by name, where it is used
-    near_simulator = kernel or room(path, "metabench") in ("physics", "families")
+    near_simulator = kernel or room(path, "metabench") in ("physics", "families", "yardsticks")
     for module, top in imports(path):
         package = module.partition(".")[0]
         assert package not in ("torch", "metabench_agents", "studies", "scripts"), f"{path.name} imports {module}"

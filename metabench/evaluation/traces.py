@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from metabench.npz import SafeNpz, pack
 from metabench.evaluation.results import Protocol, Record, parse, write_atomically
+from metabench.npz import SafeNpz, pack
 from metabench.registry import Spec
 from metabench.rng import Array
 
@@ -29,7 +29,7 @@ TRACE_SCHEMA = 1
 _LEVEL = 1  # of the packing: what can be packed are whole columns, and higher ones gain 1 % in twice the time
 _DEFINING = ("id", "entry_point", "horizon", "digests", "episodes", "repeats", "kwargs", "sessions", "split_sessions")
 _DEFINING += ("shared_tasks", "extra")  # always in a benchmark's digest
-_WORDS = ("summary", "sources", "group")  # never
+_WORDS = ("summary", "sources", "group", "oracle")  # never
 _PREFIX = "checkpoint."  # of the checkpoints' names in the file
 
 

@@ -206,6 +206,7 @@ register(
     Spec(
         id="GridNavigation-v0",
         entry_point=f"{__name__}:GridNavigation",
+        oracle="metabench.yardsticks.grid_navigation:oracle",
         summary="Find a hidden goal on a 5 x 5 grid and return to it in the next episodes.",
         sources=("Zintgraf et al. 2020 (VariBAD), arXiv 1910.08348, environments/navigation/gridworld.py",),
         horizon=GridNavigation.horizon,
@@ -223,6 +224,7 @@ register(
     Spec(
         id="GridSwitch-v0",
         entry_point=f"{__name__}:GridSwitch",
+        oracle="metabench.yardsticks.switching:oracle",
         summary="Two visible candidate goals, one pays; which one switches unseen, session by session (a DLCMDP).",
         sources=(
             "Liang et al. 2024 (DynaMITE-RL), arXiv 2402.15957, gridworld with alternating goals",

@@ -18,16 +18,22 @@ from gymnasium import spaces
 from metabench.drawing import RoadCanvas
 from metabench.family import Family, Field
 from metabench.physics.compiled import compiled
+from metabench.physics.merge_rules import (
+    CARS,
+    DT,
+    EGO_SPEED_LIMIT,
+    HEADWAY,
+    HURRY,
+    JAM_DISTANCE,
+    LENGTH,
+    MAX_ACCELERATION,
+)
 from metabench.registry import Spec, register
 from metabench.rng import Array, SlotRng
 from metabench.tasks import param
 
-CARS = 8  # on the main road; as in physics/highway_merge.py, which is compiled and not imported before the first step
-DT, MAX_ACCELERATION = 0.2, 3.0  # s, m/s^2
-LENGTH = 5.0  # m of a vehicle
 RAMP = 80.0  # m from the start to the merge
 AHEAD = 3  # cars in front of the gap that the ego reaches at its first speed
-EGO_SPEED_LIMIT = 16.0  # m/s
 EGO_SPEED = (12.0, 14.0)  # m/s at the start
 SHIFT = 3.0  # m, either way, of the gap against the place where the ego will be
 GAPS = (0.9, 1.1)  # times the gap at which the driver model neither brakes nor accelerates
@@ -261,8 +267,6 @@ def merge_reward(before: Array, speed: Array, after: Array, faster: Array, crash
 
 def natural_gap(speed: Array) -> Array:
     """`[B]` m from bumper to bumper in a column at this speed, where the driver model's acceleration is 0."""
-    from metabench.physics.highway_merge import HEADWAY, HURRY, JAM_DISTANCE
-
     return (JAM_DISTANCE + HEADWAY * speed) / np.sqrt(1.0 - HURRY**-4)
 
 
@@ -320,6 +324,7 @@ def _spec(id: str, family: str, summary: str, digests: dict[str, str], **kwargs:
                 "Wen et al. 2024 (MetaDreamer), arXiv 2311.06673: the idea and the point-mass kinematics",
                 "roads, drivers, reward, horizon and tables: our definition, the paper's are not public",
             ),
+            oracle="metabench.yardsticks.highway_merge:oracle",
             horizon=_Merge.horizon,
             episodes=3,
             repeats=5,

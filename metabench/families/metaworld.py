@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from metabench.npz import SafeNpz
 from metabench.family import Family, Field
+from metabench.npz import SafeNpz
 from metabench.physics.metaworld.classes import (
     CLASSES,
     ML10_TEST,
@@ -375,6 +375,7 @@ def _register() -> None:
     digests = json.loads((FOLDER / "metaworld_digests.json").read_text())
     shared = {
         "entry_point": f"{__name__}:MetaWorld",
+        "oracle": "metabench.yardsticks.metaworld:oracle",
         "horizon": HORIZON,
         "episodes": EPISODES,
         "extra": "metaworld",

@@ -150,6 +150,7 @@ register(
             "Meta-DT, arXiv 2410.11448, src/envs.py: start, reward, tables",
         ),
         horizon=PointRobot.horizon,
+        oracle="metabench.yardsticks.points:point_robot",
         episodes=2,
         repeats=1,
         digests={
@@ -166,6 +167,7 @@ register(
         summary="A point searches for a hidden goal on the unit circle; reward only near it.",
         sources=("Rakelly et al. 2019, arXiv 1903.08254, sparse 2-d navigation: goals on the semicircle, radius 0.2",),
         horizon=SparsePointRobot.horizon,
+        oracle="metabench.yardsticks.points:sparse_point_robot",
         episodes=4,
         repeats=1,
         digests={

@@ -327,6 +327,7 @@ _SWITCH = (
 register(
     Spec(
         id="ScratchItch-v0",
+        oracle="metabench.yardsticks.scratch_itch:oracle",
         entry_point=f"{__name__}:ScratchItch",
         summary="A robot arm scratches a person's arm where it itches, which is hidden.",
         sources=_SOURCES,
@@ -344,6 +345,7 @@ register(
 register(
     Spec(
         id="ScratchItchSwitch-v0",
+        oracle="metabench.yardsticks.scratch_itch:oracle",
         entry_point=f"{__name__}:ScratchItch",
         summary="The hidden itch that a robot arm scratches moves session by session (a DLCMDP).",
         sources=(*_SOURCES, _SWITCH),

@@ -6,10 +6,10 @@ import mujoco
 import numpy as np
 import pytest
 from interleaving import interleaved
-from metabench_agents.scratching import itch_filter, oracle
 
 import metabench
 from metabench import Timestep
+from metabench.yardsticks.scratch_itch import itch_filter, oracle
 
 pytestmark = pytest.mark.benchmark
 ID, WORK = "ScratchItch-v0", 1280  # environment steps a round
@@ -82,7 +82,7 @@ def test_the_agents_by_hand(benchmark):
     env = metabench.make_vec(ID, 64, expose_task=True)
     observation, _ = env.reset(seed=0)
     step = Timestep(observation, np.zeros((64, 7), np.float32), np.full(64, -0.2), np.zeros(64, dtype=bool))
-    agents = {"oracle": oracle(ID), "itch-filter": itch_filter(ID, "train")}
+    agents = {"oracle": oracle.build(ID, "test", 0), "itch-filter": itch_filter.build(ID, "train", 0)}
     runs = {name: lambda agent=agent: agent.act(step, agent.begin(64)) for name, agent in agents.items()}
     runs["environment"] = lambda: env.step(step.action)
     seconds = interleaved(runs, rounds=15)

@@ -12,8 +12,7 @@ import pytest
 from gymnasium import spaces
 
 import metabench
-from metabench import Family, Field, Protocol, Result, Spec, Timestep, param, standard_protocol
-from metabench.evaluation import evaluate
+from metabench import Family, Field, Protocol, Result, Spec, Timestep, evaluate, param, standard_protocol
 from metabench.evaluation.evaluate import play
 from metabench.evaluation.summary import summarise
 from metabench.evaluation.switches import reward_around_switches

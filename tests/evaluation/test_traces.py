@@ -16,12 +16,11 @@ import pytest
 from gymnasium import spaces
 
 import metabench
-from metabench import Family, Field, Spec, param, registry, specs, standard_protocol
-from metabench.evaluation import evaluate
+from metabench import Family, Field, Spec, evaluate, param, registry, specs, standard_protocol
 from metabench.evaluation.evaluate import evaluate_traced
-from metabench.npz import SafeNpz, pack
 from metabench.evaluation.traces import EVERY, Trace, checkpoint_places, spec_digest
 from metabench.leaderboard.replay import Fault, replay
+from metabench.npz import SafeNpz, pack
 from metabench.plugins import load_plugin
 from metabench.registry import register
 from metabench.rng import Array

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 
 import metabench
-from metabench.npz import pack
 from metabench.evaluation.traces import Trace
 from metabench.leaderboard.records import BOARDS, SUBMISSION, Board, Submission, Training, dump, read_boards
 from metabench.leaderboard.submit import About, Entrant, submit
+from metabench.npz import pack
 
 REACH, GRID = "reach", "grid"
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from forging import honest, reseal
 
-from metabench.npz import pack
 from metabench.evaluation.traces import Trace
 from metabench.leaderboard.folder import Folder
 from metabench.leaderboard.replay import TOLERANCE
 from metabench.leaderboard.verify import verify
+from metabench.npz import pack
 
 TRACE = "traces/run_000.npz"
 

@@ -22,7 +22,9 @@ from gymnasium import spaces
 
 import metabench
 from metabench import Agent, Behaviour, SlotRng, Timestep
-from metabench_agents import yardsticks
+from metabench.plugins import load_oracle
+from metabench.yardsticks.simple import RandomAgent
+from metabench_agents.oracle.weights import has_weights, stage_behaviours, weights_path
 
 Array = npt.NDArray[Any]
 
@@ -95,12 +97,10 @@ class _Behaviours:
             )
         space = metabench.spec(benchmark).family().action_space
         if quality == "random":
-            return (Behaviour("uniform actions", 0, "", {}, lambda seed: yardsticks.RandomAgent(space, seed)),)
-        if yardsticks.has_weights(benchmark):
-            from metabench_agents.oracle.sac_oracle import stage_behaviours
-
-            return stage_behaviours(benchmark, yardsticks.weights_path(benchmark), quality)
-        yardsticks.oracle.build(benchmark, split, 0)  # the ValueError where there is none
+            return (Behaviour("uniform actions", 0, "", {}, lambda seed: RandomAgent(space, seed)),)
+        if has_weights(benchmark):
+            return stage_behaviours(benchmark, weights_path(benchmark), quality)
+        load_oracle(benchmark, split, 0)  # the ValueError where there is none
         if quality == "expert":
             return (self._diluted(benchmark, split, EXPERT_RANDOM),)
         medium = MEDIUM_RANDOM.get(benchmark, DEFAULT_MEDIUM_RANDOM)
@@ -114,7 +114,7 @@ class _Behaviours:
         noise = noise_of(benchmark)
 
         def make(seed: int) -> Agent[Any]:
-            return Diluted(yardsticks.oracle.build(benchmark, split, seed), space, random, noise, seed)
+            return Diluted(load_oracle(benchmark, split, seed), space, random, noise, seed)
 
         settings = {"random": round(random, 6), "noise": noise}
         return Behaviour(f"oracle with {random:.0%} random actions", stage, "", settings, make)

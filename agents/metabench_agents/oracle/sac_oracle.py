@@ -11,31 +11,23 @@ so that the yardstick knows its way on the ranges of `ood` too; rows of evaluati
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import metabench
-from metabench import Behaviour, SlotRng, Timestep
 from metabench.evaluation.results import Protocol
-from metabench_agents.oracle.sac import CLIP, SAC, SACConfig, Transitions, gaussian
+from metabench_agents.oracle.actor import NAME, PARTS, Agent, snapshot, to_space
+from metabench_agents.oracle.sac import SAC, SACConfig, Transitions
+from metabench_agents.oracle.weights import STAGES, Stages
 from metabench_agents.parts.memory import Replay
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
-
-NAME = "sac-oracle"
-STAGES = "stages.safetensors"  # in the folder of a run: every stage so far
-PARTS = ("center", "inverse", "w1", "b1", "w2", "b2", "w3", "b3")  # of a stage, half precision
 
 
 @dataclass(frozen=True)
@@ -57,50 +49,6 @@ class Config:
     entropy: float = 1.0  # target entropy is minus this per action dimension
     bfloat16: bool = False  # matrix products with bfloat16 inputs: faster where the CPU has them in hardware
     compiled: bool = False  # the update as one compiled graph: faster after some thousand updates
-
-
-class Agent:
-    """A trained actor that sees the task.
-
-    Belief: the streams of its noise, or nothing where it takes the mean's action.
-    """
-
-    name, privileged = NAME, True
-
-    def __init__(self, weights: Mapping[str, Tensor], space: spaces.Box, noise_seed: int | None = None):
-        self.weights = {name: tensor.float() for name, tensor in weights.items()}
-        self.actor = [self.weights[name] for name in PARTS[2:]]
-        self.low, self.high = np.asarray(space.low), np.asarray(space.high)
-        self.noise_seed = noise_seed  # None: the mean's action
-
-    def begin(self, num_trials: int) -> Any:
-        """Keys and counters of the trials' streams; None without noise."""
-        if self.noise_seed is None:
-            return None
-        return SlotRng.counting(self.noise_seed * 2**32, num_trials).state()
-
-    @torch.inference_mode()
-    def act(self, step: Timestep, belief: Any) -> tuple[np.ndarray, Any]:
-        """The policy's action for the task it sees."""
-        observation = torch.as_tensor(step.observation).float()
-        scaled = ((observation - self.weights["center"]) * self.weights["inverse"]).clamp(-CLIP, CLIP)
-        mean, log_std = gaussian(self.actor, scaled)
-        if belief is not None:
-            rng = SlotRng(belief[0], belief[1].copy())
-            noise = rng.normal(size=mean.shape[1]).astype(np.float32)
-            mean, belief = mean + log_std.exp() * torch.from_numpy(noise), rng.state()
-        return to_space(torch.tanh(mean).numpy(), self.low, self.high), belief
-
-
-def to_space(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Actions in [-1, 1] as the box has them."""
-    return np.clip((high + low) / 2 + (high - low) / 2 * action, low, high).astype(low.dtype)
-
-
-def snapshot(sac: SAC) -> dict[str, Tensor]:
-    """The actor with its scaling in half precision: what a stage keeps."""
-    tensors = (sac.center, sac.inverse, *sac.learner.actor)
-    return {name: tensor.detach().half().clone() for name, tensor in zip(PARTS, tensors, strict=True)}
 
 
 def draw_tasks(benchmark: str, tasks: str, count: int, seed: int) -> Any:
@@ -207,88 +155,6 @@ def training_return(agent: metabench.Agent[Any], benchmark: str) -> float:
     """Mean return of one episode per task of the split `train`."""
     protocol = Protocol(benchmark=benchmark, split="train", episodes=1, repeats=1, seed=1)
     return float(metabench.evaluate(agent, protocol).array().mean())
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Actors along one training run, in order, as one file of tensors."""
-
-    records: Sequence[Mapping[str, Any]]  # iteration, frames, mean return on `train`
-    weights: Sequence[Mapping[str, Tensor]]
-
-    def add(self, iteration: int, frames: int, level: float, weights: Mapping[str, Tensor]) -> Stages:
-        """These and one more."""
-        record = {"iteration": iteration, "frames": frames, "return": level}
-        half = {name: tensor.half() for name, tensor in weights.items()}
-        return Stages([*self.records, record], [*self.weights, half])
-
-    def until(self, iteration: int) -> Stages:
-        """Those of the first iterations."""
-        kept = [i for i, record in enumerate(self.records) if record["iteration"] <= iteration]
-        return self.pick(kept)
-
-    def pick(self, index: Sequence[int]) -> Stages:
-        """Those with these indices."""
-        return Stages([self.records[i] for i in index], [self.weights[i] for i in index])
-
-    def save(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
-        """Writes the file: the old one or the new one, whole, at every moment."""
-        tensors = {f"{i}/{name}": t.contiguous() for i, part in enumerate(self.weights) for name, t in part.items()}
-        temporary = path.with_name(f".{path.name}.part")
-        save_file(
-            tensors, temporary, metadata={"stages": json.dumps(list(self.records)), "about": json.dumps(about or {})}
-        )
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> Stages:
-        """Reads the file; no stages where there is none."""
-        if not path.is_file():
-            return cls([], [])
-        with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportPrivateImportUsage]
-            records = json.loads(file.metadata()["stages"])
-            weights = [{name: file.get_tensor(f"{i}/{name}") for name in PARTS} for i in range(len(records))]
-        return cls(records, weights)
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_stages(benchmark: str, path: Path) -> tuple[Stages, Mapping[str, Any]]:
-    """The shipped stages and what is said about them; ValueError if they were trained on other observations."""
-    stages = Stages.load(path)
-    with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportPrivateImportUsage]
-        about = json.loads(file.metadata()["about"])
-    family = metabench.spec(benchmark).family()
-    columns = len(family.observation_fields) + len(fields(family.context_type))
-    if stages.weights[0]["center"].shape[0] != columns:
-        raise ValueError(f"{path.name} was trained on other observations than those of {benchmark}")
-    return stages, about
-
-
-def shipped_agent(benchmark: str, path: Path) -> Agent:
-    """The best stage that comes with the package, taking its mean action: the yardstick."""
-    stages, _ = read_stages(benchmark, path)
-    space: Any = metabench.spec(benchmark).family().action_space
-    return Agent(stages.weights[-1], space)
-
-
-def stage_behaviours(benchmark: str, path: Path, quality: str) -> Sequence[Behaviour]:
-    """The stages of a quality as behaviour policies with their own noise."""
-    stages, about = read_stages(benchmark, path)
-    space: Any = metabench.spec(benchmark).family().action_space
-    digest = file_hash(path)
-    chosen = {"medium": [about["medium"]], "expert": [len(stages.weights) - 1], "replay": range(len(stages.weights))}
-
-    def behaviour(index: int) -> Behaviour:
-        frames, weights = stages.records[index]["frames"], stages.weights[index]
-        settings = {"stage": index, "weights": path.name}
-        name = f"{NAME} after {frames} steps"
-        return Behaviour(name, frames, digest, settings, lambda seed: Agent(weights, space, noise_seed=seed))
-
-    return [behaviour(index) for index in chosen[quality]]
 
 
 def load(path: Path) -> Agent:

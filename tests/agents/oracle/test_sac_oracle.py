@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.oracle import sac, sac_oracle
+from metabench_agents.oracle.actor import PARTS
+from metabench_agents.oracle.weights import STAGES, Stages
 
 import metabench
 
@@ -34,7 +36,7 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
     resumed = run(part, checkpoint_every=2)
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
-    stages = sac_oracle.Stages.load(part / sac_oracle.STAGES)
+    stages = Stages.load(part / STAGES)
     assert [record["iteration"] for record in stages.records] == [2, 4]
     again = sac_oracle.load(part)
     assert torch.equal(again.weights["w1"], whole.weights["w1"])
@@ -59,7 +61,7 @@ def test_noise_depends_on_the_trial_alone():
         name: torch.randn(shape, generator=torch.Generator().manual_seed(i))
         for i, (name, shape) in enumerate(
             zip(
-                sac_oracle.PARTS,
+                PARTS,
                 [(4,), (4,), (1, 4, 8), (1, 1, 8), (1, 8, 8), (1, 1, 8), (1, 8, 4), (1, 1, 4)],
                 strict=True,
             )

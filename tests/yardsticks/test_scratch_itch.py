@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from metabench_agents.scratching import (
+
+import metabench
+from metabench import Protocol, Timestep
+from metabench.plugins import load_plugin
+from metabench.yardsticks.scratch_itch import (
     BASE,
     ItchFilter,
     Scratcher,
@@ -14,10 +18,6 @@ from metabench_agents.scratching import (
     read,
     way,
 )
-
-import metabench
-from metabench import Protocol, Timestep
-from metabench.plugins import load_plugin
 
 FAMILY = metabench.spec("ScratchItch-v0").family()
 
@@ -81,7 +81,7 @@ def test_jacobians_by_differences():
 
 def test_a_free_tip_goes_where_it_is_sent():
     env, observation = start(8)
-    agent, belief, first = oracle("ScratchItch-v0"), np.ones(8), np.ones(8, dtype=bool)
+    agent, belief, first = oracle.build("ScratchItch-v0", "test", 0), np.ones(8), np.ones(8, dtype=bool)
     for _ in range(3):
         scene = read(observation)
         goal = way(scene, observation[:, 24], observation[:, 25], belief)
@@ -95,7 +95,7 @@ def test_a_free_tip_goes_where_it_is_sent():
 
 def test_trials_do_not_depend_on_their_neighbours():
     _, observation = start(6)
-    for agent in (oracle("ScratchItch-v0"), itch_filter("ScratchItch-v0", "train")):
+    for agent in (oracle.build("ScratchItch-v0", "test", 0), itch_filter.build("ScratchItch-v0", "train", 0)):
         seen = observation if agent.privileged else observation[:, :24]
         step = Timestep(seen, np.zeros((6, 7), np.float32), np.full(6, -0.2), np.zeros(6, dtype=bool))
         belief = agent.begin(6)
@@ -162,5 +162,5 @@ def test_the_oracle_scratches_and_the_filter_learns_where():
 def test_both_say_where_they_are_defined():
     with pytest.raises(ValueError, match="ScratchItch only, not on PointRobot-v0"):
         load_plugin("itch-filter").build("PointRobot-v0", "test", 0)
-    assert itch_filter("ScratchItchSwitch-v0", "ood").hazard == 0.02
+    assert itch_filter.build("ScratchItchSwitch-v0", "ood", 0).hazard == 0.02
     assert np.allclose(BASE, [-0.35, -0.30, 0.36])

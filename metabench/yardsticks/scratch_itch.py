@@ -17,23 +17,30 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
-import numpy.typing as npt
 
-import metabench
-from metabench import Timestep
-
-Array = npt.NDArray[Any]
+from metabench.agent import Timestep
+from metabench.families.scratch_itch import (
+    ACTION_WEIGHT,
+    BASE,
+    FORCE_WEIGHT,
+    HARD_FORCE,
+    MAN,
+    REACH,
+    SCRATCH_REWARD,
+    TIP_RADIUS,
+    VELOCITY_WEIGHT,
+    WOMAN,
+    ScratchItch,
+)
+from metabench.families.scratch_itch import STROKE as FRESH
+from metabench.registry import spec
+from metabench.rng import Array
 
 ALONG, AROUND = 24, 25  # columns of the exposed itch
-BASE = np.array([-0.35, -0.30, 0.36])  # m, the robot's base in the world; turned by -90 degrees about z
-TIP_RADIUS, TIP_FROM_GRIPPER = 0.01, 0.095  # m
+TIP_FROM_GRIPPER = 0.095  # m
+SLOWING = 0.9  # the tip's speed at the end of a step against its mean: a servo slows down
 TURN = 0.0553  # rad that a full action turns a free joint in a step
-
-# Lengths (m) of Assistive Gym's woman and man of the 50th percentile: other bodies lie on the line through them.
-UPPER_LENGTH, FORE_LENGTH = (0.264, 0.279), (0.234, 0.257)
-UPPER_RADIUS, FORE_RADIUS = (0.0355, 0.043), (0.027, 0.033)
 
 # The controller, tuned on tasks of the split "fresh" of ScratchItch-v0.
 GAIN, MAX_STEP = 0.6, 0.05  # share of the way made in a step, and metres at most
@@ -102,19 +109,21 @@ def read(observation: Array) -> Scene:
 
 
 def limbs(scene: Scene) -> tuple[Limb, Limb]:
-    """Upper arm and forearm. How long the upper arm is tells the body."""
+    """Upper arm and forearm. How long the upper arm is tells the body: bodies lie on the line through woman and man."""
     upper, fore = scene.elbow - scene.shoulder, scene.wrist - scene.elbow
     length = np.linalg.norm(upper, axis=1)
-    size = (length - UPPER_LENGTH[0]) / (UPPER_LENGTH[1] - UPPER_LENGTH[0])
+    size = (length - WOMAN.upper_length) / (MAN.upper_length - WOMAN.upper_length)
 
-    def of(pair: tuple[float, float]) -> Array:
-        return pair[0] + size * (pair[1] - pair[0])
+    def of(woman: float, man: float) -> Array:
+        return woman + size * (man - woman)
 
     upper, fore = unit(upper), unit(fore)
     outward = unit(np.cross(upper, fore))  # the elbow bends about it
+    radius = of(WOMAN.upper_radius, MAN.upper_radius)
+    fore_length, fore_radius = of(WOMAN.fore_length, MAN.fore_length), of(WOMAN.fore_radius, MAN.fore_radius)
     return (
-        Limb(scene.shoulder, upper, outward, np.cross(outward, upper), length, of(UPPER_RADIUS)),
-        Limb(scene.elbow, fore, outward, np.cross(outward, fore), of(FORE_LENGTH), of(FORE_RADIUS)),
+        Limb(scene.shoulder, upper, outward, np.cross(outward, upper), length, radius),
+        Limb(scene.elbow, fore, outward, np.cross(outward, fore), fore_length, fore_radius),
     )
 
 
@@ -187,8 +196,10 @@ def _on(limb: Limb, angle: Array, radius: Array, height: Array) -> Array:
 class Controller:
     """Actions that move the tip and point the tool, by MuJoCo's Jacobians of the robot."""
 
-    def __init__(self, model: mujoco.MjModel):
-        self._model, self._data = model, mujoco.MjData(model)
+    def __init__(self, model: Any):
+        import mujoco
+
+        self._model, self._data, self._mujoco = model, mujoco.MjData(model), mujoco
         self._tip = model.body("tip").id
         low, high = model.jnt_range[4:].T
         self._middle, self._half = (low + high) / 2, (high - low) / 2
@@ -199,9 +210,9 @@ class Controller:
         place, turn = np.zeros((2, 3, self._model.nv))
         for row, angles in zip(rows, joints, strict=True):
             self._data.qpos[4:] = angles
-            mujoco.mj_kinematics(self._model, self._data)
-            mujoco.mj_comPos(self._model, self._data)
-            mujoco.mj_jacBody(self._model, self._data, place, turn, self._tip)
+            self._mujoco.mj_kinematics(self._model, self._data)
+            self._mujoco.mj_comPos(self._model, self._data)
+            self._mujoco.mj_jacBody(self._model, self._data, place, turn, self._tip)
             row[:3], row[3:] = place[:, 4:], turn[:, 4:]
         return rows
 
@@ -256,11 +267,6 @@ class Scratcher:
             along, around = (np.full(len(belief), value) for value in self._aim)
         goal = way(scene, along, around, np.where(step.first, 1.0, belief))
         return self._controller.action(scene, goal), goal.stroke
-
-
-def oracle(benchmark: str) -> Scratcher:
-    """The agent that sees the itch."""
-    return Scratcher(metabench.spec(benchmark).family().model)
 
 
 class ItchBelief(NamedTuple):
@@ -329,25 +335,25 @@ class ItchFilter:
     ) -> tuple[Array, Array, Array]:
         """The weights after a reward, whether it was a scratch, and the skin nearest to the tip.
 
-        The expected reward is 5 for a scratch - distance - 0.01 |a| - 0.25 |v| - 0.01 force elsewhere.
+        The expected reward is the family's: for a scratch, less distance, |a|, |v| and force elsewhere.
         """
         skin, gap = nearest_skin(scene)
         effort = np.linalg.norm(np.clip(step.action, -1.0, 1.0), axis=1)
-        rest = -0.01 * effort - 0.25 * 0.9 * moved / 0.1  # a servo slows down: the end of a step is below its mean
+        rest = -ACTION_WEIGHT * effort - VELOCITY_WEIGHT * SLOWING * moved / ScratchItch.dt
         distance = np.linalg.norm(places - scene.tip[:, None], axis=2)
-        inside = np.linalg.norm(places - skin[:, None], axis=2) - 0.025
+        inside = np.linalg.norm(places - skin[:, None], axis=2) - REACH
         inside = 1.0 / (1.0 + np.exp(np.clip(inside / self.BLUR, -50, 50)))
         touching = (scene.force > 0) & (gap < 0.001)
-        fresh = touching & (scene.force < 10) & (np.linalg.norm(skin - belief.last, axis=1) > 0.01)
+        fresh = touching & (scene.force < HARD_FORCE) & (np.linalg.norm(skin - belief.last, axis=1) > FRESH)
         inside = inside * touching[:, None]
-        here = (rest + 5.0 * fresh)[:, None] - distance
-        there = (rest - 0.01 * scene.force)[:, None] - distance
+        here = (rest + SCRATCH_REWARD * fresh)[:, None] - distance
+        there = (rest - FORCE_WEIGHT * scene.force)[:, None] - distance
         reward = step.reward[:, None]
         density = inside * self._density(reward - here) + (1 - inside) * self._density(reward - there)
         weight = np.where(step.first[:, None], belief.weight, belief.weight * (density + self.SURPRISE))
         weight /= weight.sum(axis=1, keepdims=True)
         weight = (1 - self.hazard) * weight + self.hazard / len(self._along)
-        return weight, ~step.first & (step.reward > 2.5), skin
+        return weight, ~step.first & (step.reward > SCRATCH_REWARD / 2), skin
 
     def _density(self, error: Array) -> Array:
         return np.exp(-0.5 * np.square(error / self.NOISE)) / (self.NOISE * np.sqrt(2 * np.pi))
@@ -366,8 +372,24 @@ def nearest_skin(scene: Scene) -> tuple[Array, Array]:
     return np.where(upper[:, None], *places), np.where(upper, *gaps)
 
 
-def itch_filter(benchmark: str, split: str) -> ItchFilter:
-    """The agent that infers the itch, told how often it moves."""
-    chosen = metabench.spec(benchmark)
-    sessions = chosen.sessions_of(split)
-    return ItchFilter(chosen.family().model, sessions["p"] if sessions else 0.0)
+class _Oracle:
+    """The controller, shown the itch."""
+
+    def build(self, benchmark: str, split: str, seed: int) -> Scratcher:
+        """The oracle of ScratchItch."""
+        return Scratcher(spec(benchmark).family().model)
+
+
+class _ItchFilter:
+    """A filter that infers the itch from rewards."""
+
+    def build(self, benchmark: str, split: str, seed: int) -> ItchFilter:
+        """The agent, told how often the split's itches move; ValueError for other benchmarks than ScratchItch."""
+        chosen = spec(benchmark)
+        sessions = chosen.sessions_of(split)
+        if type(chosen.family()).__name__ != "ScratchItch" or (sessions and sessions["kind"] != "geometric"):
+            raise ValueError(f"this agent is defined on ScratchItch only, not on {benchmark}")
+        return ItchFilter(chosen.family().model, sessions["p"] if sessions else 0.0)
+
+
+oracle, itch_filter = _Oracle(), _ItchFilter()

@@ -6,7 +6,11 @@ import random
 import numpy as np
 import pytest
 from gymnasium import spaces
-from metabench_agents.grid_switch import (
+
+import metabench
+from metabench import Timestep, evaluate, standard_protocol
+from metabench.plugins import load_plugin
+from metabench.yardsticks.grid_switch import (
     GOAL_REWARD,
     STEP_REWARD,
     Filter,
@@ -17,12 +21,8 @@ from metabench_agents.grid_switch import (
     oracle_value,
     walk,
 )
-from metabench_agents.yardsticks import Memoryless, PlannedAgent, RandomAgent, WinStayLoseShift, grid_switch_model
-
-import metabench
-from metabench import Timestep, standard_protocol
-from metabench.evaluation import evaluate
-from metabench.plugins import load_plugin
+from metabench.yardsticks.simple import Memoryless, RandomAgent
+from metabench.yardsticks.switching import PlannedAgent, WinStayLoseShift, grid_switch_model
 
 PAPER = GridSwitchModel(0.07, ((0.2, 0.8), (0.8, 0.2)))
 UNEVEN = GridSwitchModel(0.3, ((0.1, 0.9), (0.5, 0.5)), horizon=4, size=2)

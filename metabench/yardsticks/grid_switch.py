@@ -13,14 +13,11 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from metabench.families.grid_navigation import GOAL_REWARD, MEANINGS, MOVES, SIZE, STEP_REWARD
+from metabench.rng import Array
 
-GOAL_REWARD, STEP_REWARD = 1.0, -0.1
-MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # stay, up, right, down, left
-STAY = 0
-SIZE = 5
+STAY = MEANINGS.index("stay")
 
 
 @dataclass(frozen=True)

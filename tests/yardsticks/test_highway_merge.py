@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from metabench_agents.highway_merge import MergePlanner, Search
-from metabench_agents.yardsticks import RandomAgent, oracle
 
 import metabench
 from metabench.evaluation.results import Protocol
+from metabench.yardsticks.highway_merge import MergePlanner, Search
+from metabench.yardsticks.simple import RandomAgent, oracle
 
 SMALL = Search(plans=24, elites=4, rounds=3)
 

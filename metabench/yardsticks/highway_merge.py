@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-import metabench
-from metabench import SlotRng, Timestep
-
-Array = npt.NDArray[Any]
+from metabench.agent import Timestep
+from metabench.registry import spec
+from metabench.rng import Array, SlotRng
 
 SEGMENT = 5  # steps of one constant acceleration, and between two plans
 NOISE = 0.05  # m/s by which a car's speed may differ from a prediction, as the posterior has it
@@ -54,10 +52,10 @@ class MergePlanner:
     """Acts by plans. See the module for the three `name`s: "oracle", "context-free", "adaptive"."""
 
     def __init__(self, benchmark: str, name: str, seed: int, search: Search | None = None):
-        self.family: Any = metabench.spec(benchmark).family()
+        self.family: Any = spec(benchmark).family()
         if type(self.family).__name__ not in FAMILIES:
             raise ValueError(f"this agent is defined on {', '.join(FAMILIES)} only, not on {benchmark}")
-        self.ranges = metabench.spec(benchmark).table().ranges
+        self.ranges = spec(benchmark).table().ranges
         self.name, self.privileged = name, name == "oracle"
         self.seed, self.search = seed, search or Search()
         self.segments = -(-self.family.horizon // SEGMENT)
@@ -200,7 +198,7 @@ class _Planner:
 
     def build(self, benchmark: str, split: str, seed: int) -> MergePlanner:
         """The planner; ValueError for other benchmarks than the merging ones."""
-        return MergePlanner(metabench.spec(benchmark).id, self.name, seed)
+        return MergePlanner(spec(benchmark).id, self.name, seed)
 
 
-context_free, adaptive = _Planner("context-free"), _Planner("adaptive")
+context_free, adaptive, oracle = _Planner("context-free"), _Planner("adaptive"), _Planner("oracle")

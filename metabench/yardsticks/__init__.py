@@ -1,0 +1,1 @@
+"""What learned agents are measured against: random, oracles, filters, planners. No torch; they define 0 and 1."""
