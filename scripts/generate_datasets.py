@@ -5,7 +5,7 @@
     python scripts/generate_datasets.py --table                                        # what was recorded, as Markdown
 
 Each set is made as `metabench dataset generate metabench/FAMILY/QUALITY-v0 --split SPLIT` makes it, and ten of its
-episodes are replayed in the simulator. What came out is kept in docs/results/datasets.json; a set that is there already
+episodes are replayed in the simulator. What came out is kept in docs/datasets.json; a set that is there already
 is measured again, but keeps the seconds of its making.
 """
 
@@ -23,7 +23,7 @@ from metabench.datasets.ids import split_folder
 from metabench.datasets.verify import verify
 from metabench.evaluation.results import write_atomically
 
-RECORD = Path(__file__).parent.parent / "docs" / "results" / "datasets.json"
+RECORD = Path(__file__).parent.parent / "docs" / "datasets.json"
 QUALITIES, REPLAYED = ("medium", "expert", "mixed"), 10
 
 

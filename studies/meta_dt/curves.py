@@ -1,6 +1,6 @@
 """Draws the learning curves of a sweep of the offline agents, and what they reach.
 
-    python scripts/plot_offline.py runs/offline/PointRobot-v0/mixed --out learning.png
+    python -m studies.meta_dt.curves runs/offline/PointRobot-v0/mixed --out learning.png
 
 Left: the world model's loss on held-out episodes of the training tasks. Middle: the transformers' losses, every run
 thin and their mean bold. Right: returns on the split `test`, episode by episode of a trial, between the stored

@@ -1,6 +1,6 @@
 """Gradient steps per second on the ELBOs of VariBAD and DynaMITE-RL on a GPU: eager against CUDA graphs.
 
-    python scripts/time_elbo_on_gpu.py
+    python -m studies.dynamite.time_elbo
 
 Sizes are those of `tests/benchmarks/test_belief_speed.py`: a grid's (60 ticks, 25 trials, all 60 x 60 pairs) and the
 same with 512 trials, where a GPU has something to do. Prints one line per agent, size and form; medians of 5 rounds.

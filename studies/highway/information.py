@@ -1,6 +1,6 @@
 """What knowing the hidden task is worth on the merging families: the table of docs/highway.md.
 
-    python scripts/measure_information.py HighwayMerge-v0 HighwayMergeHidas-v0
+    python -m studies.highway.information HighwayMerge-v0 HighwayMergeHidas-v0
 
 Policies of two kinds are measured on `test`, each kind with and without the context, by the same search:
 
@@ -28,7 +28,7 @@ from metabench.rng import Array
 from metabench.yardsticks.highway_merge import MergePlanner, Search
 from metabench.yardsticks.simple import RandomAgent, ZeroAgent
 
-FOLDER = Path(__file__).parent.parent / "docs" / "results"
+FOLDER = Path(__file__).parent / "results"
 SEEDS, REPEATS, EPISODES = (0, 1, 2), 2, 3
 SEARCH = Search(plans=100, elites=10, rounds=6)
 UNITS, POPULATION, PLAYED, GENERATIONS = 16, 64, 64, 150
@@ -163,7 +163,7 @@ def show(table: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measures and writes docs/results/<id>/information.json."""
+    """Measures and writes studies/highway/results/<id>/information.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--show", action="store_true", help="print the stored tables, measure nothing")
@@ -175,7 +175,7 @@ def main() -> None:
             table = measure(benchmark, not arguments.planners)
             path.parent.mkdir(parents=True, exist_ok=True)
             record = {
-                "command": f"python scripts/measure_information.py {benchmark}{' --planners' * arguments.planners}",
+                "command": f"python -m studies.highway.information {benchmark}{' --planners' * arguments.planners}",
                 "split": "test",
                 "agents": table,
             }

@@ -1,15 +1,15 @@
 r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents.md, their learning curves and the pictures.
 
-    python scripts/dynamite_study.py train --agents rl2 rl2-short varibad dynamite --seeds 0 1 2 3 4
-    python scripts/dynamite_study.py train --agents without-consistency without-conditioning without-masking \
+    python -m studies.dynamite.study train --agents rl2 rl2-short varibad dynamite --seeds 0 1 2 3 4
+    python -m studies.dynamite.study train --agents without-consistency without-conditioning without-masking \
         --seeds 0 1 2
-    python scripts/dynamite_study.py train --benchmark CheetahDirSwitch-v0 --seeds 0 1 2
-    python scripts/dynamite_study.py train --benchmark GridNavigation-v0 --seeds 0 1 2
-    python scripts/dynamite_study.py offline --seeds 0 1 2
-    python scripts/dynamite_study.py report --benchmark GridSwitch-v0
+    python -m studies.dynamite.study train --benchmark CheetahDirSwitch-v0 --seeds 0 1 2
+    python -m studies.dynamite.study train --benchmark GridNavigation-v0 --seeds 0 1 2
+    python -m studies.dynamite.study offline --seeds 0 1 2
+    python -m studies.dynamite.study report --benchmark GridSwitch-v0
 
-Runs go to `runs/study`, what is kept of them to `docs/results/BENCHMARK`: the evaluations (result.json), and per run a
-learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
+Runs go to `runs/study`, what is kept of them to `results/BENCHMARK` beside this file: the evaluations (result.json),
+and per run a learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from metabench_agents.parts.run import Run
 import metabench
 from metabench.evaluation.results import Result
 
-ROOT = Path(__file__).parent.parent
-RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", ROOT / "docs" / "results", ROOT / "docs" / "images"
+ROOT = Path(__file__).parent.parent.parent
+RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", Path(__file__).parent / "results", ROOT / "docs" / "images"
 SPLITS = ("test", "ood")
 LEVELS = (35.0, 40.0)  # mean returns on GridSwitch whose first passing is told
 WINDOW = 38_400  # frames that a learning curve is averaged over

@@ -1,7 +1,7 @@
 """Shows that ScratchItch's hidden itch can be inferred: told, untold with memory, and untold without.
 
-    python scripts/probe_scratch_itch.py            # writes docs/results/ScratchItch-v0/probe.json, prints a table
-    python scripts/probe_scratch_itch.py --aims     # first chooses the fixed aim again, on training tasks
+    python -m studies.itch.probe            # writes studies/itch/results/ScratchItch-v0/probe.json, prints a table
+    python -m studies.itch.probe --aims     # first chooses the fixed aim again, on training tasks
 
 Four agents play the test tasks, five seeds each: `oracle` sees the itch; `itch-filter` infers it from its rewards;
 `fixed-aim` scratches one place of the arm whatever it feels, the best such place on training tasks, because a policy
@@ -22,7 +22,7 @@ import metabench
 from metabench import Timestep
 from metabench.yardsticks.scratch_itch import ItchFilter, Scratcher, itch_filter, oracle
 
-PATH = Path(__file__).parent.parent / "docs" / "results" / "ScratchItch-v0" / "probe.json"
+PATH = Path(__file__).parent / "results" / "ScratchItch-v0" / "probe.json"
 SEEDS = range(31_000, 31_005)  # no evaluation uses them
 PHASES = ((0, 20), (20, 50), (50, 100), (100, 200))  # steps of an episode
 AIMS = [(along, around) for along in (0.35, 0.7, 1.0, 1.3, 1.65) for around in (0.0, np.pi / 2, 3 * np.pi / 2)]
@@ -82,7 +82,7 @@ def main() -> None:
     if parser.parse_args().aims:
         print("best:", choose_aim())
         return
-    record: dict[str, Any] = {"command": "python scripts/probe_scratch_itch.py", "split": "test", "seeds": list(SEEDS)}
+    record: dict[str, Any] = {"command": "python -m studies.itch.probe", "split": "test", "seeds": list(SEEDS)}
     for benchmark in ("ScratchItch-v0", "ScratchItchSwitch-v0"):
         model = metabench.spec(benchmark).family().model  # pyright: ignore[reportAttributeAccessIssue]
         hazard = itch_filter.build(benchmark, "test", 0).hazard

@@ -1,10 +1,10 @@
 """What PEARL's policy can learn of HighwayMerge when it is told the task: soft actor-critic with the factors as latent.
 
-    python scripts/given_task.py --updates 100 --tasks-per-iteration 16 --iterations 160
-    python scripts/given_task.py --target-rate 0.01 --discount 0.99
-    python scripts/given_task.py --layers 3
-    python scripts/given_task.py --learning-rate 3e-3
-    python scripts/given_task.py --plain --layers 3        # without layer norms in action and state values
+    python -m studies.metadreamer.given_task --updates 100 --tasks-per-iteration 16 --iterations 160
+    python -m studies.metadreamer.given_task --target-rate 0.01 --discount 0.99
+    python -m studies.metadreamer.given_task --layers 3
+    python -m studies.metadreamer.given_task --learning-rate 3e-3
+    python -m studies.metadreamer.given_task --plain --layers 3        # without layer norms in action and state values
 
 Training tasks alone. Every ten iterations it prints the real steps so far, the training return of the last iteration
 and the return of the policy's mean actions in four fresh episodes of every training task.

@@ -1,10 +1,10 @@
 """The study of PEARL and MetaDreamer: every run, its evaluation, the tables and the pictures. Interrupt it at will.
 
-    python scripts/metadreamer_study.py                                  # HighwayMerge, all variants, seeds 0 to 2
-    python scripts/metadreamer_study.py --benchmark CheetahVel-v0        # the interpolation split
-    python scripts/metadreamer_study.py --only pearl-R8 R8IR8 --seeds 0  # some of it
-    python scripts/metadreamer_study.py --report-only                    # tables and pictures of what there is
-    python scripts/metadreamer_study.py --report-only --keep             # and evaluations and curves in docs/results
+    python -m studies.metadreamer.study                                  # HighwayMerge, all variants, seeds 0 to 2
+    python -m studies.metadreamer.study --benchmark CheetahVel-v0        # the interpolation split
+    python -m studies.metadreamer.study --only pearl-R8 R8IR8 --seeds 0  # some of it
+    python -m studies.metadreamer.study --report-only                    # tables and pictures of what there is
+    python -m studies.metadreamer.study --report-only --keep             # and evaluations and curves in results/
 
 A run that was killed continues to the same bits; a finished one is not repeated. Seeds come first, so that every
 variant has one run before any has two. Each run leaves metrics.jsonl (with the learning curve), result-<split>.json
@@ -31,16 +31,16 @@ from metabench_agents.context import metadreamer
 from metabench_agents.context.disentanglement import dci, mig
 from metabench_agents.context.dreams import factor_map
 from metabench_agents.context.imagination import choose, interpolate
-from metabench_agents.latent_pictures import latent_space, learning_curves, traversal
 from metabench_agents.parts.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
-from metabench_agents.sample_efficiency import Curve, efficiency, ratio, read_curve, thresholds
-from metadreamer_settings import LEAN, LONG, STUDIES, variants
 
 import metabench
 from metabench.evaluation.results import Result, write_atomically
+from studies.efficiency import Curve, efficiency, ratio, read_curve, thresholds
+from studies.metadreamer.pictures import latent_space, learning_curves, traversal
+from studies.metadreamer.settings import LEAN, LONG, STUDIES, variants
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from random to the oracle
-KEPT = Path(__file__).parent.parent / "docs" / "results"
+KEPT = Path(__file__).parent / "results"
 
 
 def folder_of(root: Path, benchmark: str, variant: str, seed: int) -> Path:
@@ -90,7 +90,7 @@ def protocol(benchmark: str, split: str, config: Any) -> metabench.Protocol:
 
 
 def keep(root: Path, benchmark: str, names: Sequence[str]) -> None:
-    """Copies what a reader wants to check to docs/results: evaluations and learning curves of the runs, the report."""
+    """Copies what a reader wants to check to results/: evaluations and learning curves of the runs, the report."""
     study, out = STUDIES[benchmark], KEPT / benchmark
     out.mkdir(parents=True, exist_ok=True)
     columns = [f"{split}/{which}" for split in (study.test, study.ood) for which in ("first", "last")]
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="variants; all by default")
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
     parser.add_argument("--report-only", action="store_true", help="train nothing")
-    parser.add_argument("--keep", action="store_true", help="copy evaluations and learning curves to docs/results")
+    parser.add_argument("--keep", action="store_true", help="copy evaluations and learning curves to results/")
     arguments = parser.parse_args()
     known = list(variants(arguments.benchmark))
     names = arguments.only or known

@@ -1,6 +1,6 @@
 """Draws the still and the short film of ScratchItch in the docs: the oracle scratches, the itch moves, it follows.
 
-MUJOCO_GL=egl python scripts/draw_scratch_itch.py     # writes docs/pictures/scratch_itch.{png,gif}
+MUJOCO_GL=egl python -m studies.itch.draw     # writes docs/pictures/scratch_itch.{png,gif}
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import metabench
 from metabench import Timestep
 from metabench.yardsticks.scratch_itch import oracle
 
-FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
 ITCH = {"along": 1.45, "around": 0.5, "size": 1.0, "abduction": np.pi / 6, "elbow": np.pi / 2}
 THEN = {**ITCH, "along": 0.55, "around": 0.2}  # where it itches after SWITCH steps
 SWITCH, FRAMES, STILL = 45, 95, 57

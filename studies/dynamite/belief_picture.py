@@ -1,6 +1,6 @@
 """Draws what trained agents believe on GridSwitch around a hidden switch: one trial, tick by tick.
 
-    python scripts/belief_picture.py runs/study/varibad-s0 runs/study/dynamite-s1
+    python -m studies.dynamite.belief_picture runs/study/varibad-s0 runs/study/dynamite-s1
 
 For each run folder: the predicted probability that each candidate pays (the decoder's, at the belief's mean), where
 the agent stands, and the true candidate behind it.
@@ -25,7 +25,7 @@ import metabench
 from metabench import Timestep
 
 BENCHMARK, SEED, TRIAL = "GridSwitch-v0", 3, 3
-TARGET = Path(__file__).parent.parent / "docs" / "images" / "grid-switch-belief.png"
+TARGET = Path(__file__).parent.parent.parent / "docs" / "images" / "grid-switch-belief.png"
 COLORS = ("#0072B2", "#D55E00")  # first and second candidate
 
 

@@ -1,6 +1,6 @@
 """How fast PPO learns on GridSwitch when inference is given: the true latent, or the exact Bayes posterior.
 
-    python scripts/grid_switch_policy_ceiling.py --belief bayes --discount 0.9 --steps 500000
+    python -m studies.dynamite.policy_ceiling --belief bayes --discount 0.9 --steps 500000
 
 Prints the mean return at the end and the steps after which the return, averaged over 19,200 steps, passed 20, 35
 and 40: what an agent with a learned belief can hope for. Rates fall as in a run of 1.5 million steps.

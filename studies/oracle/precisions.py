@@ -1,7 +1,7 @@
 """Trains the task-conditioned SAC in pairs, float32 and bfloat16, and compares what they reach.
 
-    python scripts/compare_precisions.py PointRobot-v0 --frames 40000 --seeds 0 1 2 3 4 --out runs/precision
-    python scripts/compare_precisions.py CheetahVel-v0 --frames 128000 --seeds 0 1 2 --out runs/precision
+    python -m studies.oracle.precisions PointRobot-v0 --frames 40000 --seeds 0 1 2 3 4 --out runs/precision
+    python -m studies.oracle.precisions CheetahVel-v0 --frames 128000 --seeds 0 1 2 --out runs/precision
 
 Both runs of a pair have the same seed, tasks and settings. Returns are those of the mean action on the training tasks,
 in the unit of the benchmark; the interval is a 95 % bootstrap of the mean difference over pairs. A run that is there

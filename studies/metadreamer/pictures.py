@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-
 from metabench_agents.context.imagination import dream, simulated
 from metabench_agents.parts.run import stream
-from metabench_agents.sample_efficiency import Curve
+
+from studies.efficiency import Curve
 
 Array = npt.NDArray[Any]
 DPI = 130

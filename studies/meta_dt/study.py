@@ -1,13 +1,13 @@
 """Trains and evaluates the offline agents over a grid, and goes on where it was stopped.
 
-    python scripts/sweep_offline.py                       # PointRobot mixed, all agents, seeds 0 to 2
-    python scripts/sweep_offline.py --benchmarks PointRobot-v0 CheetahVel-v0 --qualities medium expert mixed
-    python scripts/sweep_offline.py --benchmarks MetaWorld-Reach-v0 --splits meta_dt_train meta_dt_test
-    python scripts/sweep_offline.py --variants ablations  # Meta-DT with one thing changed at a time
-    python scripts/sweep_offline.py --variants released   # with one way of the released code restored at a time
-    python scripts/sweep_offline.py --preset released     # the released counts and rates: for a large machine
-    python scripts/sweep_offline.py --preset released --set device=cuda precision=bf16  # or for a GPU
-    python scripts/sweep_offline.py --table               # only print what there is
+    python -m studies.meta_dt.study                       # PointRobot mixed, all agents, seeds 0 to 2
+    python -m studies.meta_dt.study --benchmarks PointRobot-v0 CheetahVel-v0 --qualities medium expert mixed
+    python -m studies.meta_dt.study --benchmarks MetaWorld-Reach-v0 --splits meta_dt_train meta_dt_test
+    python -m studies.meta_dt.study --variants ablations  # Meta-DT with one thing changed at a time
+    python -m studies.meta_dt.study --variants released   # with one way of the released code restored at a time
+    python -m studies.meta_dt.study --preset released     # the released counts and rates: for a large machine
+    python -m studies.meta_dt.study --preset released --set device=cuda precision=bf16  # or for a GPU
+    python -m studies.meta_dt.study --table               # only print what there is
 
 One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an
 unfinished one continues to the same bits; several processes or machines may share --out, each takes what nobody has

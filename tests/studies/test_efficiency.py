@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from metabench_agents.latent_pictures import latent_space, learning_curves
-from metabench_agents.sample_efficiency import (
+
+from studies.efficiency import (
     Curve,
     Efficiency,
     efficiency,
@@ -15,6 +15,7 @@ from metabench_agents.sample_efficiency import (
     steps_to_reach,
     thresholds,
 )
+from studies.metadreamer.pictures import latent_space, learning_curves
 
 
 def curve(*returns, every=100):

@@ -1,0 +1,1 @@
+"""What the docs report: per paper its runs, tables and pictures, and the results they came from."""

@@ -1,0 +1,1 @@
+"""DynaMITE-RL and VariBAD: session-switching benchmarks."""

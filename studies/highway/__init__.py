@@ -1,0 +1,1 @@
+"""What knowing the drivers of HighwayMerge is worth."""

@@ -1,0 +1,1 @@
+"""ScratchItch: probe and pictures."""

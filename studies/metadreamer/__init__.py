@@ -1,0 +1,1 @@
+"""MetaDreamer and PEARL: real steps to a level."""
