@@ -12,12 +12,17 @@ Belief = TypeVar("Belief")
 
 
 class Timestep(NamedTuple):
-    """One tick of B trials that advance together; the only thing an agent ever sees."""
+    """One tick of B trials that advance together; the only thing an agent ever sees. The arrays are its own.
+
+    Where an episode begins (`first`), `action` and `reward` are those that ended the trial's previous episode, and
+    `final` is the observation it ended in; at the trial's own start all three are zero.
+    """
 
     observation: Array  # [B, O] what the agent sees now
-    action: Array  # [B] or [B, A] the action that led here; zeros where `first`
-    reward: Array  # [B] the reward that came with it; zeros where `first`
+    action: Array  # [B] or [B, A] the last action: it led here, or it ended the episode before
+    reward: Array  # [B] the reward that came with it
     first: Array  # [B] bool: an episode starts here; the task has not changed since the trial began
+    final: Array  # [B, O] where `first`: the observation in which the episode before ended; zeros elsewhere
 
 
 class Agent(Protocol[Belief]):
@@ -27,6 +32,8 @@ class Agent(Protocol[Belief]):
     the evaluator then appends the context to its observation and files the result under the oracle track.
     An optional attribute ``track`` says otherwise: "offline" for agents that learned from data alone, "prompt-k" for
     those that are shown demonstrations of the task (which they find by the context).
+    An optional attribute ``protocol`` names the version of the protocol it was trained under, "slots-1" for instance:
+    it is played so unless the caller says otherwise.
     """
 
     def begin(self, num_trials: int) -> Belief:

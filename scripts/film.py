@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 import metabench
+from metabench.evaluation.play import Stream
 from metabench.plugins import load_agent
 from metabench.rng import Array
 
@@ -27,20 +28,20 @@ def frames(agent: Any, benchmark: str, split: str, task: int, episodes: int, see
     env = metabench.make(
         benchmark, split=split, episodes_per_task=episodes, expose_task=privileged, render_mode="rgb_array"
     )
-    space, hold, film = env.action_space, env.metadata["render_fps"], []
-    belief, action = agent.begin(1), np.zeros((1, *(space.shape or ())), space.dtype)
-    for episode in range(episodes):
-        observation, _ = env.reset(seed=seed, options={"task": task}) if episode == 0 else env.reset()
-        reward, first, over = 0.0, True, False
+    hold, belief = env.metadata["render_fps"], agent.begin(1)
+    observation, _ = env.reset(seed=seed, options={"task": task})
+    stream, film = Stream(observation[None], env.action_space), [env.render()]
+    while episodes:
+        action, belief = agent.act(stream.timestep(), belief)
+        observation, reward, terminated, truncated, _ = env.step(action[0])
         film.append(env.render())
-        while not over:
-            action = np.zeros_like(action) if first else action
-            step = metabench.Timestep(observation[None], action, np.array([reward]), np.array([first]))
-            action, belief = agent.act(step, belief)
-            observation, reward, terminated, truncated, _ = env.step(action[0])
-            first, over = False, terminated or truncated
+        over, final = terminated or truncated, observation[None]
+        if over:
+            film += [film[-1]] * hold
+            episodes -= 1
+            observation, _ = env.reset()
             film.append(env.render())
-        film += [film[-1]] * hold
+        stream.advance(action, observation[None], np.array([reward]), np.array([over]), final)
     return film
 
 

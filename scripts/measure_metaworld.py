@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import metabench
-from metabench.evaluation.evaluate import SEED_STRIDE, play
+from metabench.evaluation.evaluate import SEED_STRIDE, play_trials
 from metabench.evaluation.results import write_atomically
 from metabench.families.metaworld import BENCHMARKS
 from metabench.physics.metaworld.classes import ML10_TEST, ML10_TRAIN, ML45_TEST, ML45_TRAIN, NAMES, camel
@@ -39,7 +39,7 @@ def measure(name: str, benchmark: str, split: str, tasks: int | None) -> dict[st
     player = agent.build(benchmark, split, SEED)
     privileged = bool(getattr(player, "privileged", False))
     env = metabench.make_vec(benchmark, count, split=split, episodes_per_task=1, expose_task=privileged)
-    played = play(player, env, np.arange(count), 1, SEED * SEED_STRIDE)
+    played = play_trials(player, env, np.arange(count), 1, SEED * SEED_STRIDE)
     returns, won = played.returns.ravel(), played.successes
     assert won is not None
     error = float(returns.std(ddof=1) / np.sqrt(count))

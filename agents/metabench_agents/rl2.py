@@ -120,7 +120,7 @@ class Agent:
     @torch.inference_mode()
     def act(self, step: Timestep, belief: Tensor) -> tuple[np.ndarray, Tensor]:
         """Actions for this tick, and the hidden state after it."""
-        observation, action, reward, first = (torch.as_tensor(column) for column in step)
+        observation, action, reward, first = (torch.as_tensor(column) for column in step[:4])
         embedded = self.network.tick(observation.float(), action, reward.float(), first)
         hidden = self.network.core.step(embedded, belief)
         params, _ = self.network.heads(embedded, hidden)

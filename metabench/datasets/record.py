@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.agent import Agent, Timestep
+from metabench.agent import Agent
 from metabench.datasets.format import EPISODE, as_bytes, family_row_type, returns_to_go
 from metabench.envs import MetaVectorEnv
+from metabench.evaluation.play import play
 from metabench.registry import make_vec
 from metabench.rng import Array
 
@@ -65,18 +66,11 @@ def record(
     env = make_vec(benchmark, len(tasks), split=split, episodes_per_task=place, expose_task=privileged)
     tape = _Tape(env, tasks, place, state_every)
     observation, _ = env.reset(seed=seeds, options={"task": tasks})
-    space = env.single_action_space
-    action: Array = np.zeros((len(tasks), *(space.shape or ())), space.dtype)
-    reward, first, belief = np.zeros(len(tasks)), np.ones(len(tasks), dtype=bool), agent.begin(len(tasks))
-    while not tape.full:
-        action, belief = agent.act(Timestep(observation, action, reward, first), belief)
-        tape.before(observation, action)
-        observation, reward, terminated, truncated, info = env.step(action)
-        first = terminated | truncated
-        tape.after(reward, terminated, truncated, info)
-        if first.any():  # an episode begins there: no action led to it and no reward came with it
-            action, reward = np.array(action), np.where(first, 0.0, reward)
-            action[first] = 0
+    before = lambda step, action: tape.before(step.observation, action)  # noqa: E731
+    for tick in play(agent, env, observation, before=before):
+        tape.after(tick.reward, tick.terminated, tick.truncated, tick.info)
+        if tape.full:
+            break
     return tape.cut(seeds)
 
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.agent import Agent, Timestep
+from metabench.agent import Agent
 from metabench.envs import MetaVectorEnv
-from metabench.evaluation.results import Protocol, Result
+from metabench.evaluation.play import play
+from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Result, check_version
 from metabench.evaluation.traces import Recorder, Trace, TraceHeader, join, spec_digest
 from metabench.registry import make_vec, spec
 from metabench.rng import Array
@@ -35,11 +36,22 @@ class Evaluation(NamedTuple):
     trace: Trace
 
 
-def standard_protocol(benchmark: str, split: str = "test", seed: int = 0) -> Protocol:
-    """The benchmark's own protocol on a frozen split; ValueError for an unknown id or a split without a table."""
+def standard_protocol(benchmark: str, split: str = "test", seed: int = 0, version: str = PROTOCOL_VERSION) -> Protocol:
+    """The benchmark's own protocol on a frozen split.
+
+    Raises:
+        ValueError: An unknown id or version, or a split without a table.
+    """
     chosen = spec(benchmark)
     chosen.table().size(split)
-    return Protocol(benchmark=chosen.id, split=split, episodes=chosen.episodes, repeats=chosen.repeats, seed=seed)
+    return Protocol(
+        benchmark=chosen.id,
+        split=split,
+        episodes=chosen.episodes,
+        repeats=chosen.repeats,
+        seed=seed,
+        version=check_version(version),
+    )
 
 
 def evaluate(
@@ -57,7 +69,8 @@ def evaluate(
     """Plays every task of a split the same number of times and records every episode's return.
 
     Args:
-        agent: Anything with `begin` and `act` (`metabench.Agent`). One with `privileged = True` sees the hidden task.
+        agent: Anything with `begin` and `act` (`metabench.Agent`). One with `privileged = True` sees the hidden task;
+            one that says which version of the protocol it was trained under is played under that one.
         benchmark: An id, played under its standard protocol on `split` with `seed`; or a protocol of one's own.
         split: A frozen split, "test" or "ood" for instance.
         seed: Fixes starts, dynamics and session changes of every trial.
@@ -74,7 +87,8 @@ def evaluate(
         ValueError: One sentence, for an unknown id or split, actions that do not fit the action space, or a simulation
             that diverges: an episode cut short by it would be worth another number of steps.
     """
-    protocol = benchmark if isinstance(benchmark, Protocol) else standard_protocol(benchmark, split, seed)
+    version = getattr(agent, "protocol", PROTOCOL_VERSION)
+    protocol = benchmark if isinstance(benchmark, Protocol) else standard_protocol(benchmark, split, seed, version)
     result, evidence = _evaluate(agent, protocol, train_seed, name, slots, progress, record=trace is not None)
     if trace is not None and evidence is not None:
         evidence.save(trace)
@@ -117,7 +131,8 @@ def _evaluate(
             chosen.id, len(rows), split=protocol.split, episodes_per_task=protocol.episodes, expose_task=privileged
         )
         recorder = Recorder(protocol.episodes) if record else None
-        parts.append(play(agent, env, rows, protocol.episodes, protocol.seed * SEED_STRIDE + start, recorder))
+        seeds = protocol.seed * SEED_STRIDE + start
+        parts.append(play_trials(agent, env, rows, protocol.episodes, seeds, recorder, protocol.version))
         if recorder:
             header = TraceHeader(
                 protocol=protocol, task_digest=digest, spec_digest=spec_digest(chosen), privileged=privileged
@@ -139,8 +154,14 @@ def _evaluate(
     return result, join(traces) if record else None
 
 
-def play(
-    agent: Agent[Any], env: MetaVectorEnv, tasks: Array, episodes: int, seed: int, recorder: Recorder | None = None
+def play_trials(
+    agent: Agent[Any],
+    env: MetaVectorEnv,
+    tasks: Array,
+    episodes: int,
+    seed: int,
+    recorder: Recorder | None = None,
+    version: str = PROTOCOL_VERSION,
 ) -> Played:
     """Plays one trial per slot: `episodes` episodes of row `tasks[i]` in slot i.
 
@@ -148,34 +169,25 @@ def play(
     first episodes to finish instead would favour short ones, which on many benchmarks are the successful ones.
     A recorder writes everything down.
     """
-    count = env.num_envs
     observation, _ = env.reset(seed=seed, options={"task": tasks})
-    space = env.single_action_space
-    action: Array = np.zeros((count, *(space.shape or ())), space.dtype)
-    reward, first = np.zeros(count), np.ones(count, dtype=bool)
-    returns, successes = np.zeros((count, episodes)), None
-    episode = np.zeros(count, dtype=np.int64)
-    belief = agent.begin(count)
-    while (episode < episodes).any():
-        action, belief = agent.act(Timestep(observation, action, reward, first), belief)
-        if recorder:
-            recorder.before(env)
-        observation, reward, terminated, truncated, info = env.step(action)
-        live = np.flatnonzero(episode < episodes)
+    returns, successes = np.zeros((env.num_envs, episodes)), None
+    episode = np.zeros(env.num_envs, dtype=np.int64)
+    before = (lambda step, action: recorder.before(env)) if recorder else None
+    for tick in play(agent, env, observation, version=version, before=before):
+        live, info = np.flatnonzero(episode < episodes), tick.info
         if "diverged" in info and info["diverged"][live].any():
             task = tasks[live[info["diverged"][live]]][0]
             raise ValueError(f"there is no score: under this agent's actions the simulation of task {task} diverged")
-        returns[live, episode[live]] += reward[live]
+        returns[live, episode[live]] += tick.reward[live]
         if "success" in info:
-            successes = np.zeros((count, episodes), dtype=bool) if successes is None else successes
+            successes = np.zeros((env.num_envs, episodes), dtype=bool) if successes is None else successes
             successes[live, episode[live]] |= info["success"][live]
-        first = terminated | truncated
+        ended = tick.terminated | tick.truncated
         if recorder:
-            recorder.after(action, reward, terminated, first)
-        if first.any():  # an episode begins there: no action led to it and no reward came with it
-            episode[first] += 1
-            action, reward = np.array(action), np.where(first, 0.0, reward)
-            action[first] = 0
+            recorder.after(tick.action, tick.reward, tick.terminated, ended)
+        episode[ended] += 1
+        if (episode >= episodes).all():
+            break
     return Played(returns, successes)
 
 

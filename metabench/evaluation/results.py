@@ -14,7 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from metabench.rng import Array
 
 SCHEMA = 1  # the version of the record; one file of every version is kept among the tests
-PROTOCOL_VERSION = "slots-1"  # fixed slots: every trial is one slot and plays exactly its episodes
+# Fixed slots: every trial is one slot and plays exactly its episodes. In `slots-2`, an agent also sees how the trial's
+# previous episode ended; `slots-1`, which blanked it out, stays playable, so that what was measured under it can be
+# verified for ever.
+PROTOCOL_VERSIONS = ("slots-1", "slots-2")
+PROTOCOL_VERSION = PROTOCOL_VERSIONS[-1]
+
+
+def check_version(version: str) -> str:
+    """The version of a protocol that can be played; ValueError for an unknown one."""
+    if version not in PROTOCOL_VERSIONS:
+        raise ValueError(f"unknown version {version!r} of the protocol; there are {', '.join(PROTOCOL_VERSIONS)}")
+    return version
 
 
 class Record(BaseModel):

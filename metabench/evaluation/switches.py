@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.agent import Agent, Timestep
+from metabench.agent import Agent
 from metabench.evaluation.evaluate import SEED_STRIDE
+from metabench.evaluation.play import play
 from metabench.registry import make_vec, spec
 from metabench.rng import Array
 
@@ -69,18 +70,12 @@ def _play(agent: Agent[Any], benchmark: str, split: str, seed: int, repeats: int
     base = len(chosen.family().observation_fields)
     seen = None if getattr(agent, "privileged", False) else base  # columns the agent is shown
     observation, _ = env.reset(seed=seed * SEED_STRIDE, options={"task": tasks})
-    space = env.single_action_space
-    action: Array = np.zeros((len(tasks), *(space.shape or ())), space.dtype)
-    reward, first = np.zeros(len(tasks)), np.ones(len(tasks), dtype=bool)
-    belief = agent.begin(len(tasks))
-    rewards, changed, context = [], [], observation[:, base:]
-    for _ in range(chosen.horizon):
-        changed.append((observation[:, base:] != context).any(axis=1))
-        context = observation[:, base:]
-        action, belief = agent.act(Timestep(observation[:, :seen], action, reward, first), belief)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        rewards.append(reward)
-        first = terminated | truncated
-        if first.any():
+    rewards, changed = [], [np.zeros(len(tasks), dtype=bool)]
+    context = observation[:, base:]
+    for tick in play(agent, env, observation, columns=seen):
+        rewards.append(tick.reward)
+        if (tick.terminated | tick.truncated).any():
             break
+        changed.append((tick.observation[:, base:] != context).any(axis=1))
+        context = tick.observation[:, base:]
     return np.stack(rewards), np.stack(changed)

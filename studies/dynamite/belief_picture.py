@@ -22,7 +22,7 @@ from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import load_checkpoint, load_config, unpack
 
 import metabench
-from metabench import Timestep
+from metabench.evaluation.play import Stream
 
 BENCHMARK, SEED, TRIAL = "GridSwitch-v0", 3, 3
 TARGET = Path(__file__).parent.parent.parent / "docs" / "images" / "grid-switch-belief.png"
@@ -45,11 +45,10 @@ def play(agent: BeliefAgent, model: BeliefModel) -> dict[str, np.ndarray]:
     """One trial, `[T]`: who pays, where the agent stands (0, 1, or -1 elsewhere), and `[T, 2]` predictions."""
     env = metabench.make_vec(BENCHMARK, 1, split="test", expose_task=True)
     observation, _ = env.reset(seed=SEED, options={"task": [TRIAL]})
-    belief, action = agent.begin(1), np.zeros(1, dtype=np.int64)
-    reward, first = np.zeros(1), np.ones(1, dtype=bool)
+    stream, belief = Stream(observation[:, :6], env.single_action_space), agent.begin(1)
     rows: dict[str, list[Any]] = {"paying": [], "stands": [], "predicted": []}
     for _ in range(metabench.spec(BENCHMARK).horizon):
-        step = Timestep(observation[:, :6], action, reward, first)
+        step = stream.timestep()
         posterior, _ = agent.infer(step, belief)
         z = posterior.clone()[None, :, : model.latent.size]
         seen, predicted = torch.from_numpy(observation[:, :6]), []
@@ -63,8 +62,10 @@ def play(agent: BeliefAgent, model: BeliefModel) -> dict[str, np.ndarray]:
         rows["stands"].append(at[0] if at else -1)
         rows["predicted"].append(predicted)
         action, belief = agent.act(step, belief)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        first = terminated | truncated
+        observation, reward, terminated, truncated, info = env.step(action)
+        final = info.get("final_obs")
+        shown = None if final is None else final[:, :6]
+        stream.advance(action, observation[:, :6], reward, terminated | truncated, shown)
     return {name: np.array(values) for name, values in rows.items()}
 
 

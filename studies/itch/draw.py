@@ -34,7 +34,7 @@ def main() -> None:
             simulator.context = type(simulator.context)(*(np.array([THEN[name]]) for name in env.family.parameters))
         task = np.array([list((ITCH if t < SWITCH else THEN).values())])
         seen = np.concatenate([observation[None, :24], task], axis=1)
-        action, belief = agent.act(Timestep(seen, np.zeros((1, 7)), np.zeros(1), first), belief)
+        action, belief = agent.act(Timestep(seen, np.zeros((1, 7)), np.zeros(1), first, np.zeros_like(seen)), belief)
         observation, *_ = env.step(action[0])
         first[:] = False
     env.close()

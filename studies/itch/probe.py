@@ -12,6 +12,7 @@ goes by its last reward alone. What counts is when in an episode they scratch: o
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 import metabench
 from metabench import Timestep
+from metabench.evaluation.play import play as play_agent
 from metabench.yardsticks.scratch_itch import ItchFilter, Scratcher, itch_filter, oracle
 
 PATH = Path(__file__).parent / "results" / "ScratchItch-v0" / "probe.json"
@@ -44,14 +46,10 @@ def play(agent: Any, benchmark: str, split: str, seed: int) -> tuple[Any, Any]:
     count = metabench.spec(benchmark).table().size(split)
     env = metabench.make_vec(benchmark, count, split=split, expose_task=agent.privileged)
     observation, _ = env.reset(seed=seed * 2**20, options={"task": np.arange(count)})
-    action, reward, first = np.zeros((count, 7), np.float32), np.zeros(count), np.ones(count, dtype=bool)
-    belief, rewards, success = agent.begin(count), [], np.zeros(count, dtype=bool)
-    for _ in range(metabench.spec(benchmark).horizon):
-        action, belief = agent.act(Timestep(observation, action, reward, first), belief)
-        observation, reward, _, truncated, info = env.step(action)
-        first = np.zeros(count, dtype=bool)
-        success |= (info["final_info"] if truncated.any() else info)["success"]
-        rewards.append(reward)
+    rewards, success = [], np.zeros(count, dtype=bool)
+    for tick in itertools.islice(play_agent(agent, env, observation), metabench.spec(benchmark).horizon):
+        success |= tick.info["success"]
+        rewards.append(tick.reward)
     return np.array(rewards), success
 
 

@@ -18,7 +18,7 @@ from metabench_agents.sequence import meta_dt
 from metabench_agents.sequence.playing import Belief, SequenceAgent
 
 import metabench
-from metabench import Timestep
+from metabench.evaluation.play import Stream
 
 INK, FAINT, BLUE, ORANGE, GREEN = "#282C34", "#C9C6BE", "#0072B2", "#D55E00", "#009E73"
 
@@ -30,13 +30,11 @@ def play(agent: SequenceAgent, benchmark: str) -> tuple[Belief, np.ndarray]:
     rows = np.repeat(np.arange(table.size("test")), chosen.repeats)
     env: Any = metabench.make_vec(benchmark, len(rows), split="test", episodes_per_task=2)
     observation, _ = env.reset(seed=0, options={"task": rows})
-    action = np.zeros((len(rows), *env.single_action_space.shape), np.float32)
-    reward, first, belief = np.zeros(len(rows)), np.ones(len(rows), dtype=bool), agent.begin(len(rows))
+    stream, belief = Stream(observation, env.single_action_space), agent.begin(len(rows))
     for _ in range(chosen.horizon + 1):
-        action, belief = agent.act(Timestep(observation, np.where(first[:, None], 0, action), reward, first), belief)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        first = terminated | truncated
-        reward = np.where(first, 0.0, reward)
+        action, belief = agent.act(stream.timestep(), belief)
+        observation, reward, terminated, truncated, info = env.step(action)
+        stream.advance(action, observation, reward, terminated | truncated, info.get("final_obs"))
     return belief, table.rows["test"][rows]
 
 

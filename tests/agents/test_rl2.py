@@ -67,7 +67,7 @@ def shown(batch, env, network, t, observation, reward, first):
     action = np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype)
     if t:
         action = np.where(first.reshape(-1, *[1] * (action.ndim - 1)), 0, network.policy.to_env(batch.action[t - 1]))
-    return Timestep(observation, action, np.where(first, 0.0, reward), first)
+    return Timestep(observation, action, np.where(first, 0.0, reward), first, np.zeros_like(observation))
 
 
 @pytest.mark.parametrize("id", ["GridNavigation-v0", "PointRobot-v0"])
@@ -102,7 +102,9 @@ def test_the_agent_takes_the_most_probable_action():
     torch.manual_seed(0)
     agent = rl2.Agent(rl2.Network(rl2.Config(), env))
     observation, _ = env.reset(seed=0)
-    step = Timestep(observation, np.zeros(4, dtype=np.int64), np.zeros(4), np.ones(4, dtype=bool))
+    step = Timestep(
+        observation, np.zeros(4, dtype=np.int64), np.zeros(4), np.ones(4, dtype=bool), np.zeros_like(observation)
+    )
     action, _ = agent.act(step, agent.begin(4))
     assert env.action_space.contains(action)
     alone, _ = agent.act(Timestep(*(column[:1] for column in step)), agent.begin(1))

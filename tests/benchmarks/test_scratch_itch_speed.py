@@ -81,7 +81,13 @@ def test_the_agents_by_hand(benchmark):
     """The controller and the filter cost no more than a few times the environment."""
     env = metabench.make_vec(ID, 64, expose_task=True)
     observation, _ = env.reset(seed=0)
-    step = Timestep(observation, np.zeros((64, 7), np.float32), np.full(64, -0.2), np.zeros(64, dtype=bool))
+    step = Timestep(
+        observation,
+        np.zeros((64, 7), np.float32),
+        np.full(64, -0.2),
+        np.zeros(64, dtype=bool),
+        np.zeros_like(observation),
+    )
     agents = {"oracle": oracle.build(ID, "test", 0), "itch-filter": itch_filter.build(ID, "train", 0)}
     runs = {name: lambda agent=agent: agent.act(step, agent.begin(64)) for name, agent in agents.items()}
     runs["environment"] = lambda: env.step(step.action)

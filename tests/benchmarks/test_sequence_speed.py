@@ -233,7 +233,9 @@ def test_playing(benchmark):
     def ours():
         belief, action = agent.begin(rows), np.zeros((rows, A), np.float32)
         for t in range(ticks):  # two episodes of 20 steps: the second has a prompt
-            step = Timestep(observation[t], action, reward[t], np.full(rows, t % 20 == 0))
+            step = Timestep(
+                observation[t], action, reward[t], np.full(rows, t % 20 == 0), np.zeros_like(observation[t])
+            )
             action, belief = agent.act(step, belief)
 
     alone, window, prompt = Released().eval(), *(_one(x) for x in windows())

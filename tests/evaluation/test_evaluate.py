@@ -1,5 +1,6 @@
 """The evaluator: fixed slots, nothing dropped, nothing counted early, the same numbers whatever the batch."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from gymnasium import spaces
 
 import metabench
 from metabench import Family, Field, Protocol, Result, Spec, Timestep, evaluate, param, standard_protocol
-from metabench.evaluation.evaluate import play
+from metabench.evaluation.evaluate import play_trials
+from metabench.evaluation.play import play
 from metabench.evaluation.summary import summarise
 from metabench.evaluation.switches import reward_around_switches
 from metabench.plugins import load_plugin
@@ -134,19 +136,63 @@ class Recorder:
         return np.full(len(step.reward), 1 + belief % 4), belief + 1
 
 
-def test_agents_see_the_stream_they_are_promised():
+@pytest.mark.parametrize("version", ["slots-1", "slots-2"])
+def test_agents_see_the_stream_they_are_promised(version):
     agent, env = Recorder(), metabench.make_vec("GridNavigation-v0", 3, split="test", episodes_per_task=2)
-    play(agent, env, np.array([0, 1, 2]), 2, seed=0)
+    play_trials(agent, env, np.array([0, 1, 2]), 2, seed=0, version=version)
     assert len(agent.seen) == 30
     firsts = np.stack([step.first for step in agent.seen])
     assert (np.flatnonzero(firsts.all(axis=1)) == [0, 15]).all() and firsts.sum() == 6
     for t, step in enumerate(agent.seen):
-        if step.first[0]:
-            assert not step.action.any() and not step.reward.any()
-            assert (step.observation == 0).all()
-        else:
-            assert (step.action == 1 + (t - 1) % 4).all()
-            assert np.isin(step.reward, [1.0, -0.1]).all()
+        assert (step.observation == 0).all() or not step.first[0]
+        told = t > 0 and (version == "slots-2" or not step.first[0])
+        assert (step.action == (1 + (t - 1) % 4 if told else 0)).all()
+        assert np.isin(step.reward, [1.0, -0.1] if told else [0.0]).all()
+    twin = metabench.make_vec("GridNavigation-v0", 3, split="test", episodes_per_task=2)
+    twin.reset(seed=0, options={"task": np.array([0, 1, 2])})
+    for t in range(15):
+        _, reward, *_, info = twin.step(np.full(3, 1 + t % 4))
+    ended, others = agent.seen[15], [step for t, step in enumerate(agent.seen) if t != 15]
+    assert not any(step.final.any() for step in others)
+    if version == "slots-2":
+        assert np.array_equal(ended.final, info["final_obs"]) and np.array_equal(ended.reward, reward)
+        assert ended.final.any(axis=1).all()
+    else:
+        assert not ended.final.any() and not ended.reward.any()
+
+
+class Vandal(Recorder):
+    """Writes into whatever it is handed, and into what it handed out."""
+
+    action = np.ones(3, dtype=np.int64)
+
+    def act(self, step, belief):
+        for column in step:
+            column[...] = 0
+        self.action[...] = 1 + belief % 4
+        return self.action, belief + 1
+
+
+def test_an_agent_cannot_change_what_is_recorded_of_it():
+    def played(agent):
+        env = metabench.make_vec("GridNavigation-v0", 3, split="test", episodes_per_task=2)
+        observation, _ = env.reset(seed=0, options={"task": np.array([0, 1, 2])})
+        return list(itertools.islice(play(agent, env, observation), 30))
+
+    for honest, forged in zip(played(Recorder()), played(Vandal()), strict=True):
+        assert np.array_equal(honest.action, forged.action) and np.array_equal(honest.reward, forged.reward)
+        assert np.array_equal(honest.observation, forged.observation)
+
+
+def test_an_agent_is_played_under_the_version_it_was_trained_for():
+    agent = Recorder()
+    assert evaluate(agent, "GridNavigation-v0", split="ood").protocol.version == "slots-2"
+    agent.protocol = "slots-1"
+    assert evaluate(agent, "GridNavigation-v0", split="ood").protocol.version == "slots-1"
+    later = standard_protocol("GridNavigation-v0", "ood")
+    assert evaluate(agent, later).protocol.version == "slots-2", "who names a protocol gets it"
+    with pytest.raises(ValueError, match="unknown version 'slots-9' of the protocol; there are slots-1, slots-2"):
+        evaluate(agent, later.model_copy(update={"version": "slots-9"}))
 
 
 def test_results_do_not_depend_on_slots_or_process():

@@ -401,20 +401,20 @@ def test_the_scripted_expert_solves_reach():
     agent = load_plugin("oracle").build("MetaWorld-Reach-v0", "test", 0)
     protocol = metabench.Protocol(benchmark="MetaWorld-Reach-v0", split="test", episodes=1, repeats=1, seed=0)
     env = make_vec("MetaWorld-Reach-v0", 5, split="test", episodes_per_task=1, expose_task=True)
-    from metabench.evaluation.evaluate import play
+    from metabench.evaluation.evaluate import play_trials
 
-    played = play(agent, env, np.arange(5), 1, 0)
+    played = play_trials(agent, env, np.arange(5), 1, 0)
     assert played.successes.all() and played.returns.min() > 4000
     assert protocol.split == "test"
 
 
 def test_experts_change_with_the_class():
-    from metabench.evaluation.evaluate import play
+    from metabench.evaluation.evaluate import play_trials
     from metabench.plugins import load_plugin
 
     agent = load_plugin("oracle").build("MetaWorld-ML10-v0", "test", 0)
     env = make_vec("MetaWorld-ML10-v0", 2, split="test", episodes_per_task=1, expose_task=True)
-    assert play(agent, env, np.array([0, 60]), 1, 0).successes.all()  # a drawer to open, a door to close
+    assert play_trials(agent, env, np.array([0, 60]), 1, 0).successes.all()  # a drawer to open, a door to close
 
 
 def test_measured_experts_succeed():

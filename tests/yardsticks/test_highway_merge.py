@@ -37,7 +37,9 @@ def test_the_posterior_finds_the_courtesy():
     belief, action = agent.begin(16), np.zeros((16, 1), np.float32)
     first, reward = np.ones(16, dtype=bool), np.zeros(16)
     for _ in range(70):
-        action, belief = agent.act(metabench.Timestep(observation, action, reward, first), belief)
+        action, belief = agent.act(
+            metabench.Timestep(observation, action, reward, first, np.zeros_like(observation)), belief
+        )
         observation, reward, terminated, truncated, _ = env.step(action)
         first = terminated | truncated
         action = np.where(first[:, None], 0.0, action)

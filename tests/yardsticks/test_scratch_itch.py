@@ -85,7 +85,7 @@ def test_a_free_tip_goes_where_it_is_sent():
     for _ in range(3):
         scene = read(observation)
         goal = way(scene, observation[:, 24], observation[:, 25], belief)
-        action, belief = agent.act(Timestep(observation, None, None, first), belief)
+        action, belief = agent.act(Timestep(observation, None, None, first, np.zeros_like(observation)), belief)
         observation, *_ = env.step(action)
         moved = read(observation).tip - scene.tip
         assert np.abs(action).max() <= 1.0
@@ -97,7 +97,9 @@ def test_trials_do_not_depend_on_their_neighbours():
     _, observation = start(6)
     for agent in (oracle.build("ScratchItch-v0", "test", 0), itch_filter.build("ScratchItch-v0", "train", 0)):
         seen = observation if agent.privileged else observation[:, :24]
-        step = Timestep(seen, np.zeros((6, 7), np.float32), np.full(6, -0.2), np.zeros(6, dtype=bool))
+        step = Timestep(
+            seen, np.zeros((6, 7), np.float32), np.full(6, -0.2), np.zeros(6, dtype=bool), np.zeros_like(seen)
+        )
         belief = agent.begin(6)
         action, _ = agent.act(step, belief)
         again, _ = agent.act(step, belief)
@@ -116,7 +118,7 @@ def test_the_filter_believes_exact_rewards():
     for shift in ([0, 0, 0], [0.15, 0, 0], [0, 0.15, 0.1], [0.1, -0.1, 0.1]):
         moved = scene._replace(tip=scene.tip + shift)
         reward = -np.linalg.norm(places[np.arange(4), true] - moved.tip, axis=1)
-        step = Timestep(observation, np.zeros((4, 7)), reward, np.zeros(4, dtype=bool))
+        step = Timestep(observation, np.zeros((4, 7)), reward, np.zeros(4, dtype=bool), np.zeros_like(observation))
         nothing, *_ = agent.learn(step._replace(first=np.ones(4, dtype=bool)), moved, places, still, belief)
         assert np.allclose(nothing, belief.weight, rtol=1e-12)
         weight, *_ = agent.learn(step, moved, places, still, belief)
@@ -134,7 +136,7 @@ def test_the_hazard_keeps_every_candidate_alive():
     sure[:, 5] = 1.0
     belief = agent.begin(2)._replace(weight=sure)
     reward = -np.linalg.norm(places[:, 5] - scene.tip, axis=1)
-    step = Timestep(observation, np.zeros((2, 7)), reward, np.zeros(2, dtype=bool))
+    step = Timestep(observation, np.zeros((2, 7)), reward, np.zeros(2, dtype=bool), np.zeros_like(observation))
     weight, *_ = agent.learn(step, scene, places, np.zeros(2), belief)
     assert np.allclose(weight[:, 5], 0.9 + 0.1 / places.shape[1]) and weight.min() == pytest.approx(
         0.1 / places.shape[1]

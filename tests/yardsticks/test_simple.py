@@ -141,7 +141,7 @@ def test_oracles_reach_the_goal_and_stay(id, split):
     observation, _ = env.reset(seed=0)
     reward = np.zeros(64)
     for _ in range(metabench.spec(id).horizon - 1):
-        action, _ = agent.act(Timestep(observation, None, reward, None), None)
+        action, _ = agent.act(Timestep(observation, None, reward, None, np.zeros_like(observation)), None)
         observation, reward, *_ = env.step(action)
     assert reward == pytest.approx({"PointRobot-v0": 0.0}.get(id, 1.0), abs=2e-6)
 
@@ -155,7 +155,7 @@ def test_beliefs_are_values(name):
     belief, first = agent.begin(8), np.ones(8, dtype=bool)
     action, reward = np.zeros(8, dtype=np.int64), np.zeros(8)
     for _ in range(30):
-        step = Timestep(observation, action, reward, first)
+        step = Timestep(observation, action, reward, first, np.zeros_like(observation))
         action, after = agent.act(step, belief)
         again, _ = agent.act(step, belief)
         assert np.array_equal(action, again), "the belief was changed by the first call"
@@ -214,7 +214,7 @@ def play(agent, model, seed):
         rows = [[*divmod(c, 5), *divmod(a, 5), *divmod(b, 5)] for c, (a, b) in zip(cells, goals, strict=True)]
         if agent.privileged:
             rows = [[*row, *pair, m] for row, pair, m in zip(rows, goals, paying, strict=True)]
-        step = Timestep(np.array(rows, dtype=np.float32), action, reward, first)
+        step = Timestep(np.array(rows, dtype=np.float32), action, reward, first, np.zeros((len(rows), len(rows[0]))))
         action, belief = agent.act(step, belief)
         cells = [moved(c, a) for c, a in zip(cells, action.tolist(), strict=True)]
         reward = np.array([1.0 if c == pair[m] else -0.1 for c, pair, m in zip(cells, goals, paying, strict=True)])
@@ -304,7 +304,9 @@ def test_random_does_not_depend_on_the_batch(space):
     for size in (1, 3, 8):
         belief, actions = agent.begin(size), []
         for _ in range(5):
-            step = Timestep(np.zeros((size, 2)), np.zeros(size), np.zeros(size), np.zeros(size, dtype=bool))
+            step = Timestep(
+                np.zeros((size, 2)), np.zeros(size), np.zeros(size), np.zeros(size, dtype=bool), np.zeros((size, 2))
+            )
             action, belief = agent.act(step, belief)
             assert all(space.contains(a) for a in action)
             actions.append(action)
@@ -316,8 +318,12 @@ def test_random_does_not_depend_on_the_batch(space):
 def test_an_episode_start_forgets_the_last_episode(name):
     agent = agent_of(name, PAPER)
     observation = np.array([[2, 2, 0, 0, 4, 3]], dtype=np.float32)
-    start = Timestep(observation, np.zeros(1, dtype=np.int64), np.zeros(1), np.ones(1, dtype=bool))
-    on_goal = Timestep(np.array([[0, 0, 0, 0, 4, 3]], dtype=np.float32), start.action, np.array([-0.1]), ~start.first)
+    start = Timestep(
+        observation, np.zeros(1, dtype=np.int64), np.zeros(1), np.ones(1, dtype=bool), np.zeros_like(observation)
+    )
+    on_goal = Timestep(
+        np.array([[0, 0, 0, 0, 4, 3]], dtype=np.float32), start.action, np.array([-0.1]), ~start.first, np.zeros((1, 6))
+    )
     fresh, _ = agent.act(start, agent.begin(1))
     _, belief = agent.act(on_goal, agent.act(start, agent.begin(1))[1])
     again, after = agent.act(start, belief)

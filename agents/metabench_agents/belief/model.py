@@ -220,7 +220,7 @@ class BeliefAgent:
     @torch.inference_mode()
     def infer(self, step: Timestep, belief: Any) -> tuple[Tensor, Any]:
         """The posterior's parameters `[B, P]` after this tick, and the belief."""
-        observation, action, reward, first = (torch.as_tensor(column) for column in step)
+        observation, action, reward, first = (torch.as_tensor(column) for column in step[:4])
         return self.encoder.step(self.encoder.tick(observation.float(), action, reward.float(), first), belief)
 
     @torch.inference_mode()

@@ -108,7 +108,7 @@ def test_the_agent_believes_what_the_collector_does(id):
     action = action.astype(env.single_action_space.dtype)
     for t in range(ticks):
         before = belief.clone()
-        posterior, after = agent.infer(Timestep(observation, action, reward, first), belief)
+        posterior, after = agent.infer(Timestep(observation, action, reward, first, np.zeros_like(observation)), belief)
         assert torch.equal(belief, before), "infer changed the belief it was given"
         belief = after
         beliefs.append(agent.model.read(posterior, torch.as_tensor(observation).float()))
@@ -244,7 +244,9 @@ def test_physics_with_sessions(tmp_path):
     small_run(tmp_path, dynamite, "CheetahDirSwitch-v0", iterations=2, trials=4, warmup=1, decoder="step")
     assert rows(tmp_path)[-1]["frames"] == trial_length("test", "CheetahDirSwitch-v0") * 4 * 2
     loaded = dynamite.load(tmp_path)
-    step = Timestep(np.zeros((2, 20)), np.zeros((2, 6), np.float32), np.zeros(2), np.ones(2, dtype=bool))
+    step = Timestep(
+        np.zeros((2, 20)), np.zeros((2, 6), np.float32), np.zeros(2), np.ones(2, dtype=bool), np.zeros((2, 20))
+    )
     assert loaded.act(step, loaded.begin(2))[0].shape == (2, 6)
 
 

@@ -63,7 +63,7 @@ def test_the_agent_believes_what_the_encoder_does():
         if not first[0]:
             seen.append((before, action, reward, observation))
         held = belief.memory.clone()
-        step = Timestep(observation, action, reward, first)
+        step = Timestep(observation, action, reward, first, np.zeros_like(observation))
         action, after = agent.act(step, belief)
         assert torch.equal(held, belief.memory), "act changed the belief it was given"
         belief, before = after, observation

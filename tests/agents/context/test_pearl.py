@@ -50,7 +50,7 @@ def play(agent, trials=3, episodes=4, seed=0):
     action, reward = np.zeros((trials, 2), np.float32), np.zeros(trials)
     first = np.ones(trials, dtype=bool)
     for _ in range(20 * episodes):
-        step = Timestep(observation, action, reward, first)
+        step = Timestep(observation, action, reward, first, np.zeros_like(observation))
         action, belief = agent.act(step, belief)
         ticks.append((step, belief))
         observation, reward, terminated, truncated, _ = env.step(action)

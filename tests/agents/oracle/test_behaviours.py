@@ -54,7 +54,9 @@ def test_benchmarks_with_sessions_share_the_weights():
 def test_dilution():
     space = metabench.spec("GridNavigation-v0").family().action_space
     calm = simple.oracle.build("GridNavigation-v0", "train", 0)
-    step = metabench.Timestep(np.tile([0, 0, 12], (4000, 1)), np.zeros(4000), np.zeros(4000), np.ones(4000, dtype=bool))
+    step = metabench.Timestep(
+        np.tile([0, 0, 12], (4000, 1)), np.zeros(4000), np.zeros(4000), np.ones(4000, dtype=bool), np.zeros((4000, 3))
+    )
     best = calm.act(step, calm.begin(4000))[0]
     for share in (0.0, 0.5, 1.0):
         agent = Diluted(calm, space, share, 0.0, seed=1)

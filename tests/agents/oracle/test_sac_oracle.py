@@ -69,7 +69,7 @@ def test_noise_depends_on_the_trial_alone():
     }
     space = metabench.spec("PointRobot-v0").family().action_space
     agent = sac_oracle.Agent(weights, space, noise_seed=7)
-    step = metabench.Timestep(np.ones((5, 4)), np.zeros((5, 2)), np.zeros(5), np.ones(5, dtype=bool))
+    step = metabench.Timestep(np.ones((5, 4)), np.zeros((5, 2)), np.zeros(5), np.ones(5, dtype=bool), np.zeros((5, 4)))
     first, belief = agent.act(step, agent.begin(5))
     again, _ = agent.act(step, agent.begin(5))
     second, _ = agent.act(step, belief)

@@ -229,7 +229,9 @@ def play(agent, observation, reward, first):
         shown = np.where(first[t][:, None], 0, action)
         before = belief
         copied = [tensor.clone() for tick in before.ticks for tensor in tick]
-        action, belief = agent.act(Timestep(observation[t], shown, reward[t], first[t]), belief)
+        action, belief = agent.act(
+            Timestep(observation[t], shown, reward[t], first[t], np.zeros_like(observation[t])), belief
+        )
         assert all(torch.equal(a, b) for a, b in zip(copied, (x for tick in before.ticks for x in tick), strict=True))
         out.append(action)
     return np.stack(out), belief
@@ -342,7 +344,7 @@ def test_demonstrations_and_targets_of_the_task_make_an_agent_privileged():
     )
     assert agent.privileged and not SequenceAgent(network(), Actions(BOX), "t", 0.0).privileged
     observation = np.concatenate((np.zeros((3, 3)), [[1.5], [0.5], [1.5]]), axis=1)
-    step = Timestep(observation, np.zeros((3, 2)), np.zeros(3), np.ones(3, dtype=bool))
+    step = Timestep(observation, np.zeros((3, 2)), np.zeros(3), np.ones(3, dtype=bool), np.zeros_like(observation))
     _, belief = agent.act(step, agent.begin(3))
     assert torch.allclose(belief.ticks[0].togo * 4.0, torch.tensor([9.0, 3.0, 9.0]))
     assert belief.prompted.all() and torch.equal(belief.prompt.action, demonstrations.action[[1, 0, 1]])

@@ -124,7 +124,7 @@ def test_the_return_asked_for_comes_from_the_training_tasks(target, reduce, tmp_
     episodes = point_robot(ID, "", "train", agent.codec)
     best = [float(episodes.returns[episodes.task == task].max()) for task in range(45)]
     assert agent.target == pytest.approx(reduce(best), rel=1e-5)
-    step = Timestep(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2), np.ones(2, dtype=bool))
+    step = Timestep(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2), np.ones(2, dtype=bool), np.zeros((2, 2)))
     belief = agent.act(step, agent.begin(2))[1]
     assert torch.allclose(belief.ticks[0].togo * agent.network.return_scale, torch.tensor(agent.target))
 
@@ -280,7 +280,13 @@ def test_prompt_dt_shows_the_network_no_task(tmp_path):
     """The context it is shown finds the demonstration, and goes nowhere else."""
     agent = trained(prompt_dt, tmp_path)
     goals = metabench.spec(ID).table().rows["test"][:2]
-    step = Timestep(np.concatenate((np.zeros((2, 2)), goals), 1), np.zeros((2, 2)), np.zeros(2), np.ones(2, dtype=bool))
+    step = Timestep(
+        np.concatenate((np.zeros((2, 2)), goals), 1),
+        np.zeros((2, 2)),
+        np.zeros(2),
+        np.ones(2, dtype=bool),
+        np.zeros((2, 4)),
+    )
     belief = agent.act(step, agent.begin(2))[1]
     assert belief.ticks[0].observation.shape == (2, 2) and not torch.equal(*belief.prompt.observation)
 
