@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metabench.evaluation.results import write_atomically
+from metabench.evaluation.results import PROTOCOL_VERSION, write_atomically
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
@@ -53,7 +53,8 @@ class Run:
             ValueError: If the folder holds a run with other settings: nothing is overwritten.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"agent": agent, "benchmark": benchmark, "seed": seed, "config": asdict(config)}
+        record = {"agent": agent, "benchmark": benchmark, "seed": seed, "protocol": PROTOCOL_VERSION}
+        record |= {"config": asdict(config)}
         path = self.folder / CONFIG
         if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(record)):
             raise ValueError(f"{self.folder} holds another run; choose another folder or remove it (settings: {path})")
@@ -110,11 +111,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`: agent, benchmark, seed, config; ValueError if there are none."""
+    """The settings of the run in `folder`: agent, benchmark, seed, protocol, config; ValueError if there are none."""
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"there is no run in {folder}: it has no {CONFIG}")
-    return json.loads(path.read_text())
+    return {"protocol": "slots-1"} | json.loads(path.read_text())  # the first runs did not say it
 
 
 def pack(modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

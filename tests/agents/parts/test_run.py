@@ -26,7 +26,13 @@ def test_checkpoints_come_back_exactly(tmp_path):
     checkpoint = begin(tmp_path)
     assert checkpoint.iteration == 7 and checkpoint.state["scale"] == 0.1 + 0.2
     assert all(torch.equal(checkpoint.tensors[name], tensors[name]) for name in tensors)
-    assert load_config(tmp_path) == {"agent": "a", "benchmark": "B-v0", "seed": 3, "config": {"rate": 0.1}}
+    assert load_config(tmp_path) == {
+        "agent": "a",
+        "benchmark": "B-v0",
+        "seed": 3,
+        "protocol": "slots-2",
+        "config": {"rate": 0.1},
+    }
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

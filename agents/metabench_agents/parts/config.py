@@ -1,0 +1,72 @@
+"""Settings as nested frozen dataclasses: read from JSON, nested as they are written now or flat as they once were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    path: tuple[str, ...]
+    hint: Any
+
+
+def _leaves(kind: type[Any], path: tuple[str, ...] = ()) -> list[_Leaf]:
+    """All settings that are not groups of settings, depth first."""
+    hints, found = get_type_hints(kind), []
+    for field in fields(kind):
+        hint, here = hints[field.name], (*path, field.name)
+        found += _leaves(cast("type[Any]", hint), here) if is_dataclass(hint) else [_Leaf(here, hint)]
+    return found
+
+
+def read_config(kind: type[T], values: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> T:
+    """The settings behind what JSON says, whatever of them is left out having its default.
+
+    Args:
+        kind: A frozen dataclass whose fields are values, or frozen dataclasses of values.
+        values: As `dataclasses.asdict` makes them; or flat, as they were before settings were grouped: a flat name
+            means the one setting of that name in any group.
+        renamed: Flat names that are called otherwise now or stand in several groups: "model_updates" to
+            "model.updates", for instance; to "" if a setting no longer exists and its value does not matter.
+
+    Raises:
+        ValueError: One sentence, for a name that is no setting, or means several.
+    """
+    renamed, leaves = renamed or {}, _leaves(kind)
+    nested: dict[str, Any] = {}
+
+    def put(leaf: _Leaf, value: Any) -> None:
+        target = nested
+        for part in leaf.path[:-1]:
+            target = target.setdefault(part, {})
+        target[leaf.path[-1]] = tuple(value) if get_origin(leaf.hint) is tuple and isinstance(value, list) else value
+
+    def take(name: str, value: Any, group: tuple[str, ...]) -> None:
+        inside = [leaf for leaf in leaves if leaf.path[: len(group) + 1] == (*group, name)]
+        if isinstance(value, Mapping) and any(len(leaf.path) > len(group) + 1 for leaf in inside):
+            for inner, part in value.items():
+                take(inner, part, (*group, name))
+            return
+        path = renamed.get(name) if not group and name in renamed else None
+        if path == "":
+            return
+        exact = [leaf for leaf in leaves if leaf.path == (tuple(path.split(".")) if path else (*group, name))]
+        found = exact or ([] if group else [leaf for leaf in leaves if leaf.path[-1] == name])
+        if len(found) != 1:
+            what = "is no setting" if not found else "may mean " + " or ".join(".".join(leaf.path) for leaf in found)
+            raise ValueError(f"{'.'.join((*group, name))!r} {what} of {kind.__module__.rpartition('.')[2]}")
+        put(found[0], value)
+
+    for name, value in values.items():
+        take(name, value, ())
+    return _build(kind, nested)
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    hints = get_type_hints(kind)
+    return kind(**{n: _build(hints[n], v) if is_dataclass(hints[n]) else v for n, v in values.items()})
