@@ -9,6 +9,7 @@ from metabench.datasets import DatasetId, TrialDataset, load_dataset
 from metabench.evaluation.evaluate import evaluate, standard_protocol
 from metabench.evaluation.results import Protocol, Result
 from metabench.family import Diverged, DivergenceWarning, Family, Field
+from metabench.moved import install as _install
 from metabench.physics.metaworld.classes import IDS as _METAWORLD
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
 from metabench.rng import SlotRng
@@ -48,6 +49,7 @@ __all__ = [
     "standard_protocol",
 ]
 
+_install()
 declare("AntDir-v0", "metabench.families.ant", 200)
 declare("AntGoal-v0", "metabench.families.ant", 200)
 declare("CheetahDir-v0", "metabench.families.cheetah", 200)

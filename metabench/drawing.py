@@ -114,10 +114,6 @@ class RoadCanvas:
         )
         self._draw.rectangle((x0, min(y0, y1), x1, max(y0, y1)), (200, 200, 0), INK, max(1, round(0.2 * self._scale)))
 
-    def ground(self, points: Sequence[Point], color: Color) -> None:
-        """A filled shape: what is not road."""
-        self._draw.polygon([self._at(p) for p in points], color)
-
     def caption(self, text: str) -> None:
         """Words in the upper left corner."""
         self._draw.text((6 * _OVERSAMPLE, 4 * _OVERSAMPLE), text, MARKING, ImageFont.load_default(12 * _OVERSAMPLE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -94,13 +93,11 @@ class Family(abc.ABC, Generic[S, C]):
         return None
 
     def reject(self, context: C) -> str:
-        """Why these parameters, each legal alone, are no task together; empty if they are one."""
-        return ""
+        """Why parameters that are legal each are no task together, for the first such of B slots; empty if all are.
 
-    def allowed(self, context: C) -> Array:
-        """`[B]` bool: the parameters, each legal alone, are a task together; always, by default."""
-        first = dataclasses.fields(self.context_type)[0].name  # pyright: ignore[reportArgumentType]
-        return np.ones(len(getattr(context, first)), dtype=bool)
+        Tasks that are drawn, given by hand and checked all follow this one rule.
+        """
+        return ""
 
     def rows(self) -> Mapping[str, Array] | None:
         """Split -> `[n, K]` float64: the frozen tables, where they do not lie in `tables/<id>.json`."""

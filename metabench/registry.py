@@ -97,8 +97,8 @@ def _table(id: str, digests: tuple[tuple[str, str], ...], folder: Path, family: 
         table = TaskTable.load(id, family.context_type, folder / "tables" / f"{id}.json")
     else:
         table = TaskTable(id, family.context_type, rows)
-    if type(family).allowed is not Family.allowed:
-        table = replace(table, allowed=family.allowed)
+    if type(family).reject is not Family.reject:
+        table = replace(table, reject=family.reject)
     found = {split: table.digest(split) for split in table.splits}
     if found != dict(digests):
         changed = sorted(split for split in {*found, *dict(digests)} if found.get(split) != dict(digests).get(split))

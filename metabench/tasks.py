@@ -126,7 +126,7 @@ class TaskTable:
     family: str
     context_type: type
     rows: Mapping[str, Array]  # split -> [n, K] float64, read-only
-    allowed: Callable[[Any], Array] | None = None  # context -> [B] bool: legal together; all are, by default
+    reject: Callable[[Any], str] | None = None  # context -> why it is no task; all are, by default
 
     @classmethod
     def load(cls, family: str, context_type: type, path: Path) -> TaskTable:
@@ -184,9 +184,16 @@ class TaskTable:
             return TaskBatch(np.full(len(rng), OFF_TABLE), self.draw(rng, "train").values)
         low, high = (np.array([r.train[side] for r in ranges]) for side in (0, 1))
         values = rng.uniform(low, high, len(low))
-        while self.allowed and (bad := np.flatnonzero(~self.allowed(stack(self.context_type, values)))).size:
+        while self.reject and (bad := self._rejected(values)).size:
             values[bad] = rng.at(bad).uniform(low, high, len(low))
         return TaskBatch(np.full(len(rng), OFF_TABLE), values)
+
+    def _rejected(self, values: Array) -> Array:
+        """Which of the rows `[B, K]` are no tasks."""
+        assert self.reject is not None
+        if not self.reject(stack(self.context_type, values)):  # the rule: almost always
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero([bool(self.reject(stack(self.context_type, row[None]))) for row in values])
 
     def batch(self, split: str, index: Sequence[int] | Array) -> TaskBatch:
         """The rows `index` of a frozen split; ValueError if one does not exist."""

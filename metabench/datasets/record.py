@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +12,6 @@ from metabench.envs import MetaVectorEnv
 from metabench.evaluation.play import play
 from metabench.registry import make_vec
 from metabench.rng import Array
-
-StateOf = Callable[[Any], Array]
 
 
 class Recording(NamedTuple):

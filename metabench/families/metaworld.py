@@ -267,10 +267,6 @@ class MetaWorld(Family[Any, Any]):
         count = len(saved["kind"])
         return type(like)(**saved, reward=np.zeros(count), success=np.zeros(count, dtype=bool))
 
-    def allowed(self, context: Any) -> Array:
-        """Whether the placement lies in the class's wide box with object and goal far enough apart."""
-        return np.array([not self._fault(*task) for task in self.tasks_of(context)])
-
     def reject(self, context: Any) -> str:
         """Off the box of the class, or object and goal too near."""
         return next(filter(None, (self._fault(*task) for task in self.tasks_of(context))), "")

@@ -253,7 +253,7 @@ def test_fresh_tasks_keep_object_and_goal_apart():
     drawn = table.draw(metabench.SlotRng.from_seeds(range(500)), "fresh").values
     apart = np.hypot(drawn[:, 0] - drawn[:, 3], drawn[:, 1] - drawn[:, 4])
     assert apart.min() >= 0.15
-    raw = dataclasses.replace(table, allowed=None).draw(metabench.SlotRng.from_seeds(range(500)), "fresh").values
+    raw = dataclasses.replace(table, reject=None).draw(metabench.SlotRng.from_seeds(range(500)), "fresh").values
     near = np.hypot(raw[:, 0] - raw[:, 3], raw[:, 1] - raw[:, 4]) < 0.15
     assert near.any() and np.array_equal(raw[~near], drawn[~near])
 
