@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: $(VENV)/.ready  ## train RL2 on GridSwitch, measure it beside the yardsticks, write runs/quickstart
 	$(BIN)/metabench quickstart
 
-test: $(VENV)/.ready  ## the tests, under 15 minutes on two cores
+test: $(VENV)/.ready  ## the tests, under 12 minutes on two cores
 	$(BIN)/python -m pytest -q
 
 test-all: $(VENV)/.ready  ## the slow ones too
