@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from metabench_agents.parts.run import load_config
 from metabench_agents.sequence import meta_dt
-from metabench_agents.sequence.playing import Belief, SequenceAgent
+from metabench_agents.sequence.playing import SequenceAgent, SequenceBelief
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -23,7 +23,7 @@ from metabench.evaluation.play import Stream
 INK, FAINT, BLUE, ORANGE, GREEN = "#282C34", "#C9C6BE", "#0072B2", "#D55E00", "#009E73"
 
 
-def play(agent: SequenceAgent, benchmark: str) -> tuple[Belief, np.ndarray]:
+def play(agent: SequenceAgent, benchmark: str) -> tuple[SequenceBelief, np.ndarray]:
     """One episode of every test task and the first step of the next; the belief then, and the tasks' parameters."""
     chosen = metabench.spec(benchmark)
     table = chosen.table()

@@ -1,28 +1,45 @@
 """Meta-DT and its baselines: prompts are the worst foretold segments, nothing of a test task is read, runs continue."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_checkpoint
 from metabench_agents.sequence import bc, dt, meta_dt, prompt_dt, world_model
-from metabench_agents.sequence.decision_transformer import DecisionTransformer, settled
+from metabench_agents.sequence.decision_transformer import DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Episodes, hold_out, segment_sums
-from metabench_agents.sequence.playing import Tick
+from metabench_agents.sequence.playing import SequenceTick
+from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
 
 import metabench
 from metabench import Timestep
 
 ID = "PointRobot-v0"
-SIZES = {"window": 20, "layers": 1, "width": 16, "updates": 200, "warmup": 20, "batch": 8}
-SMALL = {
-    meta_dt: meta_dt.Config(**SIZES, prompt_length=5, world_updates=300, world_width=16, context=4, world_batch=16),
-    prompt_dt: prompt_dt.Config(**SIZES, prompt_length=5),
-    dt: dt.Config(**SIZES),
-    bc: bc.Config(updates=300, batch=16, width=16),
+SIZES = {
+    "window": 20,
+    "layers": 1,
+    "width": 16,
+    "updates": 200,
+    "warmup": 20,
+    "batch": 8,
+}  # flat, as settings once were
+WORLD = {"world_updates": 300, "world_width": 16, "context": 4, "world_batch": 16}
+FLAT = {
+    meta_dt: SIZES | WORLD | {"prompt_length": 5},
+    prompt_dt: SIZES | {"prompt_length": 5},
+    dt: SIZES,
+    bc: {"updates": 300, "batch": 16, "width": 16},
 }
+
+
+def small(module, **changes):
+    """Small settings of an algorithm with some of them changed, by their flat names."""
+    return read_config(module.Config, FLAT[module] | changes, getattr(module, "RENAMED", None))
+
+
+SMALL = {module: small(module) for module in FLAT}
 
 
 def point_robot(benchmark, data, split, codec, per=10, far=0.1):
@@ -119,7 +136,7 @@ def test_no_test_task_is_read(module, tmp_path, splits):
 
 @pytest.mark.parametrize(("target", "reduce"), [("mean", np.mean), ("best", np.max)])
 def test_the_return_asked_for_comes_from_the_training_tasks(target, reduce, tmp_path):
-    config = meta_dt.Config(**asdict(SMALL[meta_dt]) | {"updates": 1, "world_updates": 1, "target": target})
+    config = small(meta_dt, updates=1, world_updates=1, target=target)
     agent = trained(meta_dt, tmp_path, config)
     episodes = point_robot(ID, "", "train", agent.codec)
     best = [float(episodes.returns[episodes.task == task].max()) for task in range(45)]
@@ -131,14 +148,14 @@ def test_the_return_asked_for_comes_from_the_training_tasks(target, reduce, tmp_
 
 def test_the_world_model_is_selected_on_episodes_it_did_not_learn_from(tmp_path, monkeypatch):
     seen = []
-    original = world_model.Steps
+    original = world_model.EpisodeSteps
 
     class Spy(original):
         def __init__(self, episodes, model, **keywords):
             seen.append(set(episodes.first.tolist()))
             super().__init__(episodes, model, **keywords)
 
-    monkeypatch.setattr(world_model, "Steps", Spy)
+    monkeypatch.setattr(world_model, "EpisodeSteps", Spy)
     trained(meta_dt, tmp_path)
     learn, select = seen[:2]
     assert not learn & select and len(select) == 45
@@ -159,12 +176,16 @@ def test_every_tenth_episode_of_a_task_is_held_out():
 
 def model_and_config(**changes):
     torch.manual_seed(0)
-    config = meta_dt.Config(**asdict(SMALL[meta_dt]) | changes)
+    config = small(meta_dt, **changes)
     _, model, _ = meta_dt._models(ID, config)
     torch.manual_seed(1)
     for bias in (p for n, p in model.named_parameters() if "bias" in n):
         torch.nn.init.normal_(bias)
     return model, config
+
+
+def surprise_of(model, config):
+    return Surprise(model, config.world_model, config.prompt, config.released)
 
 
 def ticks_of(episodes, which):
@@ -176,7 +197,7 @@ def ticks_of(episodes, which):
         first = torch.full((len(which),), t == 0)
         time = torch.full((len(which),), t)
         parts = (episodes.observation[rows[:, t]], reward, first, time, reward * 0, torch.zeros(len(which), 4))
-        ticks.append(Tick(*parts, episodes.action[rows[:, t]]))
+        ticks.append(SequenceTick(*parts, episodes.action[rows[:, t]]))
     return tuple(ticks)
 
 
@@ -189,7 +210,7 @@ def test_the_prompt_is_the_worst_foretold_segment(episodes):
     """By brute force over all segments of the episode that are known whole and begin at step h or later."""
     model, config = model_and_config(prompt_length=3)
     which = torch.tensor([0, 13, 27])
-    choice = meta_dt.Surprise(model, config).choose(ticks_of(episodes, which), None)
+    choice = surprise_of(model, config).choose(ticks_of(episodes, which), None)
     errors = world_model.errors(model, episodes)
     for row, episode in enumerate(which.tolist()):
         first = int(episodes.first[episode])
@@ -207,9 +228,9 @@ def test_the_prompt_is_the_worst_foretold_segment(episodes):
 
 def test_z_at_play_is_z_while_learning(episodes):
     model, config = model_and_config()
-    surprise, which = meta_dt.Surprise(model, config), torch.tensor([2, 30])
+    surprise, which = surprise_of(model, config), torch.tensor([2, 30])
     z, ticks = world_model.contexts(model, episodes), ticks_of(episodes, which)
-    late = meta_dt.Surprise(model, model_and_config(released=("late-context",))[1])
+    late = surprise_of(model, model_and_config(released=("late-context",))[1])
     empty = model.encoder(torch.zeros(4, 1, 5))[0]
     for t in range(20):
         expected = z[episodes.first[which] + t]
@@ -222,22 +243,22 @@ def test_the_second_episode_forgets_the_first_in_z(episodes):
     model, config = model_and_config()
     ticks = ticks_of(episodes, torch.tensor([4]))
     again = tuple(t._replace(reward=t.reward * 0 if t.time[0] == 0 else t.reward) for t in ticks)
-    surprise = meta_dt.Surprise(model, config)
+    surprise = surprise_of(model, config)
     for t in range(6):
         assert torch.allclose(surprise.recall(ticks + again[:t], again[t]), surprise.recall(again[:t], again[t]))
 
 
 def test_segments_of_an_episode_that_was_too_short_are_none(episodes):
     model, config = model_and_config()
-    choice = meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:9], None)
+    choice = surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:9], None)
     assert not choice.possible.any()  # steps 4 to 8 hold five, but the reward of the last is unknown
-    assert meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:10], None).possible.all()
-    assert not meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:3], None).possible.any()
+    assert surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:10], None).possible.all()
+    assert not surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:3], None).possible.any()
 
 
 def test_prompts_while_learning_are_of_another_episode_of_the_task(episodes):
     model, config = model_and_config(prompt_length=3)
-    prompter = meta_dt.Prompter(episodes, model, config, seed=0)
+    prompter = SiblingPrompts(episodes, model, config.world_model, config.prompt, config.released, seed=0)
     errors = world_model.errors(model, episodes)
     rows = episodes.first[:, None] + torch.arange(20)
     expected = segment_sums(errors[rows], 3)[:, 4:].argmax(1) + 4
@@ -255,11 +276,11 @@ def test_random_and_released_choices(episodes):
     model, _ = model_and_config()
     ticks = ticks_of(episodes, torch.arange(50))
     for changes in ({"prompt": "random"}, {"released": ("sampled-prompt",)}, {"world_model": False}):
-        config = meta_dt.Config(**asdict(SMALL[meta_dt]) | changes)
-        choice = meta_dt.Surprise(model if "world_model" not in changes else None, config).choose(ticks, None)
+        config = small(meta_dt, **changes)
+        choice = surprise_of(model if "world_model" not in changes else None, config).choose(ticks, None)
         starts = choice.prompt.time[:, 0]
         assert choice.possible.all() and starts.min() >= 4 and starts.max() <= 14 and len(starts.unique()) > 5
-        prompter = meta_dt.Prompter(episodes, model, config, seed=0)
+        prompter = SiblingPrompts(episodes, model, config.world_model, config.prompt, config.released, seed=0)
         drawn = prompter.draw(torch.arange(50), torch.Generator().manual_seed(0)).time[:, 0]
         assert drawn.min() >= 4 and drawn.max() <= 15 and len(drawn.unique()) > 5
 
@@ -297,7 +318,7 @@ def test_prompt_dt_shows_the_network_no_task(tmp_path):
 @pytest.mark.parametrize("name", [n for n in meta_dt.get_args(meta_dt.Released) if not n.startswith("test-")])
 def test_every_released_way_trains(name, tmp_path):
     tiny = {"updates": 4, "world_updates": 4, "released": (name,)}
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert agent.codec.half.tolist() == ([1.0, 1.0] if name == "raw-actions" else pytest.approx([0.1, 0.1]))
     assert not agent.privileged
     again = metabench.evaluate(meta_dt.load(tmp_path), ID)
@@ -306,7 +327,7 @@ def test_every_released_way_trains(name, tmp_path):
 
 def test_test_targets_are_the_tasks_own_and_privileged(tmp_path, splits):
     tiny = {"updates": 1, "world_updates": 1, "released": ("test-targets", "test-selection")}
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert "test" in splits and agent.privileged
     agent = meta_dt.load(tmp_path)
     own = point_robot(ID, "", "test", agent.codec).best()
@@ -320,7 +341,7 @@ def test_test_targets_are_the_tasks_own_and_privileged(tmp_path, splits):
 )
 def test_every_ablation_trains(changes, tmp_path):
     tiny = {"updates": 4, "world_updates": 4} | changes
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert metabench.evaluate(meta_dt.load(tmp_path), ID).returns == metabench.evaluate(agent, ID).returns
     assert (agent.recall is None) == ("world_model" in changes) and (agent.choose is None) == (
         "none" in changes.values()
@@ -328,7 +349,7 @@ def test_every_ablation_trains(changes, tmp_path):
 
 
 def test_the_warm_up_is_the_first_fifth():
-    config = meta_dt.Config(updates=100, released=("warm-up",))
+    config = read_config(meta_dt.Config, {"updates": 100, "released": ("warm-up",)}, meta_dt.RENAMED)
     made = [meta_dt._with_prompt(config, i, torch.Generator()) for i in range(100)]
     assert made == [False] * 20 + [True] * 80
     generator = torch.Generator().manual_seed(0)
@@ -338,16 +359,19 @@ def test_the_warm_up_is_the_first_fifth():
 
 def test_sizes_left_open_are_the_released_ones_of_the_family():
     for benchmark, sizes in {"HopperParam-v0": (8, 3), "metabench/WalkerParam-v0": (8, 3), ID: (20, 5)}.items():
-        config = settled(meta_dt.Config(), benchmark)
-        assert (config.window, config.prompt_length) == sizes
-    assert settled(meta_dt.Config(window=7), ID).window == 7 and settled(dt.Config(), ID).window == 20
+        for module in (meta_dt, prompt_dt):
+            config = module.Config().settled(benchmark)
+            assert (config.transformer.window, config.prompt.length) == sizes
+        assert dt.Config().settled(benchmark).transformer.window == sizes[0]
+    config = small(meta_dt, window=7, prompt_length=4).settled(ID)
+    assert (config.transformer.window, config.prompt.length) == (7, 4)
 
 
 def test_bad_settings_are_told():
     with pytest.raises(ValueError, match="unknown way 'late' of the released code; available: sampled-prompt"):
         meta_dt.Config(released=("late",))
-    with pytest.raises(ValueError, match=r"prompted is a share .* got 2"):
-        meta_dt.Config(prompted=2)
+    with pytest.raises(ValueError, match=r"the share of the updates with a prompt must lie in \[0, 1\], got 2"):
+        SegmentSettings(share=2)
 
 
 def test_discrete_actions_are_refused(tmp_path):
