@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
@@ -88,8 +89,8 @@ class CloningAgent:
 
     name, track, privileged = NAME, "offline", False
 
-    def __init__(self, network: CloningPerceptron, codec: Actions):
-        self.network, self.codec = network.eval(), codec
+    def __init__(self, network: CloningPerceptron, codec: Actions, protocol: str = PROTOCOL_VERSION):
+        self.network, self.codec, self.protocol = network.eval(), codec, protocol
 
     def begin(self, num_trials: int) -> Tensor:
         """Before the first step."""
@@ -157,4 +158,4 @@ def load(path: Path) -> CloningAgent:
     settings, saved = load_config(path), load_checkpoint(path)
     codec, network = _network(settings["benchmark"], read_config(Config, settings["config"]))
     unpack(saved.tensors, {"bc": network}, {})
-    return CloningAgent(network, codec)
+    return CloningAgent(network, codec, settings["protocol"])

@@ -78,4 +78,5 @@ def load(path: Path) -> SequenceAgent:
     config = read_config(Config, settings["config"])
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
-    return SequenceAgent(network, codec, NAME, asked(saved.tensors["target"]), config.playing)
+    target, protocol = asked(saved.tensors["target"]), settings["protocol"]
+    return SequenceAgent(network, codec, NAME, target, config.playing, protocol=protocol)

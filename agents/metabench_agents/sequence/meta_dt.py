@@ -36,8 +36,7 @@ Deviations, with reasons. Where the released code departs from the paper or is w
   have no switch: rollouts that keep the gradient's graph (no number depends on it), and heuristics on lengths that
   misbehave only for prompts of K steps or of 11, 21, ... steps. Its few-shot play has no fixed budget of context (the
   best of hundreds of episodes of earlier checkpoints on the test task); ours is the trial. Segments begin at step h
-  or later, as released: before, the world model knows too little to be surprised. The last reward of an episode is
-  never shown to an agent; in the prompt's returns to go it counts as the one before it. Of several earlier episodes
+  or later, as released: before, the world model knows too little to be surprised. Of several earlier episodes
   the one with the highest return gives the prompt, as in the released code, which draws from the best three. Training
   is shorter than the released one and its learning rate higher (`TransformerFitting`).
 
@@ -56,6 +55,7 @@ import torch
 from torch import Tensor
 
 import metabench
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, unpack
 from metabench_agents.sequence.decision_transformer import (
@@ -248,9 +248,10 @@ def _agent(
     network: DecisionTransformer,
     config: Config,
     extra: Mapping[str, Tensor],
+    protocol: str = PROTOCOL_VERSION,
 ) -> SequenceAgent:
     model = None if model is None else model.eval()
-    surprise = Surprise(model, config.world_model, config.prompt, config.released)
+    surprise = Surprise(model, config.world_model, config.prompt, config.released, protocol)
     target: float | Callable[[Tensor], Tensor] | None = asked(extra["target"])
     if "targets" in extra:
         find, targets = lookup(extra["tasks"].numpy()), extra["targets"]
@@ -261,6 +262,7 @@ def _agent(
         NAME,
         target,
         config.playing,
+        protocol=protocol,
         recall=None if model is None else surprise.recall,
         choose=None if config.prompt.choice == "none" else surprise.choose,
     )
@@ -274,4 +276,4 @@ def load(path: Path) -> SequenceAgent:
     restore_transformer(saved, network)
     if model is not None:
         unpack(saved.tensors, {"world": model}, {})
-    return _agent(codec, model, network, config, saved.tensors)
+    return _agent(codec, model, network, config, saved.tensors, settings["protocol"])

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from metabench import SlotRng, Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION, check_version
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequence.decision_transformer import TOKENS, DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Prompt
@@ -37,15 +38,21 @@ class PlayingSettings:
 
 
 class SequenceTick(NamedTuple):
-    """What was seen and done at one tick of B trials. The reward is the one that came before it."""
+    """What was seen and done at one tick of B trials."""
 
     observation: Tensor  # [B, O] in the environment's units
-    reward: Tensor  # [B] zeros where `first`
+    reward: Tensor  # [B] the one before: where `first`, of the previous episode's last step (zeros under slots-1)
     first: Tensor  # [B] bool: an episode starts here
     time: Tensor  # [B] int64 step of the episode
     togo: Tensor  # [B] what is still asked for, divided by the return scale
     context: Tensor  # [B, Z]
     action: Tensor  # [B, A] what was done, encoded
+    final: Tensor  # [B, O] where `first`, what the previous episode ended in (zeros under slots-1); zeros elsewhere
+
+    @property
+    def last_reward(self) -> Tensor:
+        """`[B]` the reward of the episode's step before; zeros at its first, as while learning."""
+        return torch.where(self.first, 0.0, self.reward)
 
 
 class SequenceBelief(NamedTuple):
@@ -71,7 +78,8 @@ class Choice(NamedTuple):
 Recall = Callable[
     [tuple[SequenceTick, ...], SequenceTick], Tensor
 ]  # (ticks so far, this observation's tick without context) -> z
-Choose = Callable[[tuple[SequenceTick, ...], Timestep], Choice]  # at the start of a trial's later episodes
+# (ticks so far, the tick that begins later episodes and tells how those before ended) -> prompts
+Choose = Callable[[tuple[SequenceTick, ...], SequenceTick], Choice]
 
 
 class SequenceAgent:
@@ -85,6 +93,7 @@ class SequenceAgent:
             learned that good episodes still bring. A function of the task's context `[B, C]` makes the agent
             privileged: it must be shown the task.
         settings: How it acts.
+        protocol: The version it was trained under; under `slots-1` it knows nothing of how an episode ended.
         recall: Gives z from the trial so far; None where the network takes none.
         choose: Cuts prompts from the agent's own earlier episodes; None for none.
         demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
@@ -99,12 +108,14 @@ class SequenceAgent:
         target: float | Callable[[Tensor], Tensor] | None,
         settings: PlayingSettings,
         *,
+        protocol: str = PROTOCOL_VERSION,
         recall: Recall | None = None,
         choose: Choose | None = None,
         demonstrations: Callable[[Tensor], Prompt] | None = None,
         track: str | None = None,
     ):
         self.network, self.codec, self.name = network.eval(), codec, name
+        self.protocol = check_version(protocol)
         self.target, self.recall, self.choose, self.demonstrations = target, recall, choose, demonstrations
         self.privileged = callable(target) or demonstrations is not None
         self.track = track or ("oracle" if self.privileged else "offline")
@@ -127,8 +138,8 @@ class SequenceAgent:
         first = torch.as_tensor(np.asarray(step.first))
         seen = torch.as_tensor(np.asarray(step.observation)).float()
         observation, task = seen[:, : self.observation], seen[:, self.observation :]
-        belief = self._prompts(belief, step, first, task)
         tick = self._tick(belief.ticks, step, observation, first, task)
+        belief = self._prompts(belief, tick, task)
         full = len(belief.ticks) - belief.anchor >= self.window
         with products("fp32"):
             if belief.cache is None or full or bool(first.any()):
@@ -144,32 +155,37 @@ class SequenceAgent:
     ) -> SequenceTick:
         """This tick, its action still open."""
         rows, network = len(first), self.network
-        reward = torch.as_tensor(np.asarray(step.reward)).float()
+        reward, final = (torch.as_tensor(np.asarray(x)).float() for x in (step.reward, step.final))
+        final = final[:, : self.observation]
+        if self.protocol == "slots-1":  # it was trained and measured without: more would only confuse it
+            reward, final = torch.where(first, 0.0, reward), torch.zeros_like(final)
         nothing, time = torch.zeros(rows, self.codec.size), torch.zeros(rows, dtype=torch.int64)
         if ticks:
             time = torch.where(first, time, ticks[-1].time + 1)
-        tick = SequenceTick(observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing)
+        tick = SequenceTick(
+            observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing, final
+        )
         if self.recall is not None:
             tick = tick._replace(context=self.recall(ticks, tick))
         if self.target is None:
-            return tick._replace(togo=network.aspire(network.scaled(observation), reward, time, tick.context))
+            return tick._replace(togo=network.aspire(network.scaled(observation), tick.last_reward, time, tick.context))
         target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
         togo = target / network.return_scale
         if ticks:
-            togo = torch.where(first, togo, ticks[-1].togo - reward / network.return_scale)
+            togo = torch.where(first, togo, ticks[-1].togo - tick.last_reward / network.return_scale)
         return tick._replace(togo=togo)
 
-    def _prompts(self, belief: SequenceBelief, step: Timestep, first: Tensor, task: Tensor) -> SequenceBelief:
+    def _prompts(self, belief: SequenceBelief, tick: SequenceTick, task: Tensor) -> SequenceBelief:
         """Demonstrations at the start of the trial; prompts from own episodes where a later one begins."""
-        if not bool(first.any()):
+        if not bool(tick.first.any()):
             return belief
         if self.demonstrations is not None and not belief.ticks:
             prompt = self.network.scale_prompt(self.demonstrations(task))
             return belief._replace(prompt=prompt, prompted=torch.ones_like(belief.prompted))
         if self.choose is None or not belief.ticks:
             return belief
-        choice = self.choose(belief.ticks, step)
-        better = first & choice.possible & (choice.merit >= belief.merit)
+        choice = self.choose(belief.ticks, tick)
+        better = tick.first & choice.possible & (choice.merit >= belief.merit)
         fresh = self.network.scale_prompt(choice.prompt)
         if belief.prompt is not None:
             pairs = zip(fresh, belief.prompt, strict=True)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import metabench
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
@@ -152,7 +153,13 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     return _agent(codec, network, config, keep)
 
 
-def _agent(codec: Actions, network: DecisionTransformer, config: Config, kept: Mapping[str, Tensor]) -> SequenceAgent:
+def _agent(
+    codec: Actions,
+    network: DecisionTransformer,
+    config: Config,
+    kept: Mapping[str, Tensor],
+    protocol: str = PROTOCOL_VERSION,
+) -> SequenceAgent:
     find = lookup(kept["demonstration/tasks"].numpy())
     prompts = [kept[f"demonstration/{name}"] for name in Prompt._fields]
 
@@ -160,8 +167,16 @@ def _agent(codec: Actions, network: DecisionTransformer, config: Config, kept: M
         row = find(task)
         return Prompt(*(column[row] for column in prompts))
 
-    target = asked(kept["target"])
-    return SequenceAgent(network, codec, NAME, target, config.playing, demonstrations=demonstrate, track=TRACK)
+    return SequenceAgent(
+        network,
+        codec,
+        NAME,
+        asked(kept["target"]),
+        config.playing,
+        protocol=protocol,
+        demonstrations=demonstrate,
+        track=TRACK,
+    )
 
 
 def load(path: Path) -> SequenceAgent:
@@ -170,4 +185,4 @@ def load(path: Path) -> SequenceAgent:
     config = read_config(Config, settings["config"], RENAMED)
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
-    return _agent(codec, network, config, saved.tensors)
+    return _agent(codec, network, config, saved.tensors, settings["protocol"])

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from metabench import Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION, check_version
 from metabench_agents.parts.run import stream
 from metabench_agents.sequence.decision_transformer import has_short_windows
 from metabench_agents.sequence.episodes import Episodes, Prompt, Siblings, prompt_of, segment_sums
@@ -54,6 +54,7 @@ class Surprise:
         settings: Its settings: segments begin at step h or later with or without it.
         prompt: How segments are chosen.
         released: Ways of the released code to restore.
+        protocol: The version the agent was trained under: under `slots-1` it is not told how an episode ended.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Surprise:
         settings: WorldModelSettings,
         prompt: SegmentSettings,
         released: Collection[str] = (),
+        protocol: str = PROTOCOL_VERSION,
     ):
         self.model, self.prompt, self.released = model, prompt, released
-        self.steps = settings.history
+        self.steps, self.blind = settings.history, check_version(protocol) == "slots-1"
 
     def recall(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:
         """Z `[B, Z]` from the last h steps of the episode; steps before its start are zeros."""
@@ -80,40 +82,53 @@ class Surprise:
         z = self.model.encoder(past)
         return z * (now.time > 0)[:, None] if "late-context" in self.released else z
 
-    def choose(self, ticks: tuple[SequenceTick, ...], step: Timestep) -> Choice:
+    def choose(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Choice:
         """The segment of each episode that has just ended, and its return; for rows whose episode has not, nonsense.
 
-        The last step is left out: its reward and what it led to are never shown.
+        Under `slots-1` nothing tells the last step's reward and what it led to: no segment holds it, and in the returns
+        its reward counts as the one before it.
         """
         length, steps = ticks[-1].time + 1, self.prompt.length
         ticks = ticks[-int(length.max()) :]
-        observation, action, reward, time = (
-            torch.stack([getattr(t, name) for t in ticks], 1) for name in ("observation", "action", "reward", "time")
+        count, whole = len(ticks), len(ticks) - self.blind  # steps that are remembered, and those known whole
+        observation, action, time = (
+            torch.stack([getattr(t, n) for t in ticks], 1) for n in ("observation", "action", "time")
         )
-        mine = torch.arange(len(ticks)) >= len(ticks) - length[:, None]  # [B, S] steps of the episode
-        got = torch.cat((reward[:, 1:], reward[:, -1:]), dim=1) * mine  # [B, S]
+        mine = torch.arange(count) >= count - length[:, None]  # [B, S] steps of the episode
+        got = self.rewards(ticks, now) * mine
         togo = got.flip(1).cumsum(1).flip(1)
-        if len(ticks) <= steps:
+        if whole < steps:
             nothing = torch.zeros(len(length), steps)
             empty = Prompt(
                 nothing[..., None] * observation[:, :1], nothing[..., None] * action[:, :1], nothing, nothing.long()
             )
             return Choice(empty, nothing[:, 0] > 0, nothing[:, 0])
-        score = self._error(observation, action, got)[:, :-1] if self.prompt.choice == "error" and self.model else None
-        start, possible = self._start(score, mine[:, :-1], time[:, :-1], steps, stream(len(ticks), int(length.sum())))
+        score = self.errors(ticks, now)[:, :whole] if self.prompt.choice == "error" and self.model else None
+        chance = stream(count, int(length.sum()))
+        start, possible = self._start(score, mine[:, :whole], time[:, :whole], steps, chance)
         rows = start[:, None] + torch.arange(steps)
         pick = torch.arange(len(rows))[:, None]
         prompt = Prompt(observation[pick, rows], action[pick, rows], togo[pick, rows], time[pick, rows])
-        return Choice(prompt, possible, togo[torch.arange(len(rows)), len(ticks) - length])
+        return Choice(prompt, possible, togo[torch.arange(len(rows)), count - length])
 
-    def _error(self, observation: Tensor, action: Tensor, got: Tensor) -> Tensor:
-        """The model's error `[B, S]` at every step; the last one's next observation is unknown and its value no use."""
+    def rewards(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:
+        """`[B, S]` the reward of each step; `now` tells the last one's."""
+        last = ticks[-1] if self.blind else now
+        return torch.stack([tick.reward for tick in (*ticks[1:], last)], dim=1)
+
+    def errors(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:
+        """The model's error `[B, S]` at every step of an episode that has ended; under `slots-1` the last is no use."""
         assert self.model is not None
+        observation, action = (torch.stack([getattr(t, name) for t in ticks], 1) for name in ("observation", "action"))
+        length = ticks[-1].time + 1
+        mine = torch.arange(len(ticks)) >= len(ticks) - length[:, None]
+        got = self.rewards(ticks, now) * mine
         seen, (rows, count) = self.model.scaled(observation), got.shape
         table = torch.cat((seen, action, got[..., None]), dim=-1)
         padded = torch.cat((torch.zeros(rows, self.steps, table.shape[-1]), table), dim=1)
         past = padded.unfold(1, self.steps, 1)[:, :count].permute(3, 0, 1, 2).flatten(1, 2)
-        following = torch.cat((seen[:, 1:], seen[:, -1:]), dim=1)
+        end = seen[:, -1:] if self.blind else self.model.scaled(now.final)[:, None]
+        following = torch.cat((seen[:, 1:], end), dim=1)
         flat = (x.flatten(0, 1) for x in (seen, action, got, following))
         error = self.model.error(StepInContext(past, *flat), mixed="mixed-scales" in self.released)
         return error.view(rows, count)

@@ -101,6 +101,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, tmp_path):
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
     results = [metabench.evaluate(a, ID, seed=1) for a in (agent, module.load(tmp_path / "a"))]
     assert results[0].returns == results[1].returns
+    assert agent.protocol == module.load(tmp_path / "a").protocol == results[0].protocol.version == "slots-2"
     assert results[0].track == {"prompt-dt": "prompt-k"}.get(module.NAME, "offline")
     assert results[0].agent == module.NAME
 
@@ -184,8 +185,8 @@ def model_and_config(**changes):
     return model, config
 
 
-def surprise_of(model, config):
-    return Surprise(model, config.world_model, config.prompt, config.released)
+def surprise_of(model, config, protocol="slots-2"):
+    return Surprise(model, config.world_model, config.prompt, config.released, protocol)
 
 
 def ticks_of(episodes, which):
@@ -197,8 +198,17 @@ def ticks_of(episodes, which):
         first = torch.full((len(which),), t == 0)
         time = torch.full((len(which),), t)
         parts = (episodes.observation[rows[:, t]], reward, first, time, reward * 0, torch.zeros(len(which), 4))
-        ticks.append(SequenceTick(*parts, episodes.action[rows[:, t]]))
+        ticks.append(SequenceTick(*parts, episodes.action[rows[:, t]], torch.zeros(len(which), 2)))
     return tuple(ticks)
+
+
+def after(episodes, which, steps=20):
+    """The tick that begins the next episode, where these ended after so many steps; under slots-2 it says how."""
+    rows, nothing = episodes.first[which] + steps, torch.zeros(len(which))
+    first, time = torch.ones(len(which), dtype=torch.bool), nothing.long()
+    seen = torch.full((len(which), 2), 9.0)  # of another start than the end
+    parts = (seen, episodes.reward[rows - 1], first, time, nothing, torch.zeros(len(which), 4), seen * 0)
+    return SequenceTick(*parts, episodes.observation[rows])
 
 
 @pytest.fixture
@@ -206,24 +216,43 @@ def episodes():
     return point_robot(ID, "", "test", Actions(metabench.spec(ID).family().action_space))
 
 
-def test_the_prompt_is_the_worst_foretold_segment(episodes):
+@pytest.mark.parametrize("protocol", ["slots-1", "slots-2"])
+def test_the_prompt_is_the_worst_foretold_segment(episodes, protocol):
     """By brute force over all segments of the episode that are known whole and begin at step h or later."""
     model, config = model_and_config(prompt_length=3)
-    which = torch.tensor([0, 13, 27])
-    choice = surprise_of(model, config).choose(ticks_of(episodes, which), None)
-    errors = world_model.errors(model, episodes)
+    which = torch.arange(50)
+    now = after(episodes, which)
+    if protocol == "slots-1":
+        now = now._replace(reward=now.reward * 0, final=now.final * 0)
+    choice = surprise_of(model, config, protocol).choose(ticks_of(episodes, which), now)
+    errors, last = world_model.errors(model, episodes), 17 if protocol == "slots-2" else 16
     for row, episode in enumerate(which.tolist()):
         first = int(episodes.first[episode])
-        sums = {start: float(errors[first + start : first + start + 3].sum()) for start in range(4, 17)}
-        start = max(sums, key=sums.__getitem__)  # 16 + 3 = 19: the last step's reward is never shown
+        sums = {start: float(errors[first + start : first + start + 3].sum()) for start in range(4, last + 1)}
+        start = max(sums, key=sums.__getitem__)  # 16 + 3 = 19: under slots-1 the last step's reward is never shown
         assert choice.prompt.time[row].tolist() == [start, start + 1, start + 2]
         assert torch.equal(choice.prompt.observation[row], episodes.observation[first + start : first + start + 3])
         assert torch.equal(choice.prompt.action[row], episodes.action[first + start : first + start + 3])
         reward = episodes.reward[first : first + 20].clone()
-        reward[19] = reward[18]
+        if protocol == "slots-1":
+            reward[19] = reward[18]
+        else:
+            assert choice.merit[row] == pytest.approx(float(episodes.returns[episode]), rel=1e-5)
         assert choice.merit[row] == pytest.approx(float(reward.sum()), rel=1e-5)
         assert choice.prompt.togo[row, 0] == pytest.approx(float(reward[start:].sum()), rel=1e-5)
     assert choice.possible.all()
+    assert protocol == "slots-1" or (choice.prompt.time[:, 0] == 17).any(), "the last step is never in a prompt"
+
+
+@pytest.mark.parametrize("decoders", ["reward", "state", "both"])
+def test_the_error_at_play_is_that_while_learning(episodes, decoders):
+    """At every step of an episode, the last one included: its reward and where it led are told at the next's first."""
+    model, config = model_and_config(decoders=decoders)
+    model.mean, model.std = episodes.scale()
+    which = torch.tensor([0, 13, 27])
+    found = surprise_of(model, config).errors(ticks_of(episodes, which), after(episodes, which))
+    rows = episodes.first[which, None] + torch.arange(20)
+    assert torch.allclose(found, world_model.errors(model, episodes)[rows], atol=1e-5)
 
 
 def test_z_at_play_is_z_while_learning(episodes):
@@ -248,12 +277,14 @@ def test_the_second_episode_forgets_the_first_in_z(episodes):
         assert torch.allclose(surprise.recall(ticks + again[:t], again[t]), surprise.recall(again[:t], again[t]))
 
 
-def test_segments_of_an_episode_that_was_too_short_are_none(episodes):
+@pytest.mark.parametrize(("protocol", "enough"), [("slots-1", 10), ("slots-2", 9)])
+def test_segments_of_an_episode_that_was_too_short_are_none(episodes, protocol, enough):
+    """Steps 4 to 8 hold five; under slots-1 the reward of the last is unknown."""
     model, config = model_and_config()
-    choice = surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:9], None)
-    assert not choice.possible.any()  # steps 4 to 8 hold five, but the reward of the last is unknown
-    assert surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:10], None).possible.all()
-    assert not surprise_of(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:3], None).possible.any()
+    surprise, one = surprise_of(model, config, protocol), torch.tensor([0])
+    for steps in (3, enough - 1, enough):
+        choice = surprise.choose(ticks_of(episodes, one)[:steps], after(episodes, one, steps))
+        assert choice.possible.tolist() == [steps == enough]
 
 
 def test_prompts_while_learning_are_of_another_episode_of_the_task(episodes):
@@ -274,12 +305,12 @@ def test_prompts_while_learning_are_of_another_episode_of_the_task(episodes):
 
 def test_random_and_released_choices(episodes):
     model, _ = model_and_config()
-    ticks = ticks_of(episodes, torch.arange(50))
+    ticks, now = ticks_of(episodes, torch.arange(50)), after(episodes, torch.arange(50))
     for changes in ({"prompt": "random"}, {"released": ("sampled-prompt",)}, {"world_model": False}):
         config = small(meta_dt, **changes)
-        choice = surprise_of(model if "world_model" not in changes else None, config).choose(ticks, None)
+        choice = surprise_of(model if "world_model" not in changes else None, config).choose(ticks, now)
         starts = choice.prompt.time[:, 0]
-        assert choice.possible.all() and starts.min() >= 4 and starts.max() <= 14 and len(starts.unique()) > 5
+        assert choice.possible.all() and starts.min() >= 4 and starts.max() <= 15 and len(starts.unique()) > 5
         prompter = SiblingPrompts(episodes, model, config.world_model, config.prompt, config.released, seed=0)
         drawn = prompter.draw(torch.arange(50), torch.Generator().manual_seed(0)).time[:, 0]
         assert drawn.min() >= 4 and drawn.max() <= 15 and len(drawn.unique()) > 5
