@@ -27,6 +27,7 @@ from metabench_agents.sequence.decision_transformer import (
 from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
 from metabench_agents.sequence.prompts import SegmentSettings, Surprise
+from metabench_agents.sequence.targets import Asking, TargetSettings
 from metabench_agents.sequence.world_model import WorldModelSettings
 from torch import nn
 from torch.nn import functional as F
@@ -236,7 +237,8 @@ def test_playing(benchmark):
     rows, ticks = 125, 40
     net, model = DecisionTransformer(SEEN, A, T, Z, SIZES), world_model.WorldModel(SEEN, A, WORLD)
     surprise, settings = Surprise(model, WORLD, SegmentSettings(length=L)), PlayingSettings()
-    agent = SequenceAgent(net, Actions(BOX), "ours", 0.0, settings, recall=surprise.recall, choose=surprise.choose)
+    asking = Asking(net, TargetSettings("return"), torch.tensor(0.0), settings.explore)
+    agent = SequenceAgent(net, Actions(BOX), "ours", asking, settings, recall=surprise.recall, choose=surprise.choose)
     rng = np.random.default_rng(0)
     observation, reward = rng.normal(size=(ticks, rows, SEEN)).astype(np.float32), rng.normal(size=(ticks, rows))
 

@@ -49,8 +49,8 @@ def test_changes_reach_every_agent_that_has_the_setting():
     assert [config(agent, fitting__updates=7).fitting.updates for agent in AGENTS] == [7] * 4
     assert config("meta-dt", world_model__history=2).world_model.history == 2
     assert config("bc", world_model__history=2) == config("bc")
-    check_names(["fitting.updates", "world_model.history", "target"], AGENTS)
-    for name in ("updates", "fitting", "fitting.update", "world.history"):
+    check_names(["fitting.updates", "world_model.history", "target.kind"], AGENTS)
+    for name in ("updates", "target", "fitting", "fitting.update", "world.history"):
         with pytest.raises(SystemExit, match="no agent has a setting"):
             check_names([name], AGENTS)
     assert setting("fitting.decay=false") == ("fitting.decay", False)

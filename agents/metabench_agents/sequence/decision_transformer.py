@@ -24,7 +24,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,6 @@ from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window
 from metabench_agents.sequence.fitting import fit, seed_dropout, updates_done
 from metabench_agents.sequence.transformer import TokenCache, Transformer, TransformerSettings, causal
 
-Target = Literal["learned", "mean", "best"]
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
 EXPECTILE = 0.97  # of the returns to go: near the best where the data are mixed, and no single lucky episode
@@ -98,17 +96,6 @@ class Aspiration(nn.Module):
         """`[...]` the return to go; the last reward is 0 at the first step, time is a share of the episode."""
         last = torch.stack((reward, time), dim=-1)
         return self.body(torch.cat((observation, last, context), dim=-1))[..., 0]
-
-
-def return_to_ask(episodes: Episodes, target: Target) -> Tensor:
-    """The return to ask for, from the training tasks; infinite where it is learned."""
-    best = episodes.best()
-    return {"learned": torch.tensor(torch.inf), "mean": best.mean(), "best": best.max()}[target]
-
-
-def asked(target: Tensor) -> float | None:
-    """The same as an agent takes it: None where it is learned."""
-    return None if bool(target.isinf()) else float(target)
 
 
 class DecisionTransformer(nn.Module):
@@ -252,10 +239,16 @@ def aspiration_loss(network: DecisionTransformer, window: Window) -> Tensor:
 
 
 class TransformerTrainer:
-    """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it."""
+    """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it.
 
-    def __init__(self, network: DecisionTransformer, settings: TransformerFitting):
-        self.network, self.settings = network.to(settings.device), settings
+    Args:
+        network: Trained in place; its scales are set already.
+        settings: Updates, batch, rates.
+        ranked: The windows say their episode's rank instead of returns to go; nothing is left to aspire to.
+    """
+
+    def __init__(self, network: DecisionTransformer, settings: TransformerFitting, *, ranked: bool = False):
+        self.network, self.settings, self.ranked = network.to(settings.device), settings, ranked
         self.parameters = [p for name, p in network.named_parameters() if not name.startswith("aspiration.")]
         self.aspiration = torch.optim.Adam(network.aspiration.parameters(), lr=ASPIRATION_RATE, fused=True)
         self.optimiser = torch.optim.AdamW(
@@ -280,18 +273,25 @@ class TransformerTrainer:
         window = network.scale_window(Window(*(column.to(device) for column in window)))
         if prompt is not None:
             prompt = network.scale_prompt(Prompt(*(column.to(device) for column in prompt)))
+        if self.ranked:
+            window = window._replace(togo=window.rank)
         with products(self.settings.precision, torch.device(device).type):
             total, metrics = loss(network, window, prompt)
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimiser.step()
-        with products("fp32", torch.device(device).type):
-            hope = aspiration_loss(network, window)
+        metrics |= {"grad_norm": norm}
+        return metrics if self.ranked else metrics | {"aspiration_loss": self._aspire(window)}
+
+    def _aspire(self, window: Window) -> Tensor:
+        """One update of the aspiration; its loss."""
+        with products("fp32", torch.device(self.settings.device).type):
+            hope = aspiration_loss(self.network, window)
             self.aspiration.zero_grad(set_to_none=True)
             hope.backward()
         self.aspiration.step()
-        return metrics | {"grad_norm": norm, "aspiration_loss": hope.detach()}
+        return hope.detach()
 
     def tensors(self) -> dict[str, Tensor]:
         """What it takes to continue."""

@@ -6,7 +6,7 @@ can know of the task is what rewards tell: they change the return that is asked 
 episode to the next.
 
 Deviations: those of `DecisionTransformerSettings` and `TransformerFitting` from the released Meta-DT; the return asked
-for is learned (`Aspiration`), where the paper asks for a known return of the one task.
+for is learned (`targets.py`), where the paper asks for a known return of the one task.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformerSettings,
-    Target,
     TransformerFitting,
     TransformerTrainer,
-    asked,
     restore_transformer,
-    return_to_ask,
     train_transformer,
     untrained,
 )
 from metabench_agents.sequence.episodes import Window, draw_windows, load_episodes, window_of
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
+from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
 
 NAME = "dt"
 
@@ -42,7 +40,7 @@ class Config:
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
     split: str = "train"  # tasks to learn from, of those the data were played on
-    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
+    target: TargetSettings = field(default_factory=TargetSettings)  # what it asks for
     transformer: DecisionTransformerSettings = field(default_factory=DecisionTransformerSettings)  # its sizes
     fitting: TransformerFitting = field(default_factory=TransformerFitting)  # the transformer's training
     playing: PlayingSettings = field(default_factory=PlayingSettings)  # how it acts
@@ -67,16 +65,17 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         which, start = draw_windows(episodes, config.fitting.batch, window, generator)
         return window_of(episodes, which, start, window, nothing), None
 
-    trainer = TransformerTrainer(network, config.fitting)
+    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep={"target": target})
-    return SequenceAgent(network, codec, NAME, asked(target), config.playing)
+    asking = Asking(network, config.target, target, config.playing.explore)
+    return SequenceAgent(network, codec, NAME, asking, config.playing)
 
 
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, settings["config"])
+    config = read_config(Config, flat_target(settings["config"]))
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
-    target, protocol = asked(saved.tensors["target"]), settings["protocol"]
-    return SequenceAgent(network, codec, NAME, target, config.playing, protocol=protocol)
+    asking = Asking(network, config.target, saved.tensors["target"], config.playing.explore)
+    return SequenceAgent(network, codec, NAME, asking, config.playing, protocol=settings["protocol"])

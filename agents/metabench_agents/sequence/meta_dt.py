@@ -14,9 +14,9 @@ Source: Wang et al. 2024, "Meta-DT: Offline Meta-RL as Conditional Sequence Mode
    one.
 4. A trial begins with a few drawn actions, which tell the task (`decision_transformer.py` says why);
    `playing.explore=0` leaves them out.
-5. The return to ask for is learned from the *training* tasks' data: at every step an expectile of what good episodes
-   still bring from here, given z (`Aspiration`). No data of test tasks is read. `target="mean"` and `"best"`
-   ask for one return instead, the mean or the highest of the training tasks' best ones, less what has come in.
+5. What to ask for is learned from the *training* tasks' data (`targets.py`): an expectile of what good episodes still
+   bring from here, given z, less the rewards received since. No data of test tasks is read. `target.kind` `"return"`
+   asks for one return of the training tasks, `"rank"` for the best rank within a task's own data.
 
 Deviations, with reasons. Where the released code departs from the paper or is wrong, the paper is followed, and
 `released` restores its ways one by one:
@@ -61,12 +61,9 @@ from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_co
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     DecisionTransformerSettings,
-    Target,
     TransformerFitting,
     TransformerTrainer,
-    asked,
     restore_transformer,
-    return_to_ask,
     train_transformer,
 )
 from metabench_agents.sequence.episodes import (
@@ -82,6 +79,7 @@ from metabench_agents.sequence.episodes import (
 from metabench_agents.sequence.fitting import blocks
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
 from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
+from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
 from metabench_agents.sequence.world_model import (
     WorldModel,
     WorldModelSettings,
@@ -111,7 +109,7 @@ class Config:
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
     split: str = "train"  # tasks to learn from, of those the data were played on
-    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
+    target: TargetSettings = field(default_factory=TargetSettings)  # what it asks for
     transformer: DecisionTransformerSettings = field(default_factory=DecisionTransformerSettings)  # its sizes
     fitting: TransformerFitting = field(default_factory=TransformerFitting)  # the transformer's training
     world_model: WorldModelSettings = field(default_factory=WorldModelSettings)  # what gives z
@@ -123,6 +121,8 @@ class Config:
         for name in self.released:
             if name not in RELEASED_WAYS:
                 raise ValueError(f"unknown way {name!r} of the released code; available: {', '.join(RELEASED_WAYS)}")
+        if self.target.kind == "rank" and "test-targets" in self.released:
+            raise ValueError("test-targets are returns, and the target.kind is a rank: choose one of the two")
 
     def settled(self, benchmark: str) -> Config:
         """The same with the released sizes for a family where they are left open."""
@@ -220,7 +220,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         return seen, prompts.draw(which, generator)
 
     world = {} if model is None else pack({"world": model}, {}) | {"best": torch.zeros(())}
-    trainer = TransformerTrainer(network, config.fitting)
+    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, before=before, keep=world | extra)
     return _agent(codec, model, network, config, extra)
 
@@ -252,7 +252,7 @@ def _agent(
 ) -> SequenceAgent:
     model = None if model is None else model.eval()
     surprise = Surprise(model, config.world_model, config.prompt, config.released, protocol)
-    target: float | Callable[[Tensor], Tensor] | None = asked(extra["target"])
+    target: Tensor | Callable[[Tensor], Tensor] = extra["target"]
     if "targets" in extra:
         find, targets = lookup(extra["tasks"].numpy()), extra["targets"]
         target = lambda task: targets[find(task)]  # noqa: E731
@@ -260,7 +260,7 @@ def _agent(
         network,
         codec,
         NAME,
-        target,
+        Asking(network, config.target, target, config.playing.explore),
         config.playing,
         protocol=protocol,
         recall=None if model is None else surprise.recall,
@@ -271,7 +271,7 @@ def _agent(
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, settings["config"], RENAMED)
+    config = read_config(Config, flat_target(settings["config"]), RENAMED)
     codec, model, network = _models(settings["benchmark"], config)
     restore_transformer(saved, network)
     if model is not None:

@@ -26,6 +26,7 @@ from metabench.evaluation.results import PROTOCOL_VERSION, check_version
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequence.decision_transformer import TOKENS, DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Prompt
+from metabench_agents.sequence.targets import Asking
 from metabench_agents.sequence.transformer import MASKED, TokenCache, causal
 
 
@@ -44,7 +45,7 @@ class SequenceTick(NamedTuple):
     reward: Tensor  # [B] the one before: where `first`, of the previous episode's last step (zeros under slots-1)
     first: Tensor  # [B] bool: an episode starts here
     time: Tensor  # [B] int64 step of the episode
-    togo: Tensor  # [B] what is still asked for, divided by the return scale
+    togo: Tensor  # [B] what is still asked for: a return divided by the return scale, or a rank
     context: Tensor  # [B, Z]
     action: Tensor  # [B, A] what was done, encoded
     final: Tensor  # [B, O] where `first`, what the previous episode ended in (zeros under slots-1); zeros elsewhere
@@ -89,9 +90,7 @@ class SequenceAgent:
         network: The transformer.
         codec: The encoding of actions.
         name: The agent's name in results.
-        target: The return to ask for, in the environment's units; None asks at every step for what the network has
-            learned that good episodes still bring. A function of the task's context `[B, C]` makes the agent
-            privileged: it must be shown the task.
+        asking: What it asks for; where that is a task's own return, the agent is privileged: it must be shown the task.
         settings: How it acts.
         protocol: The version it was trained under; under `slots-1` it knows nothing of how an episode ended.
         recall: Gives z from the trial so far; None where the network takes none.
@@ -105,7 +104,7 @@ class SequenceAgent:
         network: DecisionTransformer,
         codec: Actions,
         name: str,
-        target: float | Callable[[Tensor], Tensor] | None,
+        asking: Asking,
         settings: PlayingSettings,
         *,
         protocol: str = PROTOCOL_VERSION,
@@ -116,8 +115,8 @@ class SequenceAgent:
     ):
         self.network, self.codec, self.name = network.eval(), codec, name
         self.protocol = check_version(protocol)
-        self.target, self.recall, self.choose, self.demonstrations = target, recall, choose, demonstrations
-        self.privileged = callable(target) or demonstrations is not None
+        self.asking, self.recall, self.choose, self.demonstrations = asking, recall, choose, demonstrations
+        self.privileged = asking.privileged or demonstrations is not None
         self.track = track or ("oracle" if self.privileged else "offline")
         self.settings, self.window = settings, network.settings.window
         self.kept = self.window - 1 if settings.sliding else self.window // 2
@@ -167,12 +166,10 @@ class SequenceAgent:
         )
         if self.recall is not None:
             tick = tick._replace(context=self.recall(ticks, tick))
-        if self.target is None:
-            return tick._replace(togo=network.aspire(network.scaled(observation), tick.last_reward, time, tick.context))
-        target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
-        togo = target / network.return_scale
+        seen = (observation, tick.last_reward, time, tick.context)
+        togo = self.asking.first(*seen, task)
         if ticks:
-            togo = torch.where(first, togo, ticks[-1].togo - tick.last_reward / network.return_scale)
+            togo = self.asking.then(togo, ticks[-1].togo, tick.last_reward, first, len(ticks))
         return tick._replace(togo=togo)
 
     def _prompts(self, belief: SequenceBelief, tick: SequenceTick, task: Tensor) -> SequenceBelief:

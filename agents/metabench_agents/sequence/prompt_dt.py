@@ -11,7 +11,7 @@ time; while acting, from the best of them. (The paper's code keeps a separate se
 evaluator shows the task, which is used for nothing but finding its demonstration.
 
 Deviations: those of `DecisionTransformerSettings` and `TransformerFitting` from the released Meta-DT, on which its
-comparison rests; the return asked for is learned (`Aspiration`).
+comparison rests; the return asked for is learned (`targets.py`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,9 @@ from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     DecisionTransformerSettings,
-    Target,
     TransformerFitting,
     TransformerTrainer,
-    asked,
     restore_transformer,
-    return_to_ask,
     train_transformer,
     untrained,
 )
@@ -52,6 +49,7 @@ from metabench_agents.sequence.episodes import (
 )
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
 from metabench_agents.sequence.prompts import PromptSettings
+from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
 
 NAME, TRACK = "prompt-dt", "prompt-k"
 
@@ -76,7 +74,7 @@ class Config:
 
     data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
     split: str = "train"  # tasks to learn from, of those the data were played on
-    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
+    target: TargetSettings = field(default_factory=TargetSettings)  # what it asks for
     transformer: DecisionTransformerSettings = field(default_factory=DecisionTransformerSettings)  # its sizes
     fitting: TransformerFitting = field(default_factory=TransformerFitting)  # the transformer's training
     prompt: DemonstrationSettings = field(default_factory=DemonstrationSettings)  # what it is shown
@@ -148,7 +146,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         return window_of(episodes, which, start, window, nothing), prompt
 
     keep = {"target": target} | demonstrations(benchmark, config, codec)
-    trainer = TransformerTrainer(network, config.fitting)
+    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
     return _agent(codec, network, config, keep)
 
@@ -171,7 +169,7 @@ def _agent(
         network,
         codec,
         NAME,
-        asked(kept["target"]),
+        Asking(network, config.target, kept["target"], config.playing.explore),
         config.playing,
         protocol=protocol,
         demonstrations=demonstrate,
@@ -182,7 +180,7 @@ def _agent(
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, settings["config"], RENAMED)
+    config = read_config(Config, flat_target(settings["config"]), RENAMED)
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
     return _agent(codec, network, config, saved.tensors, settings["protocol"])

@@ -17,6 +17,7 @@ from metabench_agents.sequence.decision_transformer import (
 )
 from metabench_agents.sequence.episodes import Actions, Prompt, Window
 from metabench_agents.sequence.playing import Choice, PlayingSettings, SequenceAgent, lookup
+from metabench_agents.sequence.targets import Asking, TargetSettings
 
 from metabench import Timestep
 
@@ -25,6 +26,13 @@ SMALL = DecisionTransformerSettings(window=6, layers=2, width=16, dropout=0.0)
 FITTING = TransformerFitting(updates=20, warmup=5, batch=4)
 PLAIN = PlayingSettings(explore=0)
 LONG = 15  # steps of an episode
+
+
+def player(net, codec, name, target, settings, **keywords):
+    """An agent that asks for one return, for a task's, or at every step for what was learned."""
+    kind = TargetSettings("expectile", every_step=True) if target is None else TargetSettings("return")
+    value = target if callable(target) else torch.tensor(torch.inf if target is None else target)
+    return SequenceAgent(net, codec, name, Asking(net, kind, value, settings.explore), settings, **keywords)
 
 
 def network(context=0, settings=SMALL):
@@ -48,7 +56,7 @@ def window(rows=4, steps=6, context=0, valid=None):
 
     real = torch.ones(rows, steps, dtype=torch.bool) if valid is None else valid
     time = torch.arange(steps).expand(rows, steps)
-    return Window(draw(3), draw(context), draw(2), draw(), time, real, draw())
+    return Window(draw(3), draw(context), draw(2), draw(), time, real, draw(), torch.rand(rows, 1).expand(rows, steps))
 
 
 def prompt(rows=4, steps=3):
@@ -176,7 +184,7 @@ def test_the_aspiration_sees_the_last_reward_and_weighs_real_steps_only():
 
 def test_an_agent_asks_for_what_was_learned():
     net = network()
-    agent = SequenceAgent(net, Actions(BOX), "t", None, PLAIN)
+    agent = player(net, Actions(BOX), "t", None, PLAIN)
     observation, reward, first = stream_of(2, 20, [[0, 15], [0]])
     _, belief = play(agent, observation, reward, first)
     assert not agent.privileged
@@ -191,20 +199,20 @@ def test_a_trial_begins_with_drawn_actions_and_no_later_episode_does():
     net, drawing = network(), PlayingSettings(explore=3)
     observation, reward, first = stream_of(4, 14, [[0, 7]] * 4)
     codec = Actions(spaces.Box(-0.5, 0.5, (2,), np.float32))
-    actions, belief = play(SequenceAgent(net, codec, "t", None, drawing), observation, reward, first)
-    again, _ = play(SequenceAgent(net, codec, "t", None, drawing), observation, reward, first)
+    actions, belief = play(player(net, codec, "t", None, drawing), observation, reward, first)
+    again, _ = play(player(net, codec, "t", None, drawing), observation, reward, first)
     assert np.array_equal(actions, again)
     assert np.allclose(actions[:3], belief.probes.transpose(0, 1) * 0.5) and np.abs(actions).max() <= 0.5
     assert len(np.unique(actions[:3])) == 24, "every trial draws its own"
     shown = belief.ticks[2].action
     assert torch.equal(shown, belief.probes[:, 2]), "the network is shown what was done"
-    unmoved, _ = play(SequenceAgent(net, codec, "t", None, PLAIN), observation, reward, first)
+    unmoved, _ = play(player(net, codec, "t", None, PLAIN), observation, reward, first)
     assert np.array_equal(unmoved[7], actions[7]), "the next episode's first action is the network's own"
 
 
 def test_probes_fill_the_box_of_raw_actions_too():
     box = spaces.Box(-0.1, 0.1, (2,), np.float32)
-    probes = SequenceAgent(network(), Actions(box, raw=True), "t", None, PlayingSettings(explore=200)).begin(3).probes
+    probes = player(network(), Actions(box, raw=True), "t", None, PlayingSettings(explore=200)).begin(3).probes
     assert 0.09 < float(probes.abs().max()) <= 0.1
 
 
@@ -260,7 +268,7 @@ def expected_action(net, codec, belief, row, tick, begin, target, in_front):
     valid = torch.ones(1, steps, dtype=torch.bool)
     seen = net.scaled(columns["observation"])
     with torch.inference_mode():
-        window = Window(seen, columns["context"], columns["action"], togo, time, valid, togo)
+        window = Window(seen, columns["context"], columns["action"], togo, time, valid, togo, togo)
         return codec.to_env(net(window, in_front))[0, -1]
 
 
@@ -289,7 +297,7 @@ def test_play_is_the_training_pass(sliding, context):
     def recall(ticks, now):
         return now.observation[:, :context] * 0.1 + len(ticks) * 0.01
 
-    agent = SequenceAgent(net, codec, "test", 5.0, settings, recall=recall if context else None, choose=choose)
+    agent = player(net, codec, "test", 5.0, settings, recall=recall if context else None, choose=choose)
     observation, reward, first = stream_of(3, 45, [starts] * 3)
     actions, belief = play(agent, observation, reward, first)
     scaled = net.scale_prompt(given)
@@ -304,7 +312,7 @@ def test_play_is_the_training_pass(sliding, context):
 def test_episodes_out_of_step_do_not_mix():
     """Rows whose episodes end at different ticks act as each does alone, where the windows are the same."""
     net, codec = network(), Actions(BOX)
-    agent = SequenceAgent(net, codec, "test", 5.0, PLAIN)
+    agent = player(net, codec, "test", 5.0, PLAIN)
     starts = [[0, 4], [0, 2, 5], [0]]
     observation, reward, first = stream_of(3, 7, starts)
     together, belief = play(agent, observation, reward, first)
@@ -318,7 +326,7 @@ def test_episodes_out_of_step_do_not_mix():
 
 
 def test_play_does_not_depend_on_the_other_rows():
-    agent = SequenceAgent(network(), Actions(BOX), "test", 5.0, PLAIN)
+    agent = player(network(), Actions(BOX), "test", 5.0, PLAIN)
     observation, reward, first = stream_of(4, 30, [[0, 15]] * 4)
     together, _ = play(agent, observation, reward, first)
     alone, _ = play(agent, observation[:, 2:3], reward[:, 2:3], first[:, 2:3])
@@ -329,7 +337,7 @@ def test_the_better_of_two_prompts_is_kept():
     prompts = [prompt(2), Prompt(*(x + 1 for x in prompt(2))), Prompt(*(x + 2 for x in prompt(2)))]
     merits = [torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0])]
     given = iter(zip(prompts, merits, strict=False))
-    agent = SequenceAgent(network(), Actions(BOX), "t", 0.0, PLAIN, choose=lambda *_: Choice(*_with(*next(given))))
+    agent = player(network(), Actions(BOX), "t", 0.0, PLAIN, choose=lambda *_: Choice(*_with(*next(given))))
     _, belief = play(agent, *stream_of(2, 31, [[0, 15, 30]] * 2))
     scaled = [agent.network.scale_prompt(p) for p in prompts]
     assert torch.equal(belief.prompt.observation[0], scaled[0].observation[0])
@@ -349,8 +357,8 @@ def test_demonstrations_and_targets_of_the_task_make_an_agent_privileged():
         return Prompt(*(x[find(task)] for x in demonstrations))
 
     keywords = {"demonstrations": demonstrate, "track": "prompt-k"}
-    agent = SequenceAgent(network(), Actions(BOX), "t", lambda task: targets[find(task)], PLAIN, **keywords)
-    assert agent.privileged and not SequenceAgent(network(), Actions(BOX), "t", 0.0, PLAIN).privileged
+    agent = player(network(), Actions(BOX), "t", lambda task: targets[find(task)], PLAIN, **keywords)
+    assert agent.privileged and not player(network(), Actions(BOX), "t", 0.0, PLAIN).privileged
     observation = np.concatenate((np.zeros((3, 3)), [[1.5], [0.5], [1.5]]), axis=1)
     step = Timestep(observation, np.zeros((3, 2)), np.zeros(3), np.ones(3, dtype=bool), np.zeros_like(observation))
     _, belief = agent.act(step, agent.begin(3))

@@ -1,6 +1,7 @@
 """Meta-DT and its baselines: prompts are the worst foretold segments, nothing of a test task is read, runs continue."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from metabench_agents.sequence.decision_transformer import DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Episodes, hold_out, segment_sums
 from metabench_agents.sequence.playing import SequenceTick
 from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
+from metabench_agents.sequence.targets import TargetSettings, flat_target
 
 import metabench
 from metabench import Timestep
@@ -36,7 +38,7 @@ FLAT = {
 
 def small(module, **changes):
     """Small settings of an algorithm with some of them changed, by their flat names."""
-    return read_config(module.Config, FLAT[module] | changes, getattr(module, "RENAMED", None))
+    return read_config(module.Config, flat_target(FLAT[module] | changes), getattr(module, "RENAMED", None))
 
 
 SMALL = {module: small(module) for module in FLAT}
@@ -141,10 +143,10 @@ def test_the_return_asked_for_comes_from_the_training_tasks(target, reduce, tmp_
     agent = trained(meta_dt, tmp_path, config)
     episodes = point_robot(ID, "", "train", agent.codec)
     best = [float(episodes.returns[episodes.task == task].max()) for task in range(45)]
-    assert agent.target == pytest.approx(reduce(best), rel=1e-5)
+    assert float(agent.asking.value) == pytest.approx(reduce(best), rel=1e-5)
     step = Timestep(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2), np.ones(2, dtype=bool), np.zeros((2, 2)))
     belief = agent.act(step, agent.begin(2))[1]
-    assert torch.allclose(belief.ticks[0].togo * agent.network.return_scale, torch.tensor(agent.target))
+    assert torch.allclose(belief.ticks[0].togo * agent.network.return_scale, agent.asking.value)
 
 
 def test_the_world_model_is_selected_on_episodes_it_did_not_learn_from(tmp_path, monkeypatch):
@@ -363,7 +365,7 @@ def test_test_targets_are_the_tasks_own_and_privileged(tmp_path, splits):
     agent = meta_dt.load(tmp_path)
     own = point_robot(ID, "", "test", agent.codec).best()
     goals = torch.tensor(metabench.spec(ID).table().rows["test"]).float()
-    assert torch.allclose(agent.target(goals), own)
+    assert torch.allclose(agent.asking.value(goals), own)
     assert metabench.evaluate(agent, ID).track == "oracle"
 
 
@@ -403,6 +405,8 @@ def test_bad_settings_are_told():
         meta_dt.Config(released=("late",))
     with pytest.raises(ValueError, match=r"the share of the updates with a prompt must lie in \[0, 1\], got 2"):
         SegmentSettings(share=2)
+    with pytest.raises(ValueError, match="test-targets are returns, and the"):
+        meta_dt.Config(target=TargetSettings("rank"), released=("test-targets",))
 
 
 def test_discrete_actions_are_refused(tmp_path):
@@ -416,3 +420,14 @@ def test_a_run_that_has_no_transformer_yet_says_so(tmp_path, monkeypatch):
         trained(meta_dt, tmp_path)
     with pytest.raises(ValueError, match="has not come to its transformer yet"):
         meta_dt.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["rank", "return", "expectile"])
+@pytest.mark.parametrize("module", [dt, prompt_dt, meta_dt], ids=lambda m: m.NAME)
+def test_every_way_of_asking_trains_and_loads(module, kind, tmp_path):
+    tiny = {"updates": 4} | ({"world_updates": 4} if module is meta_dt else {})
+    agent = trained(module, tmp_path, replace(small(module, **tiny), target=TargetSettings(kind)))
+    assert metabench.evaluate(module.load(tmp_path), ID).returns == metabench.evaluate(agent, ID).returns
+    assert agent.privileged == (module is prompt_dt)
+    row = comparable(tmp_path)[0][-1]
+    assert ("aspiration_loss" in row) == (kind != "rank"), "where ranks are asked for nobody aspires to returns"

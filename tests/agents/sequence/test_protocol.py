@@ -11,6 +11,7 @@ from gymnasium import spaces
 from metabench_agents.sequence.decision_transformer import DecisionTransformer, DecisionTransformerSettings
 from metabench_agents.sequence.episodes import Actions
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
+from metabench_agents.sequence.targets import Asking, TargetSettings
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -30,7 +31,9 @@ def agent(protocol, target=100.0):
     net.return_scale = torch.tensor(4.0)
     for parameter in net.parameters():
         parameter.data = torch.randn_like(parameter) * 0.3
-    return SequenceAgent(net, Actions(BOX), "t", target, PlayingSettings(explore=0), protocol=protocol)
+    kind = TargetSettings("expectile" if target is None else "return", every_step=True)
+    asking = Asking(net, kind, torch.tensor(target or torch.inf), 0)
+    return SequenceAgent(net, Actions(BOX), "t", asking, PlayingSettings(explore=0), protocol=protocol)
 
 
 def play(player, version):

@@ -9,6 +9,7 @@ import tyro
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_config
 from metabench_agents.sequence import bc, dt, meta_dt, prompt_dt
+from metabench_agents.sequence.targets import TargetSettings, flat_target
 
 AGENTS = {module.NAME: module for module in (bc, dt, prompt_dt, meta_dt)}
 BOARD = Path(__file__).parents[3] / "leaderboards" / "point-robot"
@@ -16,7 +17,7 @@ POLICIES = {name: sorted(BOARD.glob(f"{name}/*/policies/*/config.json")) for nam
 
 
 def read(name, values):
-    return read_config(AGENTS[name].Config, values, getattr(AGENTS[name], "RENAMED", None))
+    return read_config(AGENTS[name].Config, flat_target(values), getattr(AGENTS[name], "RENAMED", None))
 
 
 def leaves(settings, group=""):
@@ -44,6 +45,10 @@ def test_every_setting_of_a_published_policy_finds_its_place(name):
         flat = json.loads(path.read_text())["config"]
         found = dict(leaves(asdict(read(name, flat))))
         renamed = getattr(AGENTS[name], "RENAMED", {})
+        if name != "bc":  # asked anew at every step, as they were
+            assert flat.pop("target") == "learned"
+            assert read(name, {"target": "learned"}).target == TargetSettings("expectile", every_step=True)
+            assert found["target.kind"] == "expectile" and found["target.every_step"]
         for old, value in flat.items():
             new = renamed.get(old) or next(n for n in found if n.split(".")[-1] == old)
             assert found[new] == (tuple(value) if isinstance(value, list) else value), (old, new)
@@ -61,6 +66,15 @@ def test_the_flat_names_that_meant_the_world_model_mean_it_still():
     assert not config.world_model.used
     with pytest.raises(ValueError, match="'worldwidth' is no setting of meta_dt"):
         read("meta-dt", {"worldwidth": 2})
+
+
+def test_a_target_that_is_one_word_is_what_it_was():
+    assert read("dt", {"target": "mean"}).target == TargetSettings("return", of="mean")
+    assert read("dt", {"target": "best"}).target == TargetSettings("return", of="best")
+    assert read("dt", {"target": {"kind": "rank"}}).target == TargetSettings("rank")
+    assert not read("dt", {}).target.every_step
+    with pytest.raises(ValueError, match="unknown target 'most'; there are learned, mean, best"):
+        read("dt", {"target": "most"})
 
 
 def test_what_is_left_out_has_the_default_of_its_own_agent():
