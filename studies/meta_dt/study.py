@@ -6,7 +6,7 @@
     python -m studies.meta_dt.study --variants ablations  # Meta-DT with one thing changed at a time
     python -m studies.meta_dt.study --variants released   # with one way of the released code restored at a time
     python -m studies.meta_dt.study --preset released     # the released counts and rates: for a large machine
-    python -m studies.meta_dt.study --preset released --set device=cuda precision=bf16  # or for a GPU
+    python -m studies.meta_dt.study --preset released --set fitting.device=cuda fitting.precision=bf16  # or for a GPU
     python -m studies.meta_dt.study --table               # only print what there is
 
 One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an
@@ -21,13 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
+from metabench_agents.parts.config import read_config
 
 import metabench
 from metabench.datasets import DatasetId, generate
@@ -39,27 +40,35 @@ from metabench.plugins import load_plugin
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")
 # What two cores can afford, and what was released (facts of the released configs; batch 128, no decay).
-SMALL = {"width": 64, "layers": 2, "updates": 1_500, "batch": 32, "warmup": 100, "learning_rate": 3e-3}
-SMALL_META = {"world_updates": 6_000}
-RELEASED = {
-    "PointRobot-v0": {"updates": 100_000, "learning_rate": 1e-4, "world_updates": 211_000},
-    "CheetahVel-v0": {"updates": 200_000, "learning_rate": 5e-5, "world_updates": 4_200_000},
-    "CheetahDir-v0": {"updates": 100_000, "learning_rate": 6e-6, "world_updates": 190_000},
-    "AntDir-v0": {"updates": 500_000, "learning_rate": 5e-5, "world_updates": 4_200_000},
-    "HopperParam-v0": {"updates": 100_000, "learning_rate": 5e-5, "world_updates": 1_400_000},
-    "WalkerParam-v0": {"updates": 100_000, "learning_rate": 5e-5, "world_updates": 1_400_000},
-    "MetaWorld-Reach-v0": {"updates": 300_000, "learning_rate": 1e-7, "world_updates": 3_500_000},
+SMALL: dict[str, Any] = {
+    "transformer.width": 64,
+    "transformer.layers": 2,
+    "fitting.updates": 1_500,
+    "fitting.batch": 32,
+    "fitting.warmup": 100,
+    "fitting.learning_rate": 3e-3,
+    "world_model.fitting.updates": 6_000,
 }
-RELEASED_ALWAYS = {"batch": 128, "warmup": 10_000, "decay": False}
+RELEASED = {  # updates of the transformer, their rate, updates of the world model
+    "PointRobot-v0": (100_000, 1e-4, 211_000),
+    "CheetahVel-v0": (200_000, 5e-5, 4_200_000),
+    "CheetahDir-v0": (100_000, 6e-6, 190_000),
+    "AntDir-v0": (500_000, 5e-5, 4_200_000),
+    "HopperParam-v0": (100_000, 5e-5, 1_400_000),
+    "WalkerParam-v0": (100_000, 5e-5, 1_400_000),
+    "MetaWorld-Reach-v0": (300_000, 1e-7, 3_500_000),
+}
+RELEASED_NAMES = ("fitting.updates", "fitting.learning_rate", "world_model.fitting.updates")
+RELEASED_ALWAYS = {"fitting.batch": 128, "fitting.warmup": 10_000, "fitting.decay": False}
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "no-world-model": {"world_model": False},
-    "random-prompt": {"prompt": "random"},
-    "no-prompt": {"prompt": "none"},
-    "h=1": {"history": 1},
-    "h=2": {"history": 2},
-    "h=8": {"history": 8},
-    "L=3": {"prompt_length": 3},
-    "L=10": {"prompt_length": 10},
+    "no-world-model": {"world_model.used": False},
+    "random-prompt": {"prompt.choice": "random"},
+    "no-prompt": {"prompt.choice": "none"},
+    "h=1": {"world_model.history": 1},
+    "h=2": {"world_model.history": 2},
+    "h=8": {"world_model.history": 8},
+    "L=3": {"prompt.length": 3},
+    "L=10": {"prompt.length": 10},
 }
 
 
@@ -106,24 +115,47 @@ def variants(agent: str, which: str) -> tuple[str, ...]:
 
 
 def config_of(item: Item, algorithm: Any, preset: str, changes: dict[str, Any]) -> Any:
-    """The settings of a run."""
-    config = replace(algorithm.Config(), data=item.quality)
-    known = asdict(config)
+    """The settings of a run; ones that its agent does not have are left out."""
     wanted: dict[str, Any] = {}
     if item.agent != "bc":
         if preset == "released":
             if item.benchmark not in RELEASED:
                 raise SystemExit(f"no released settings for {item.benchmark}; there are some for {', '.join(RELEASED)}")
-            wanted |= RELEASED[item.benchmark] | RELEASED_ALWAYS
+            wanted |= dict(zip(RELEASED_NAMES, RELEASED[item.benchmark], strict=True)) | RELEASED_ALWAYS
         else:
-            wanted |= SMALL | SMALL_META
+            wanted |= SMALL
     wanted |= ABLATIONS.get(item.variant, {})
     if item.variant and item.variant not in ABLATIONS:
         from metabench_agents.sequence.meta_dt import RELEASED_WAYS
 
         wanted["released"] = RELEASED_WAYS if item.variant == "released" else (item.variant,)
-    wanted |= changes
-    return replace(config, **{name: value for name, value in wanted.items() if name in known})
+    wanted |= {"data": item.quality} | changes
+    settings = asdict(algorithm.Config())
+    for name, value in wanted.items():
+        place, key = group_of(settings, name)
+        if key in place:
+            place[key] = value
+    return read_config(algorithm.Config, settings)
+
+
+def group_of(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The group of settings that a dotted name belongs to, and the name in it; an empty group if there is no such."""
+    *groups, key = name.split(".")
+    for group in groups:
+        inner = settings.get(group)
+        settings = inner if isinstance(inner, dict) else {}
+    return settings, key
+
+
+def check_names(names: Iterable[str], agents: Iterable[str]) -> None:
+    """Refuses a setting that none of the agents has: it would change nothing."""
+    configs = [asdict(load_plugin(agent).Config()) for agent in agents]  # pyright: ignore[reportAttributeAccessIssue]
+    for name in names:
+        places = [group_of(config, name) for config in configs]
+        if not any(key in place and not isinstance(place[key], dict) for place, key in places):
+            raise SystemExit(
+                f"no agent has a setting {name!r}; groups are written with a dot, as in fitting.updates=5000"
+            )
 
 
 def run(item: Item, arguments: argparse.Namespace) -> str:
@@ -231,7 +263,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--preset", default="small", choices=("small", "released"))
     parser.add_argument(
-        "--set", nargs="+", type=setting, default=[], help="settings of all agents: updates=5000 batch=64"
+        "--set",
+        nargs="+",
+        type=setting,
+        default=[],
+        help="settings of all agents that have them: fitting.updates=5000 fitting.batch=64",
     )
     parser.add_argument("--episodes", type=int, default=3, help="of a trial")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
@@ -239,6 +275,7 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     arguments = parser.parse_args()
+    check_names((name for name, _ in arguments.set), arguments.agents)
     for item in () if arguments.table else grid(arguments):
         print(f"{item.benchmark} {item.quality} {item.label} seed {item.seed}: {run(item, arguments)}", flush=True)
     print(table(arguments))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from metabench_agents.parts.run import load_config
 from metabench_agents.sequence import meta_dt
-from metabench_agents.sequence.playing import Belief, SequenceAgent
+from metabench_agents.sequence.playing import SequenceAgent, SequenceBelief
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -23,14 +23,14 @@ from metabench.evaluation.play import Stream
 INK, FAINT, BLUE, ORANGE, GREEN = "#282C34", "#C9C6BE", "#0072B2", "#D55E00", "#009E73"
 
 
-def play(agent: SequenceAgent, benchmark: str) -> tuple[Belief, np.ndarray]:
+def play(agent: SequenceAgent, benchmark: str) -> tuple[SequenceBelief, np.ndarray]:
     """One episode of every test task and the first step of the next; the belief then, and the tasks' parameters."""
     chosen = metabench.spec(benchmark)
     table = chosen.table()
     rows = np.repeat(np.arange(table.size("test")), chosen.repeats)
     env: Any = metabench.make_vec(benchmark, len(rows), split="test", episodes_per_task=2)
     observation, _ = env.reset(seed=0, options={"task": rows})
-    stream, belief = Stream(observation, env.single_action_space), agent.begin(len(rows))
+    stream, belief = Stream(observation, env.single_action_space, agent.protocol), agent.begin(len(rows))
     for _ in range(chosen.horizon + 1):
         action, belief = agent.act(stream.timestep(), belief)
         observation, reward, terminated, truncated, info = env.step(action)
@@ -49,11 +49,10 @@ def draw(folder: Path, target: Path) -> None:
     if surprise is None or surprise.model is None:
         raise SystemExit(f"the run in {folder} has no prompts or no world model")
     belief, tasks = play(agent, benchmark)
-    ticks, prompt = belief.ticks[:-1], belief.prompt
+    (*ticks, last), prompt = belief.ticks, belief.prompt
     assert prompt is not None
-    seen, done = (torch.stack([getattr(t, name) for t in ticks], 1) for name in ("observation", "action"))
-    got = torch.stack([t.reward for t in ticks[1:]] + [ticks[-1].reward], 1)
-    error = surprise._error(seen, done, got)[:, :-1].detach().numpy()
+    seen = torch.stack([tick.observation for tick in ticks], 1)
+    error = surprise.errors(tuple(ticks), last)[:, : len(ticks) - surprise.blind].detach().numpy()
     steps, length = error.shape[1], prompt.time.shape[1]
     plane = benchmark.startswith("PointRobot")
     figure = Figure(figsize=(13 if plane else 9, 4.2), dpi=144, layout="constrained", facecolor="white")

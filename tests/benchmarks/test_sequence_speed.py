@@ -8,6 +8,7 @@ without), 183 world-model updates/s and 273 to 341 evaluation steps/s.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,19 @@ import torch
 from gymnasium import spaces
 from interleaving import interleaved
 from metabench_agents.parts.fast.precision import products
-from metabench_agents.sequence import meta_dt, world_model
-from metabench_agents.sequence.decision_transformer import DecisionTransformer, Settings, Trainer, loss
+from metabench_agents.sequence import world_model
+from metabench_agents.sequence.decision_transformer import (
+    DecisionTransformer,
+    DecisionTransformerSettings,
+    TransformerFitting,
+    TransformerTrainer,
+    loss,
+)
 from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window, draw_windows, prompt_of, window_of
-from metabench_agents.sequence.playing import SequenceAgent
+from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
+from metabench_agents.sequence.prompts import SegmentSettings, Surprise
+from metabench_agents.sequence.targets import Asking, TargetSettings
+from metabench_agents.sequence.world_model import WorldModelSettings
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,6 +38,8 @@ from metabench import Timestep
 pytestmark = pytest.mark.benchmark
 SEEN, A, Z, K, L, B, T = 20, 6, 16, 20, 5, 128, 200
 BOX = spaces.Box(-1.0, 1.0, (A,), np.float32)
+SIZES = DecisionTransformerSettings(window=K)
+WORLD = WorldModelSettings(decoders="reward")
 
 
 class ReleasedBlock(nn.Module):
@@ -58,7 +70,7 @@ class Released(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.ours = DecisionTransformer(SEEN, A, T, Z, Settings(window=K))  # embeddings are the same
+        self.ours = DecisionTransformer(SEEN, A, T, Z, SIZES)  # embeddings are the same
         self.blocks, self.norm, self.drop = (
             nn.ModuleList(ReleasedBlock() for _ in range(3)),
             nn.LayerNorm(128),
@@ -112,8 +124,8 @@ def released_update(window, prompt):
     return step
 
 
-def our_update(window, prompt, **changes):
-    trainer = Trainer(DecisionTransformer(SEEN, A, T, Z, Settings(window=K, **changes)))
+def our_update(window, prompt, sizes=SIZES, **changes):
+    trainer = TransformerTrainer(DecisionTransformer(SEEN, A, T, Z, sizes), TransformerFitting(**changes))
     generator = torch.Generator().manual_seed(0)
     return lambda: trainer.update(window, prompt, 1, generator)
 
@@ -131,7 +143,7 @@ def test_transformer_updates(benchmark):
         "as released": released_update(window, prompt),
         "fp32": our_update(window, prompt),
         "bf16": our_update(window, prompt, precision="bf16"),
-        "fp32, sdpa": our_update(window, prompt, attention="sdpa"),
+        "fp32, sdpa": our_update(window, prompt, sizes=replace(SIZES, attention="sdpa")),
         "bf16, no prompt": our_update(window, None, precision="bf16"),
     }
     seconds = interleaved(functions, rounds=7)
@@ -147,7 +159,7 @@ def test_compiled_updates(benchmark):
     """Default compilation, for the record; the losses are equal to 1e-5."""
     torch.set_num_threads(1)
     window, prompt = windows()
-    net = DecisionTransformer(SEEN, A, T, Z, Settings(window=K, dropout=0.0))
+    net = DecisionTransformer(SEEN, A, T, Z, replace(SIZES, dropout=0.0))
 
     def value():
         return loss(net, window, prompt)[0]
@@ -172,8 +184,8 @@ def test_compiled_updates(benchmark):
 def test_world_model_updates(benchmark):
     torch.set_num_threads(1)
     episodes = data()
-    model = world_model.WorldModel(SEEN, A, "reward")
-    steps, generator = world_model.Steps(episodes, model), torch.Generator().manual_seed(0)
+    model = world_model.WorldModel(SEEN, A, WORLD)
+    steps, generator = world_model.EpisodeSteps(episodes, model), torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     gru, encoder = nn.GRU(48, 128), model.encoder
     plain = [*gru.parameters(), *model.parameters()]
@@ -223,10 +235,10 @@ def test_playing(benchmark):
     """CheetahVel's sizes without its physics: 125 trials at once against one at a time, the whole window each time."""
     torch.set_num_threads(1)
     rows, ticks = 125, 40
-    config = meta_dt.Config(window=K, prompt_length=L)
-    net, model = DecisionTransformer(SEEN, A, T, Z, config), world_model.WorldModel(SEEN, A, "reward")
-    surprise = meta_dt.Surprise(model, config)
-    agent = SequenceAgent(net, Actions(BOX), "ours", 0.0, recall=surprise.recall, choose=surprise.choose)
+    net, model = DecisionTransformer(SEEN, A, T, Z, SIZES), world_model.WorldModel(SEEN, A, WORLD)
+    surprise, settings = Surprise(model, WORLD, SegmentSettings(length=L)), PlayingSettings()
+    asking = Asking(net, TargetSettings("return"), torch.tensor(0.0), settings.explore)
+    agent = SequenceAgent(net, Actions(BOX), "ours", asking, settings, recall=surprise.recall, choose=surprise.choose)
     rng = np.random.default_rng(0)
     observation, reward = rng.normal(size=(ticks, rows, SEEN)).astype(np.float32), rng.normal(size=(ticks, rows))
 

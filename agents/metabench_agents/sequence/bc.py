@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.parts.config import read_config
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
 from metabench_agents.sequence.episodes import Actions, load_episodes
@@ -28,31 +30,45 @@ NAME = "bc"
 
 
 @dataclass(frozen=True)
+class CloningFitting:
+    """How the perceptron is trained."""
+
+    updates: int = 10_000  # in all
+    batch: int = 256  # steps of an update
+    learning_rate: float = 1e-3  # Adam's, falling linearly to zero
+
+
+@dataclass(frozen=True)
+class PerceptronSettings:
+    """The perceptron's size."""
+
+    width: int = 256  # of both hidden layers
+
+
+@dataclass(frozen=True)
 class Config:
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
     split: str = "train"  # tasks to learn from, of those the data were played on
-    updates: int = 10_000  # in all
-    batch: int = 256  # steps of an update
-    width: int = 256  # of both hidden layers
-    learning_rate: float = 1e-3  # Adam's, falling linearly to zero
+    perceptron: PerceptronSettings = field(default_factory=PerceptronSettings)  # its size
+    fitting: CloningFitting = field(default_factory=CloningFitting)  # its training
 
 
-class Network(nn.Module):
+class CloningPerceptron(nn.Module):
     """Observation and time to action in [-1, 1]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, observation: int, action: int, horizon: int, width: int):
+    def __init__(self, observation: int, action: int, horizon: int, settings: PerceptronSettings):
         super().__init__()
         self.horizon = horizon
         self.register_buffer("mean", torch.zeros(observation))
         self.register_buffer("std", torch.ones(observation))
-        sizes = (observation + 1, width, width)
+        sizes = (observation + 1, settings.width, settings.width)
         layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        self.body = nn.Sequential(*layers, nn.Linear(width, action), nn.Tanh())
+        self.body = nn.Sequential(*layers, nn.Linear(settings.width, action), nn.Tanh())
 
     def forward(self, observation: Tensor, time: Tensor) -> Tensor:
         """`[B, O]`, `[B]` int64 to `[B, A]`."""
@@ -60,19 +76,21 @@ class Network(nn.Module):
         return self.body(torch.cat(((observation - self.mean) / self.std, when), dim=1))
 
 
-def loss(network: Network, observation: Tensor, time: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(
+    network: CloningPerceptron, observation: Tensor, time: Tensor, action: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean squared error of the actions."""
     total = F.mse_loss(network(observation, time), action)
     return total, {"loss": total.detach()}
 
 
-class Agent:
+class CloningAgent:
     """The cloned policy. Belief: the step of the episode."""
 
     name, track, privileged = NAME, "offline", False
 
-    def __init__(self, network: Network, codec: Actions):
-        self.network, self.codec = network.eval(), codec
+    def __init__(self, network: CloningPerceptron, codec: Actions, protocol: str = PROTOCOL_VERSION):
+        self.network, self.codec, self.protocol = network.eval(), codec, protocol
 
     def begin(self, num_trials: int) -> Tensor:
         """Before the first step."""
@@ -86,13 +104,13 @@ class Agent:
         return self.codec.to_env(self.network(observation, time)), time + 1
 
 
-def _network(benchmark: str, config: Config) -> tuple[Actions, Network]:
+def _network(benchmark: str, config: Config) -> tuple[Actions, CloningPerceptron]:
     chosen = metabench.spec(benchmark)
     codec, columns = Actions(chosen.family().action_space), len(chosen.family().observation_fields)
-    return codec, Network(columns, codec.size, chosen.horizon, config.width)
+    return codec, CloningPerceptron(columns, codec.size, chosen.horizon, config.perceptron)
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> CloningAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
@@ -100,17 +118,18 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     episodes = load_episodes(benchmark, config.data, config.split, codec)
     network.mean, network.std = episodes.scale()
     rows, first = episodes.rows()
-    optimiser, done = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True), 0
+    settings = config.fitting
+    optimiser, done = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True), 0
     if saved:
-        done = updates_done(saved.iteration, 0, config.updates)
+        done = updates_done(saved.iteration, 0, settings.updates)
         unpack(saved.tensors, {"bc": network}, {"adam": optimiser})
     number = done
 
     def update(generator: torch.Generator) -> Mapping[str, Tensor]:
         nonlocal number
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * (1.0 - number / config.updates)
-        pick = torch.randint(len(rows), (config.batch,), generator=generator)
+            group["lr"] = settings.learning_rate * (1.0 - number / settings.updates)
+        pick = torch.randint(len(rows), (settings.batch,), generator=generator)
         with products("fp32"):
             row = rows[pick]
             total, metrics = loss(network, episodes.observation[row], row - first[pick], episodes.action[row])
@@ -124,19 +143,19 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         run,
         "policy",
         update,
-        updates=config.updates,
+        updates=settings.updates,
         seed=seed,
         phase=0,
         before=0,
         done=done,
         tensors=lambda: pack({"bc": network}, {"adam": optimiser}),
     )
-    return Agent(network, codec)
+    return CloningAgent(network, codec)
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> CloningAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    codec, network = _network(settings["benchmark"], Config(**settings["config"]))
+    codec, network = _network(settings["benchmark"], read_config(Config, settings["config"]))
     unpack(saved.tensors, {"bc": network}, {})
-    return Agent(network, codec)
+    return CloningAgent(network, codec, settings["protocol"])

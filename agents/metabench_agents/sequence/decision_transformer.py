@@ -13,10 +13,10 @@ Deviations, with reasons:
 - The time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of 1, twenty
   times what observation, action and return add to a token, which then tells little but the time for long.
 - z is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
-- A trial begins with `explore` actions drawn evenly from the action space; released, there are none. The regression
-  clones the *mean* action, and while nothing is known of the task the mean over tasks is to stand still: then rewards
-  tell nothing, z stays what it was, and the agent stands until the end. The noise of the behaviour policy, which told
-  the tasks apart in the data, is just what a mean leaves out.
+- A trial begins with `playing.explore` actions drawn evenly from the action space; released, there are none. The
+  regression clones the *mean* action, and while nothing is known of the task the mean over tasks is to stand still:
+  then rewards tell nothing, z stays what it was, and the agent stands until the end. The noise of the behaviour
+  policy, which told the tasks apart in the data, is just what a mean leaves out.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import metabench
 from metabench_agents.parts.fast.precision import Precision, products
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
-from metabench_agents.sequence.episodes import Episodes, Prompt, Window
+from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window
 from metabench_agents.sequence.fitting import fit, seed_dropout, updates_done
-from metabench_agents.sequence.transformer import AttentionKind, Cache, Transformer, causal
+from metabench_agents.sequence.transformer import TokenCache, Transformer, TransformerSettings, causal
 
-Target = Literal["learned", "mean", "best"]
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
 TOKENS = 3  # of a step: return to go, observation, action
 EXPECTILE = 0.97  # of the returns to go: near the best where the data are mixed, and no single lucky episode
@@ -45,16 +44,27 @@ TIME_STD = 0.02  # of the time embedding at the start, as in GPT-2
 STATE_SIZE = 16  # of the observation's own embedding where z stands beside it
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all decision transformers share; the released sizes, and a training that two cores can afford."""
+def has_short_windows(benchmark: str) -> bool:
+    """Whether the released windows and prompts of a benchmark's family are the shorter ones."""
+    return benchmark.removeprefix("metabench/").startswith(SHORT_FAMILIES)
 
-    split: str = "train"  # tasks to learn from, of those the data were played on
+
+@dataclass(frozen=True)
+class DecisionTransformerSettings(TransformerSettings):
+    """The transformer's sizes, and what it sees; the sizes are the released ones."""
+
     window: int = 0  # steps K that are seen at once; 0: as released, 8 on the Param families and 20 elsewhere
-    layers: int = 3  # blocks
-    heads: int = 1  # of attention
-    width: int = 128  # of the stream of tokens
-    dropout: float = 0.1  # after the embedding, in attention and in every block
+    sees_actions: bool = True  # whether the window's action tokens tell the actions; released: yes
+
+    def settled(self, benchmark: str) -> DecisionTransformerSettings:
+        """The same with the released window of the benchmark's family where it is left open."""
+        return replace(self, window=self.window or (8 if has_short_windows(benchmark) else 20))
+
+
+@dataclass(frozen=True)
+class TransformerFitting:
+    """How a decision transformer is trained: as two cores can afford it."""
+
     updates: int = 4_000  # of the transformer; released: 100,000 to 500,000
     batch: int = 64  # windows of an update; released: 128
     learning_rate: float = 5e-4  # AdamW's highest; released: 1e-7 to 1e-4, by family
@@ -62,12 +72,8 @@ class Settings:
     decay: bool = True  # whether it then falls linearly to zero; released: no
     weight_decay: float = 1e-4  # AdamW's
     max_grad_norm: float = 0.25  # gradient clipping
-    sees_actions: bool = True  # whether the window's action tokens tell the actions; released: yes
     precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
-    device: str = "cpu"  # of the transformer's updates; "cuda" where there is one (the agent plays on the CPU)
-    attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
-    explore: int = 4  # acting: steps a trial begins with that are drawn evenly, see the docstring; 0: none, as released
-    sliding: bool = False  # acting: see exactly the last K steps instead of between K/2 and K, at six times the cost
+    device: str = "cpu"  # of the updates; "cuda" where there is one (the agent plays on the CPU)
 
 
 class Aspiration(nn.Module):
@@ -92,27 +98,6 @@ class Aspiration(nn.Module):
         return self.body(torch.cat((observation, last, context), dim=-1))[..., 0]
 
 
-S = TypeVar("S", bound=Settings)
-
-
-def return_to_ask(episodes: Episodes, target: Target) -> Tensor:
-    """The return to ask for, from the training tasks; infinite where it is learned."""
-    best = episodes.best()
-    return {"learned": torch.tensor(torch.inf), "mean": best.mean(), "best": best.max()}[target]
-
-
-def asked(target: Tensor) -> float | None:
-    """The same as an agent takes it: None where it is learned."""
-    return None if bool(target.isinf()) else float(target)
-
-
-def settled(config: S, benchmark: str) -> S:
-    """The settings with the released sizes for a family where they are left open (0)."""
-    short = benchmark.removeprefix("metabench/").startswith(SHORT_FAMILIES)
-    sizes = {"window": 8 if short else 20, "prompt_length": 3 if short else 5}
-    return replace(config, **{name: size for name, size in sizes.items() if getattr(config, name, None) == 0})
-
-
 class DecisionTransformer(nn.Module):
     """Windows (and prompts) to actions.
 
@@ -122,7 +107,6 @@ class DecisionTransformer(nn.Module):
         horizon: Steps of an episode: the size of the time embedding.
         context: Size Z of the world model's z; 0 without one.
         settings: Sizes.
-        tanh: Whether actions are squashed into [-1, 1].
     """
 
     mean: Tensor
@@ -133,11 +117,11 @@ class DecisionTransformer(nn.Module):
     reward_scale: Tensor
 
     def __init__(
-        self, observation: int, action: int, horizon: int, context: int, settings: Settings, *, tanh: bool = True
+        self, observation: int, action: int, horizon: int, context: int, settings: DecisionTransformerSettings
     ):
         super().__init__()
         width = settings.width
-        self.settings, self.context, self.horizon, self.tanh = settings, context, horizon, tanh
+        self.settings, self.context, self.horizon = settings, context, horizon
         self.register_buffer("mean", torch.zeros(observation))
         self.register_buffer("std", torch.ones(observation))
         self.register_buffer("context_mean", torch.zeros(context))
@@ -153,7 +137,7 @@ class DecisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.prompt_time, self.prompt_togo = nn.Embedding(horizon, width), nn.Linear(1, width)
         self.prompt_observation, self.prompt_action = nn.Linear(observation, width), nn.Linear(action, width)
-        self.body = Transformer(settings.layers, width, settings.heads, settings.dropout, settings.attention)
+        self.body = Transformer(settings)
         self.head = nn.Linear(width, action)
         for table in (self.time, self.prompt_time):
             nn.init.normal_(table.weight, std=TIME_STD)
@@ -211,9 +195,8 @@ class DecisionTransformer(nn.Module):
         return prompt._replace(observation=self.scaled(prompt.observation), togo=prompt.togo / self.return_scale)
 
     def act(self, output: Tensor) -> Tensor:
-        """Outputs at observation tokens to actions."""
-        action = self.head(output).float()
-        return torch.tanh(action) if self.tanh else action
+        """Outputs at observation tokens to actions, squashed into [-1, 1]."""
+        return torch.tanh(self.head(output).float())
 
     def forward(self, window: Window, prompt: Prompt | None = None) -> Tensor:
         """Actions `[B, K, A]` for a scaled window, behind a scaled prompt."""
@@ -226,10 +209,17 @@ class DecisionTransformer(nn.Module):
         # Padding stands behind the episode's end, where causality hides it from every real step.
         return self.act(self.body(tokens, causal(tokens.shape[1]).to(tokens.device), slice(front + 1, None, TOKENS)))
 
-    def cache(self, rows: int, prompt: int) -> Cache:
+    def cache(self, rows: int, prompt: int) -> TokenCache:
         """Room for a prompt of so many steps and a window."""
         settings = self.settings
-        return Cache.empty(settings.layers, rows, TOKENS * (prompt + settings.window + 1), settings.width)
+        return TokenCache.empty(settings.layers, rows, TOKENS * (prompt + settings.window + 1), settings.width)
+
+
+def untrained(benchmark: str, settings: DecisionTransformerSettings) -> tuple[Actions, DecisionTransformer]:
+    """A network without z for a benchmark, and the encoding of its actions."""
+    chosen = metabench.spec(benchmark)
+    codec, columns = Actions(chosen.family().action_space), len(chosen.family().observation_fields)
+    return codec, DecisionTransformer(columns, codec.size, chosen.horizon, 0, settings)
 
 
 def loss(network: DecisionTransformer, window: Window, prompt: Prompt | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -248,11 +238,17 @@ def aspiration_loss(network: DecisionTransformer, window: Window) -> Tensor:
     return (weight * gap**2).sum() / known.sum().clamp_min(1)
 
 
-class Trainer:
-    """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it."""
+class TransformerTrainer:
+    """AdamW with warm-up and clipping around the loss: one update is one call. The aspiration learns beside it.
 
-    def __init__(self, network: DecisionTransformer):
-        self.network, self.settings = network.to(network.settings.device), network.settings
+    Args:
+        network: Trained in place; its scales are set already.
+        settings: Updates, batch, rates.
+        ranked: The windows say their episode's rank instead of returns to go; nothing is left to aspire to.
+    """
+
+    def __init__(self, network: DecisionTransformer, settings: TransformerFitting, *, ranked: bool = False):
+        self.network, self.settings, self.ranked = network.to(settings.device), settings, ranked
         self.parameters = [p for name, p in network.named_parameters() if not name.startswith("aspiration.")]
         self.aspiration = torch.optim.Adam(network.aspiration.parameters(), lr=ASPIRATION_RATE, fused=True)
         self.optimiser = torch.optim.AdamW(
@@ -277,18 +273,25 @@ class Trainer:
         window = network.scale_window(Window(*(column.to(device) for column in window)))
         if prompt is not None:
             prompt = network.scale_prompt(Prompt(*(column.to(device) for column in prompt)))
+        if self.ranked:
+            window = window._replace(togo=window.rank)
         with products(self.settings.precision, torch.device(device).type):
             total, metrics = loss(network, window, prompt)
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimiser.step()
-        with products("fp32", torch.device(device).type):
-            hope = aspiration_loss(network, window)
+        metrics |= {"grad_norm": norm}
+        return metrics if self.ranked else metrics | {"aspiration_loss": self._aspire(window)}
+
+    def _aspire(self, window: Window) -> Tensor:
+        """One update of the aspiration; its loss."""
+        with products("fp32", torch.device(self.settings.device).type):
+            hope = aspiration_loss(self.network, window)
             self.aspiration.zero_grad(set_to_none=True)
             hope.backward()
         self.aspiration.step()
-        return metrics | {"grad_norm": norm, "aspiration_loss": hope.detach()}
+        return hope.detach()
 
     def tensors(self) -> dict[str, Tensor]:
         """What it takes to continue."""
@@ -303,7 +306,7 @@ class Trainer:
 
 
 def train_transformer(
-    trainer: Trainer,
+    trainer: TransformerTrainer,
     draw: Callable[[int, torch.Generator], tuple[Window, Prompt | None]],
     *,
     seed: int,

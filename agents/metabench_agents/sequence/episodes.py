@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,7 @@ class Window(NamedTuple):
     time: Tensor  # [B, K] int64 step of the episode
     valid: Tensor  # [B, K] bool: false behind the end of the episode
     last_reward: Tensor  # [B, K] of the step before; zeros at the episode's first
+    rank: Tensor  # [B, K] of the episode among its task's, by its return: 1 the best, 0 the worst
 
 
 class Prompt(NamedTuple):
@@ -155,6 +157,18 @@ class Episodes:
         known, where = torch.unique(self.task, return_inverse=True)
         return torch.full((len(known),), -torch.inf).scatter_reduce(0, where, self.returns, "amax")
 
+    @cached_property
+    def ranks(self) -> Tensor:
+        """`[E]` the share of its task's other episodes whose return is lower, equal ones counting half; 1 if alone."""
+        ranks = torch.ones(len(self))
+        for task in torch.unique(self.task):
+            mine = torch.nonzero(self.task == task)[:, 0]
+            ordered, got = torch.sort(self.returns[mine])[0], self.returns[mine]
+            below, upto = torch.searchsorted(ordered, got), torch.searchsorted(ordered, got, right=True)
+            if len(mine) > 1:
+                ranks[mine] = (below + upto - 1).float() / 2 / (len(mine) - 1)
+        return ranks
+
     def take(self, episodes: Tensor) -> Episodes:
         """These episodes only, sharing the columns."""
         return replace(self, first=self.first[episodes], length=self.length[episodes], task=self.task[episodes])
@@ -208,6 +222,7 @@ def window_of(episodes: Episodes, which: Tensor, start: Tensor, steps: int, cont
         time=time.clamp(max=episodes.horizon - 1),
         valid=valid,
         last_reward=episodes.reward[before] * known,
+        rank=episodes.ranks[which, None].expand(-1, steps),
     )
 
 

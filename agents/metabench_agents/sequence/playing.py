@@ -6,13 +6,15 @@ are computed anew. So the network always sees a stretch of steps it has been tra
 was in the loss), at twice the cost of no window at all; to see exactly the last K steps (`sliding`) costs six times
 as much, and up to step K there is no difference.
 
-The first steps of a trial, of its first episode alone, are drawn evenly from the action space (`Settings.explore`),
-each trial from a stream of its own number, the same at every play. The network is shown them as it is shown its own.
+The first steps of a trial, of its first episode alone, are drawn evenly from the action space
+(`PlayingSettings.explore`), each trial from a stream of its own number, the same at every play. The network is shown
+them as it is shown its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,34 +22,50 @@ import torch
 from torch import Tensor
 
 from metabench import SlotRng, Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION, check_version
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequence.decision_transformer import TOKENS, DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Prompt
-from metabench_agents.sequence.transformer import MASKED, Cache, causal
+from metabench_agents.sequence.targets import Asking
+from metabench_agents.sequence.transformer import MASKED, TokenCache, causal
 
 
-class Tick(NamedTuple):
-    """What was seen and done at one tick of B trials. The reward is the one that came before it."""
+@dataclass(frozen=True)
+class PlayingSettings:
+    """How a decision transformer acts."""
+
+    explore: int = 4  # steps a trial begins with that are drawn evenly; 0: none, as released
+    sliding: bool = False  # see exactly the last K steps instead of between K/2 and K, at six times the cost
+
+
+class SequenceTick(NamedTuple):
+    """What was seen and done at one tick of B trials."""
 
     observation: Tensor  # [B, O] in the environment's units
-    reward: Tensor  # [B] zeros where `first`
+    reward: Tensor  # [B] the one before: where `first`, of the previous episode's last step (zeros under slots-1)
     first: Tensor  # [B] bool: an episode starts here
     time: Tensor  # [B] int64 step of the episode
-    togo: Tensor  # [B] what is still asked for, divided by the return scale
+    togo: Tensor  # [B] what is still asked for: a return divided by the return scale, or a rank
     context: Tensor  # [B, Z]
     action: Tensor  # [B, A] what was done, encoded
+    final: Tensor  # [B, O] where `first`, what the previous episode ended in (zeros under slots-1); zeros elsewhere
+
+    @property
+    def last_reward(self) -> Tensor:
+        """`[B]` the reward of the episode's step before; zeros at its first, as while learning."""
+        return torch.where(self.first, 0.0, self.reward)
 
 
-class Belief(NamedTuple):
+class SequenceBelief(NamedTuple):
     """All that a sequence agent remembers."""
 
-    ticks: tuple[Tick, ...]  # of the whole trial
-    cache: Cache | None  # keys and values of the prompt and of the steps from `anchor` on
+    ticks: tuple[SequenceTick, ...]  # of the whole trial
+    cache: TokenCache | None  # keys and values of the prompt and of the steps from `anchor` on
     anchor: int  # the tick the cache begins with
     prompt: Prompt | None  # scaled; of every trial, used where `prompted`
     prompted: Tensor  # [B] bool
     merit: Tensor  # [B] how good the episode is that the prompt was cut from
-    probes: Tensor  # [B, settings.explore, A] encoded actions the trial begins with
+    probes: Tensor  # [B, explore, A] encoded actions the trial begins with
 
 
 class Choice(NamedTuple):
@@ -58,8 +76,11 @@ class Choice(NamedTuple):
     merit: Tensor  # [B] kept instead of the present one where it is higher
 
 
-Recall = Callable[[tuple[Tick, ...], Tick], Tensor]  # (ticks so far, this observation's tick without context) -> z
-Choose = Callable[[tuple[Tick, ...], Timestep], Choice]  # at the start of a trial's later episodes
+Recall = Callable[
+    [tuple[SequenceTick, ...], SequenceTick], Tensor
+]  # (ticks so far, this observation's tick without context) -> z
+# (ticks so far, the tick that begins later episodes and tells how those before ended) -> prompts
+Choose = Callable[[tuple[SequenceTick, ...], SequenceTick], Choice]
 
 
 class SequenceAgent:
@@ -69,9 +90,9 @@ class SequenceAgent:
         network: The transformer.
         codec: The encoding of actions.
         name: The agent's name in results.
-        target: The return to ask for, in the environment's units; None asks at every step for what the network has
-            learned that good episodes still bring. A function of the task's context `[B, C]` makes the agent
-            privileged: it must be shown the task.
+        asking: What it asks for; where that is a task's own return, the agent is privileged: it must be shown the task.
+        settings: How it acts.
+        protocol: The version it was trained under; under `slots-1` it knows nothing of how an episode ended.
         recall: Gives z from the trial so far; None where the network takes none.
         choose: Cuts prompts from the agent's own earlier episodes; None for none.
         demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
@@ -83,38 +104,41 @@ class SequenceAgent:
         network: DecisionTransformer,
         codec: Actions,
         name: str,
-        target: float | Callable[[Tensor], Tensor] | None,
+        asking: Asking,
+        settings: PlayingSettings,
         *,
+        protocol: str = PROTOCOL_VERSION,
         recall: Recall | None = None,
         choose: Choose | None = None,
         demonstrations: Callable[[Tensor], Prompt] | None = None,
         track: str | None = None,
     ):
         self.network, self.codec, self.name = network.eval(), codec, name
-        self.target, self.recall, self.choose, self.demonstrations = target, recall, choose, demonstrations
-        self.privileged = callable(target) or demonstrations is not None
+        self.protocol = check_version(protocol)
+        self.asking, self.recall, self.choose, self.demonstrations = asking, recall, choose, demonstrations
+        self.privileged = asking.privileged or demonstrations is not None
         self.track = track or ("oracle" if self.privileged else "offline")
-        settings = network.settings
-        self.window, self.kept = settings.window, settings.window - 1 if settings.sliding else settings.window // 2
+        self.settings, self.window = settings, network.settings.window
+        self.kept = self.window - 1 if settings.sliding else self.window // 2
         self.observation = network.mean.shape[0]
 
-    def begin(self, num_trials: int) -> Belief:
+    def begin(self, num_trials: int) -> SequenceBelief:
         """Nothing has been seen."""
         nothing = torch.zeros(num_trials, dtype=torch.bool)
-        probes = torch.zeros(num_trials, self.network.settings.explore, self.codec.size)
+        probes = torch.zeros(num_trials, self.settings.explore, self.codec.size)
         if probes.numel():
             drawn = SlotRng.from_seeds(range(num_trials)).uniform(-1.0, 1.0, tuple(probes.shape[1:]))
             probes = torch.as_tensor(drawn).float() * self.codec.reach
-        return Belief((), None, 0, None, nothing, torch.full((num_trials,), -torch.inf), probes)
+        return SequenceBelief((), None, 0, None, nothing, torch.full((num_trials,), -torch.inf), probes)
 
     @torch.inference_mode()
-    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
+    def act(self, step: Timestep, belief: SequenceBelief) -> tuple[np.ndarray, SequenceBelief]:
         """Actions for this tick, and the belief after it."""
         first = torch.as_tensor(np.asarray(step.first))
         seen = torch.as_tensor(np.asarray(step.observation)).float()
         observation, task = seen[:, : self.observation], seen[:, self.observation :]
-        belief = self._prompts(belief, step, first, task)
         tick = self._tick(belief.ticks, step, observation, first, task)
+        belief = self._prompts(belief, tick, task)
         full = len(belief.ticks) - belief.anchor >= self.window
         with products("fp32"):
             if belief.cache is None or full or bool(first.any()):
@@ -125,35 +149,40 @@ class SequenceAgent:
         ticks = (*belief.ticks, tick._replace(action=action))
         return self.codec.to_env(action), belief._replace(ticks=ticks, cache=cache)
 
-    def _tick(self, ticks: tuple[Tick, ...], step: Timestep, observation: Tensor, first: Tensor, task: Tensor) -> Tick:
+    def _tick(
+        self, ticks: tuple[SequenceTick, ...], step: Timestep, observation: Tensor, first: Tensor, task: Tensor
+    ) -> SequenceTick:
         """This tick, its action still open."""
         rows, network = len(first), self.network
-        reward = torch.as_tensor(np.asarray(step.reward)).float()
+        reward, final = (torch.as_tensor(np.asarray(x)).float() for x in (step.reward, step.final))
+        final = final[:, : self.observation]
+        if self.protocol == "slots-1":  # it was trained and measured without: more would only confuse it
+            reward, final = torch.where(first, 0.0, reward), torch.zeros_like(final)
         nothing, time = torch.zeros(rows, self.codec.size), torch.zeros(rows, dtype=torch.int64)
         if ticks:
             time = torch.where(first, time, ticks[-1].time + 1)
-        tick = Tick(observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing)
+        tick = SequenceTick(
+            observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing, final
+        )
         if self.recall is not None:
             tick = tick._replace(context=self.recall(ticks, tick))
-        if self.target is None:
-            return tick._replace(togo=network.aspire(network.scaled(observation), reward, time, tick.context))
-        target = self.target(task) if callable(self.target) else torch.full((rows,), float(self.target))
-        togo = target / network.return_scale
+        seen = (observation, tick.last_reward, time, tick.context)
+        togo = self.asking.first(*seen, task)
         if ticks:
-            togo = torch.where(first, togo, ticks[-1].togo - reward / network.return_scale)
+            togo = self.asking.then(togo, ticks[-1].togo, tick.last_reward, first, len(ticks))
         return tick._replace(togo=togo)
 
-    def _prompts(self, belief: Belief, step: Timestep, first: Tensor, task: Tensor) -> Belief:
+    def _prompts(self, belief: SequenceBelief, tick: SequenceTick, task: Tensor) -> SequenceBelief:
         """Demonstrations at the start of the trial; prompts from own episodes where a later one begins."""
-        if not bool(first.any()):
+        if not bool(tick.first.any()):
             return belief
         if self.demonstrations is not None and not belief.ticks:
             prompt = self.network.scale_prompt(self.demonstrations(task))
             return belief._replace(prompt=prompt, prompted=torch.ones_like(belief.prompted))
         if self.choose is None or not belief.ticks:
             return belief
-        choice = self.choose(belief.ticks, step)
-        better = first & choice.possible & (choice.merit >= belief.merit)
+        choice = self.choose(belief.ticks, tick)
+        better = tick.first & choice.possible & (choice.merit >= belief.merit)
         fresh = self.network.scale_prompt(choice.prompt)
         if belief.prompt is not None:
             pairs = zip(fresh, belief.prompt, strict=True)
@@ -161,7 +190,7 @@ class SequenceAgent:
         merit = torch.where(better, choice.merit, belief.merit)
         return belief._replace(prompt=fresh, prompted=belief.prompted | better, merit=merit)
 
-    def _rebuild(self, belief: Belief, all_first: bool) -> Belief:
+    def _rebuild(self, belief: SequenceBelief, all_first: bool) -> SequenceBelief:
         """A cache of the prompt and the last steps, computed anew."""
         now, network = len(belief.ticks), self.network
         anchor = now if all_first else max(now - self.kept, belief.anchor)
@@ -173,7 +202,7 @@ class SequenceAgent:
             _, cache = network.body.extend(tokens, causal(tokens.shape[1]), cache, slice(0))
         return belief._replace(cache=cache, anchor=anchor)
 
-    def _decide(self, belief: Belief, tick: Tick) -> tuple[Tensor, Cache]:
+    def _decide(self, belief: SequenceBelief, tick: SequenceTick) -> tuple[Tensor, TokenCache]:
         """The action at `tick`: tokens that are not in the cache yet go through the network, then its own two."""
         network, cache = self.network, belief.cache
         assert cache is not None
@@ -187,7 +216,7 @@ class SequenceAgent:
         output, cache = network.body.extend(new, bias, cache, slice(-1, None))
         return network.act(output)[:, 0], cache
 
-    def _tokens(self, steps: tuple[Tick, ...]) -> Tensor:
+    def _tokens(self, steps: tuple[SequenceTick, ...]) -> Tensor:
         """`[B, 3 n, D]`."""
         columns: dict[str, Tensor] = {
             name: torch.stack([getattr(step, name) for step in steps], dim=1)
@@ -198,7 +227,7 @@ class SequenceAgent:
         columns["time"] = columns["time"].clamp(max=network.horizon - 1)
         return network.tokens(**columns)
 
-    def _bias(self, belief: Belief, steps: tuple[Tick, ...], prompt: int, new: int) -> Tensor:
+    def _bias(self, belief: SequenceBelief, steps: tuple[SequenceTick, ...], prompt: int, new: int) -> Tensor:
         """What the new tokens may see: the prompt where there is one, and the steps of their own episode."""
         total = prompt + TOKENS * len(steps) - 1
         bias = causal(total)[:, total - new :]

@@ -10,14 +10,14 @@ While learning, the prompt is cut from one of the `demonstrations` best episodes
 time; while acting, from the best of them. (The paper's code keeps a separate set of expert episodes for prompts.) The
 evaluator shows the task, which is used for nothing but finding its demonstration.
 
-Deviations: those of `decision.Settings` from the released Meta-DT, on which its comparison rests; the return asked
-for is learned (`decision.Aspiration`).
+Deviations: those of `DecisionTransformerSettings` and `TransformerFitting` from the released Meta-DT, on which its
+comparison rests; the return asked for is learned (`targets.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 import metabench
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
-    Settings,
-    Target,
-    Trainer,
-    asked,
+    DecisionTransformerSettings,
+    TransformerFitting,
+    TransformerTrainer,
     restore_transformer,
-    return_to_ask,
-    settled,
     train_transformer,
+    untrained,
 )
 from metabench_agents.sequence.episodes import (
     Actions,
@@ -47,26 +47,45 @@ from metabench_agents.sequence.episodes import (
     prompt_of,
     window_of,
 )
-from metabench_agents.sequence.playing import SequenceAgent, lookup
+from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
+from metabench_agents.sequence.prompts import PromptSettings
+from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
 
 NAME, TRACK = "prompt-dt", "prompt-k"
 
 
 @dataclass(frozen=True)
-class Config(Settings):
-    """Settings of one training run."""
+class DemonstrationSettings(PromptSettings):
+    """Prompts cut from good episodes of the task."""
 
-    data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
-    target: Target = "learned"  # return to ask for: learned, or the mean or highest of the training tasks' best
-    explore: int = 0  # acting: drawn steps a trial begins with; none, for it is shown a demonstration
-    prompt_length: int = 0  # steps L of a prompt; 0: as released, 3 on the Param families and 5 elsewhere
     demonstrations: int = 5  # the best so many episodes of a task are its demonstrations
 
 
-def _network(benchmark: str, config: Config) -> tuple[Actions, DecisionTransformer]:
-    chosen = metabench.spec(benchmark)
-    codec, columns = Actions(chosen.family().action_space), len(chosen.family().observation_fields)
-    return codec, DecisionTransformer(columns, codec.size, chosen.horizon, 0, config)
+@dataclass(frozen=True)
+class ShownPlaying(PlayingSettings):
+    """How an agent acts that is shown a demonstration."""
+
+    explore: int = 0  # drawn steps a trial begins with; none, for it need not find the task out
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
+    split: str = "train"  # tasks to learn from, of those the data were played on
+    target: TargetSettings = field(default_factory=TargetSettings)  # what it asks for
+    transformer: DecisionTransformerSettings = field(default_factory=DecisionTransformerSettings)  # its sizes
+    fitting: TransformerFitting = field(default_factory=TransformerFitting)  # the transformer's training
+    prompt: DemonstrationSettings = field(default_factory=DemonstrationSettings)  # what it is shown
+    playing: ShownPlaying = field(default_factory=ShownPlaying)  # how it acts
+
+    def settled(self, benchmark: str) -> Config:
+        """The same with the released sizes for a family where they are left open."""
+        return replace(self, transformer=self.transformer.settled(benchmark), prompt=self.prompt.settled(benchmark))
+
+
+RENAMED = {"prompt_length": "prompt.length"}  # settings as they were called before they were grouped
 
 
 def best_episodes(episodes: Episodes, count: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +118,7 @@ def demonstrations(benchmark: str, config: Config, codec: Actions) -> dict[str, 
             continue  # the agent says so when it is shown such a task
         tasks, best = best_episodes(episodes, 1)
         found.append(
-            (torch.as_tensor(table.rows[split][tasks.numpy()]), *cut(episodes, best[:, 0], config.prompt_length))
+            (torch.as_tensor(table.rows[split][tasks.numpy()]), *cut(episodes, best[:, 0], config.prompt.length))
         )
     names = ("tasks", *Prompt._fields)
     return {
@@ -109,28 +128,36 @@ def demonstrations(benchmark: str, config: Config, codec: Actions) -> dict[str, 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
-    config = settled(config, benchmark)
+    config = config.settled(benchmark)
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    codec, network = _network(benchmark, config)
+    codec, network = untrained(benchmark, config.transformer)
     episodes = load_episodes(benchmark, config.data, config.split, codec)
     nothing, target = torch.zeros(len(episodes.reward), 0), return_to_ask(episodes, config.target)
     network.learn_scales(episodes, nothing)
-    tasks, best = best_episodes(episodes, config.demonstrations)
+    tasks, best = best_episodes(episodes, config.prompt.demonstrations)
+    window, batch = config.transformer.window, config.fitting.batch
 
     def draw(number: int, generator: torch.Generator) -> tuple[Window, Prompt]:
-        which, start = draw_windows(episodes, config.batch, config.window, generator)
+        which, start = draw_windows(episodes, batch, window, generator)
         row = torch.searchsorted(tasks, episodes.task[which])
-        one = torch.randint(config.demonstrations, (config.batch,), generator=generator)
-        prompt = cut(episodes, best[row, one], config.prompt_length)
-        return window_of(episodes, which, start, config.window, nothing), prompt
+        one = torch.randint(config.prompt.demonstrations, (batch,), generator=generator)
+        prompt = cut(episodes, best[row, one], config.prompt.length)
+        return window_of(episodes, which, start, window, nothing), prompt
 
     keep = {"target": target} | demonstrations(benchmark, config, codec)
-    train_transformer(Trainer(network), draw, seed=seed, run=run, saved=saved, keep=keep)
-    return _agent(codec, network, keep)
+    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
+    return _agent(codec, network, config, keep)
 
 
-def _agent(codec: Actions, network: DecisionTransformer, kept: Mapping[str, Tensor]) -> SequenceAgent:
+def _agent(
+    codec: Actions,
+    network: DecisionTransformer,
+    config: Config,
+    kept: Mapping[str, Tensor],
+    protocol: str = PROTOCOL_VERSION,
+) -> SequenceAgent:
     find = lookup(kept["demonstration/tasks"].numpy())
     prompts = [kept[f"demonstration/{name}"] for name in Prompt._fields]
 
@@ -138,12 +165,22 @@ def _agent(codec: Actions, network: DecisionTransformer, kept: Mapping[str, Tens
         row = find(task)
         return Prompt(*(column[row] for column in prompts))
 
-    return SequenceAgent(network, codec, NAME, asked(kept["target"]), demonstrations=demonstrate, track=TRACK)
+    return SequenceAgent(
+        network,
+        codec,
+        NAME,
+        Asking(network, config.target, kept["target"], config.playing.explore),
+        config.playing,
+        protocol=protocol,
+        demonstrations=demonstrate,
+        track=TRACK,
+    )
 
 
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    codec, network = _network(settings["benchmark"], Config(**settings["config"]))
+    config = read_config(Config, flat_target(settings["config"]), RENAMED)
+    codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
-    return _agent(codec, network, saved.tensors)
+    return _agent(codec, network, config, saved.tensors, settings["protocol"])

@@ -9,6 +9,7 @@ compare, and gives the same numbers.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,6 +21,17 @@ from metabench_agents.parts.fast.precision import small_products
 AttentionKind = Literal["plain", "sdpa"]
 MASKED = -1e9  # added to the scores of what must not be seen; finite, so that a row that sees nothing stays a number
 BYTE = 256
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """Sizes of a transformer; the released Meta-DT's."""
+
+    layers: int = 3  # blocks
+    heads: int = 1  # of attention
+    width: int = 128  # of the stream of tokens
+    dropout: float = 0.1  # after the embedding, in attention and in every block
+    attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
 
 
 def causal(tokens: int) -> Tensor:
@@ -51,7 +63,7 @@ class Dropout(nn.Module):
         return x * kept.to(x.dtype).mul_(BYTE / (BYTE - self.threshold))
 
 
-class Cache(NamedTuple):
+class TokenCache(NamedTuple):
     """The keys and values of the tokens so far. A value: extending it never changes what an older one says.
 
     Older caches share storage with younger ones; `written` says how much of it is taken, and whoever extends an older
@@ -64,36 +76,37 @@ class Cache(NamedTuple):
     written: list[int]  # [1] how many are taken of the shared storage
 
     @classmethod
-    def empty(cls, layers: int, rows: int, capacity: int, width: int) -> Cache:
+    def empty(cls, layers: int, rows: int, capacity: int, width: int) -> TokenCache:
         """No tokens yet, room for `capacity`."""
         shape = (layers, rows, capacity, width)
         return cls(torch.empty(shape), torch.empty(shape), 0, [0])
 
-    def room(self, tokens: int) -> Cache:
+    def room(self, tokens: int) -> TokenCache:
         """The cache with `tokens` more places at its end, which nobody else will write."""
         length, capacity = self.length + tokens, self.keys.shape[2]
         if self.length == self.written[0] and length <= capacity:
             self.written[0] = length
             return self._replace(length=length)
         layers, rows, _, width = self.keys.shape
-        fresh = Cache.empty(layers, rows, max(length, capacity), width)
+        fresh = TokenCache.empty(layers, rows, max(length, capacity), width)
         fresh.keys[:, :, : self.length] = self.keys[:, :, : self.length]
         fresh.values[:, :, : self.length] = self.values[:, :, : self.length]
         return fresh._replace(length=length, written=[length])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention, then a feed-forward layer; each reads a normalised copy of the stream and adds to it."""
 
-    def __init__(self, width: int, heads: int, dropout: float, attention: AttentionKind = "plain"):
+    def __init__(self, settings: TransformerSettings):
         super().__init__()
+        width, heads = settings.width, settings.heads
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads, got {width} and {heads}")
-        self.heads, self.attention = heads, attention
+        self.heads, self.attention = heads, settings.attention
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.drop_weights, self.drop_attended, self.drop_forward = (Dropout(dropout) for _ in range(3))
+        self.drop_weights, self.drop_attended, self.drop_forward = (Dropout(settings.dropout) for _ in range(3))
 
     def forward(self, x: Tensor, bias: Tensor, keep: slice | None = None) -> Tensor:
         """`[B, T, D]` to the same, or to the positions `keep` of it; `bias` `[1 or B, T, T]` is added to the scores."""
@@ -153,12 +166,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks and a final norm, over token embeddings made elsewhere."""
 
-    def __init__(self, layers: int, width: int, heads: int, dropout: float, attention: AttentionKind = "plain"):
+    def __init__(self, settings: TransformerSettings):
         super().__init__()
-        self.width = width
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.drop = Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(settings) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(settings.width)
+        self.drop = Dropout(settings.dropout)
         for name, weight in self.named_parameters():  # GPT-2's start
             if name.endswith("weight") and weight.dim() == 2:
                 nn.init.normal_(weight, std=0.02)
@@ -179,7 +191,7 @@ class Transformer(nn.Module):
             x = block(x, bias, keep if index == last else None)
         return self.norm(x)
 
-    def extend(self, x: Tensor, bias: Tensor, cache: Cache, keep: slice) -> tuple[Tensor, Cache]:
+    def extend(self, x: Tensor, bias: Tensor, cache: TokenCache, keep: slice) -> tuple[Tensor, TokenCache]:
         """Outputs of the positions `keep` of n new tokens `[B, n, D]`, which see `cache` as well; and the new cache.
 
         Without dropout (a module in training mode has it here too) the outputs are those of `forward` over all tokens.

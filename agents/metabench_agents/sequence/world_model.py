@@ -8,7 +8,7 @@ training and acting alike.
 
 Deviations, with reasons:
 - Observations are taken in units of their standard deviation around their mean, also as the state decoder's target:
-  raw columns of different units would be weighed by accident. `raw=True` restores the released way.
+  raw columns of different units would be weighed by accident.
 - Both decoders are trained where it is not known whether reward or dynamics vary between tasks.
 - The encoder that is kept is the best on held-out episodes of the training tasks. The released code keeps the best on
   one random batch of test-task data.
@@ -20,7 +20,7 @@ Deviations, with reasons:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -41,12 +41,38 @@ SELECT_EVERY = 500  # updates between two looks at the held-out episodes
 _CHUNK = 65_536  # rows that are encoded together
 
 
+@dataclass(frozen=True)
+class WorldModelFitting:
+    """How a world model is trained."""
+
+    updates: int = 20_000  # in all; released: 200,000 to 4 million
+    batch: int = 128  # steps of an update
+    learning_rate: float = 2e-3  # Adam's highest; released: 1e-3
+    decay: bool = True  # whether it falls linearly to zero; released: no
+
+
+@dataclass(frozen=True)
+class WorldModelSettings:
+    """Whether there is a world model, its sizes and its training."""
+
+    used: bool = True  # False: no z, and prompts cut at random (ablation)
+    decoders: Decoders | Literal["auto"] = "auto"  # what is foretold; auto: what varies between the family's tasks
+    history: int = 4  # steps h that z is made of
+    context: int = 16  # size of z
+    width: int = 128  # of the recurrence and of the decoders' layers
+    fitting: WorldModelFitting = field(default_factory=WorldModelFitting)  # its training
+
+    def settled(self, family: str) -> WorldModelSettings:
+        """The same with the decoders of a family, by the name of its class, where they are left open."""
+        return replace(self, decoders=decoders_for(family)) if self.decoders == "auto" else self
+
+
 def decoders_for(family: str) -> Decoders:
     """What has to be foretold so that z tells the tasks of a family apart, by the name of its class."""
     return "state" if family in DYNAMICS else "reward" if family in REWARDS else "both"
 
 
-class Transition(NamedTuple):
+class StepInContext(NamedTuple):
     """One step, and the h steps before it; observations are already scaled."""
 
     past: Tensor  # [h, B, O + A + 1] observation, action, reward; zeros before the episode's first step
@@ -118,11 +144,12 @@ class ShortGRU(torch.autograd.Function):
         return to_gates, to_weight, to_own.sum(dim=(0, 1))
 
 
-class Encoder(nn.Module):
+class HistoryEncoder(nn.Module):
     """The last h steps to z."""
 
-    def __init__(self, observation: int, action: int, size: int, width: int):
+    def __init__(self, observation: int, action: int, settings: WorldModelSettings):
         super().__init__()
+        size, width = settings.context, settings.width
         self.split = (observation, action, 1)
         self.embed = nn.ModuleList(hidden(n, size) for n in self.split)
         self.weight_in, self.weight = (
@@ -143,19 +170,26 @@ class Encoder(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """Encoder and decoders, with the scale of the observations."""
+    """Encoder and decoders, with the scale of the observations.
+
+    Args:
+        observation: Columns O.
+        action: Columns A.
+        settings: Sizes, with the decoders settled; ValueError if they are not.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, observation: int, action: int, decoders: Decoders, *, steps: int = 4, size: int = 16, width: int = 128
-    ):
+    def __init__(self, observation: int, action: int, settings: WorldModelSettings):
         super().__init__()
-        self.steps, self.size = steps, size
+        if settings.decoders == "auto":
+            raise ValueError("what a world model foretells is still open; settle it for a family, or name the decoders")
+        size, width, decoders = settings.context, settings.width, settings.decoders
+        self.steps, self.size = settings.history, size
         self.register_buffer("mean", torch.zeros(observation))
         self.register_buffer("std", torch.ones(observation))
-        self.encoder = Encoder(observation, action, size, width)
+        self.encoder = HistoryEncoder(observation, action, settings)
         self.embed_observation, self.embed_action = hidden(observation, size), hidden(action, size)
         self.reward = self._decoder(4 * size, width, 1) if decoders != "state" else None
         self.state = self._decoder(3 * size, width, observation) if decoders != "reward" else None
@@ -168,7 +202,7 @@ class WorldModel(nn.Module):
         """`[..., O]` in units of the standard deviation around the mean."""
         return (observation - self.mean) / self.std
 
-    def foretell(self, step: Transition) -> tuple[Tensor | None, Tensor | None]:
+    def foretell(self, step: StepInContext) -> tuple[Tensor | None, Tensor | None]:
         """The rewards `[B]` and the next observations `[B, O]`, scaled; None for what is not modelled."""
         z = self.encoder(step.past)
         here, act = F.relu(self.embed_observation(step.observation)), F.relu(self.embed_action(step.action))
@@ -180,11 +214,11 @@ class WorldModel(nn.Module):
             state = self.state(torch.cat((here, act, z), dim=-1))
         return reward, state
 
-    def error(self, step: Transition, *, mixed: bool = False) -> Tensor:
+    def error(self, step: StepInContext, *, mixed: bool = False) -> Tensor:
         """`[B]` |reward foretold - reward| + sum over the columns of |next observation foretold - it|.
 
         Args:
-            step: Transitions.
+            step: StepInContexts.
             mixed: Compare the foretold state in the environment's units with the scaled true one, as released.
         """
         reward, state = self.foretell(step)
@@ -198,7 +232,7 @@ class WorldModel(nn.Module):
         return error
 
 
-def loss(model: WorldModel, step: Transition) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(model: WorldModel, step: StepInContext) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean squared error of the reward plus that of the next observation (mean over its columns)."""
     reward, state = model.foretell(step)
     total, metrics = step.reward.new_zeros(()), {}
@@ -211,7 +245,7 @@ def loss(model: WorldModel, step: Transition) -> tuple[Tensor, dict[str, Tensor]
     return total, metrics
 
 
-class Steps:
+class EpisodeSteps:
     """Every step of a set of episodes, ready to be gathered as transitions.
 
     Args:
@@ -239,16 +273,16 @@ class Steps:
         before, inside = history(self.rows[pick], self.first[pick], self.steps)
         return self.table[before.t()] * inside.t()[..., None]
 
-    def take(self, pick: Tensor) -> Transition:
+    def take(self, pick: Tensor) -> StepInContext:
         """The steps number `pick`."""
         now = self.table[self.rows[pick]]
         observation, action, reward = now.split((self.observation, self.action, 1), dim=1)
         following = self.final[pick] if self.crossing else self.table[self.rows[pick] + 1, : self.observation]
-        return Transition(self.past(pick), observation, action, reward[:, 0], following)
+        return StepInContext(self.past(pick), observation, action, reward[:, 0], following)
 
 
 @torch.inference_mode()
-def evaluate_loss(model: WorldModel, steps: Steps) -> float:
+def evaluate_loss(model: WorldModel, steps: EpisodeSteps) -> float:
     """The loss over all the steps."""
     total = 0.0
     for pick in torch.arange(len(steps)).split(_CHUNK):
@@ -259,7 +293,7 @@ def evaluate_loss(model: WorldModel, steps: Steps) -> float:
 @torch.inference_mode()
 def contexts(model: WorldModel, episodes: Episodes, *, crossing: bool = False) -> Tensor:
     """The context z `[N, Z]` at every row, from the steps before it; zeros for the rows behind the episodes' ends."""
-    steps = Steps(episodes, model, crossing=crossing)
+    steps = EpisodeSteps(episodes, model, crossing=crossing)
     out = torch.zeros(len(episodes.reward), model.size)
     real, _ = episodes.rows()
     for pick in torch.arange(len(steps)).split(_CHUNK):
@@ -270,7 +304,7 @@ def contexts(model: WorldModel, episodes: Episodes, *, crossing: bool = False) -
 @torch.inference_mode()
 def errors(model: WorldModel, episodes: Episodes, *, crossing: bool = False, mixed: bool = False) -> Tensor:
     """The model's error `[N]` at every row of the episodes; zeros for the rows behind their ends."""
-    steps = Steps(episodes, model, crossing=crossing)
+    steps = EpisodeSteps(episodes, model, crossing=crossing)
     out = torch.zeros(len(episodes.reward))
     real, _ = episodes.rows()
     for pick in torch.arange(len(steps)).split(_CHUNK):
@@ -278,17 +312,7 @@ def errors(model: WorldModel, episodes: Episodes, *, crossing: bool = False, mix
     return out
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a world model is trained."""
-
-    updates: int
-    batch: int
-    learning_rate: float
-    decay: bool = True  # whether the rate falls linearly to zero; released: no
-
-
-class Trainer:
+class WorldModelTrainer:
     """Adam with the released clipping, and the best model so far by its loss on what it does not learn from.
 
     Args:
@@ -298,7 +322,7 @@ class Trainer:
         settings: Updates, batch, learning rate.
     """
 
-    def __init__(self, model: WorldModel, learn: Steps, judge: Steps, settings: Training):
+    def __init__(self, model: WorldModel, learn: EpisodeSteps, judge: EpisodeSteps, settings: WorldModelFitting):
         self.model, self.learn, self.judge, self.settings = model, learn, judge, settings
         self.parameters = list(model.parameters())
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
@@ -347,7 +371,7 @@ def train_world_model(
     model: WorldModel,
     learn: Episodes,
     select: Episodes,
-    settings: Training,
+    settings: WorldModelFitting,
     *,
     seed: int,
     run: Run,
@@ -364,9 +388,10 @@ def train_world_model(
         seed: Of the run.
         run: Log and checkpoints.
         checkpoint: To continue from.
-        crossing: See `Steps`.
+        crossing: See `EpisodeSteps`.
     """
-    trainer = Trainer(model, Steps(learn, model, crossing=crossing), Steps(select, model, crossing=crossing), settings)
+    own, held = (EpisodeSteps(episodes, model, crossing=crossing) for episodes in (learn, select))
+    trainer = WorldModelTrainer(model, own, held, settings)
     done = trainer.restore(checkpoint) if checkpoint else 0
     fit(
         run,

@@ -1,24 +1,43 @@
 """The decision transformer: tokens, loss and updates; and its play, which must equal the training pass at each step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from metabench_agents.parts.fast.precision import _exact, _known, products
-from metabench_agents.sequence.decision_transformer import DecisionTransformer, Settings, Trainer, aspiration_loss, loss
+from metabench_agents.sequence.decision_transformer import (
+    DecisionTransformer,
+    DecisionTransformerSettings,
+    TransformerFitting,
+    TransformerTrainer,
+    aspiration_loss,
+    loss,
+)
 from metabench_agents.sequence.episodes import Actions, Prompt, Window
-from metabench_agents.sequence.playing import Choice, SequenceAgent, lookup
+from metabench_agents.sequence.playing import Choice, PlayingSettings, SequenceAgent, lookup
+from metabench_agents.sequence.targets import Asking, TargetSettings
 
 from metabench import Timestep
 
 BOX = spaces.Box(-2.0, 2.0, (2,), np.float32)
-SMALL = Settings(window=6, layers=2, width=16, dropout=0.0, updates=20, warmup=5, batch=4, explore=0)
+SMALL = DecisionTransformerSettings(window=6, layers=2, width=16, dropout=0.0)
+FITTING = TransformerFitting(updates=20, warmup=5, batch=4)
+PLAIN = PlayingSettings(explore=0)
 LONG = 15  # steps of an episode
 
 
-def network(context=0, settings=SMALL, **keywords):
+def player(net, codec, name, target, settings, **keywords):
+    """An agent that asks for one return, for a task's, or at every step for what was learned."""
+    kind = TargetSettings("expectile", every_step=True) if target is None else TargetSettings("return")
+    value = target if callable(target) else torch.tensor(torch.inf if target is None else target)
+    return SequenceAgent(net, codec, name, Asking(net, kind, value, settings.explore), settings, **keywords)
+
+
+def network(context=0, settings=SMALL):
     torch.manual_seed(0)
-    net = DecisionTransformer(3, 2, LONG, context, settings, **keywords)
+    net = DecisionTransformer(3, 2, LONG, context, settings)
     net.mean, net.std, net.return_scale = (
         torch.tensor([1.0, 0.0, -1.0]),
         torch.tensor([2.0, 1.0, 0.5]),
@@ -37,7 +56,7 @@ def window(rows=4, steps=6, context=0, valid=None):
 
     real = torch.ones(rows, steps, dtype=torch.bool) if valid is None else valid
     time = torch.arange(steps).expand(rows, steps)
-    return Window(draw(3), draw(context), draw(2), draw(), time, real, draw())
+    return Window(draw(3), draw(context), draw(2), draw(), time, real, draw(), torch.rand(rows, 1).expand(rows, steps))
 
 
 def prompt(rows=4, steps=3):
@@ -86,12 +105,12 @@ def test_the_loss_is_the_error_over_real_steps():
 
 def test_updates_lower_the_loss_and_follow_the_rate():
     net = network()
-    trainer, w = Trainer(net), window()
+    trainer, w = TransformerTrainer(net, FITTING), window()
     losses = [float(trainer.update(w, None, i, torch.Generator())["loss"]) for i in range(20)]
     assert losses[-1] < losses[0]
     rates = [trainer.rate(i) for i in range(20)]
     assert np.allclose(rates[:6], [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 5e-4]) and rates[-1] == pytest.approx(5e-4 / 15)
-    assert Trainer(network(settings=Settings(decay=False, warmup=1))).rate(3999) == 5e-4
+    assert TransformerTrainer(network(), TransformerFitting(decay=False, warmup=1)).rate(3999) == 5e-4
 
 
 @pytest.mark.parametrize("context", [0, 4])
@@ -107,7 +126,7 @@ def test_bf16_stays_near_fp32():
     w = window(32)
     losses = {}
     for precision in ("fp32", "bf16"):
-        trainer = Trainer(network(settings=Settings(**vars(SMALL) | {"precision": precision})))
+        trainer = TransformerTrainer(network(), replace(FITTING, precision=precision))
         losses[precision] = [float(trainer.update(w, None, i, torch.Generator())["loss"]) for i in range(20)]
     assert np.allclose(losses["fp32"], losses["bf16"], rtol=0.02)
 
@@ -116,7 +135,7 @@ def test_bf16_stays_near_fp32():
 def test_updates_on_a_gpu_are_those_on_the_cpu():
     losses = {}
     for device in ("cpu", "cuda"):
-        trainer, w = Trainer(network(settings=Settings(**vars(SMALL) | {"device": device}))), window(32)
+        trainer, w = TransformerTrainer(network(), replace(FITTING, device=device)), window(32)
         losses[device] = [float(trainer.update(w, prompt(32), i, torch.Generator())["loss"]) for i in range(20)]
     assert np.allclose(losses["cpu"], losses["cuda"], rtol=1e-3)
 
@@ -165,7 +184,7 @@ def test_the_aspiration_sees_the_last_reward_and_weighs_real_steps_only():
 
 def test_an_agent_asks_for_what_was_learned():
     net = network()
-    agent = SequenceAgent(net, Actions(BOX), "t", None)
+    agent = player(net, Actions(BOX), "t", None, PLAIN)
     observation, reward, first = stream_of(2, 20, [[0, 15], [0]])
     _, belief = play(agent, observation, reward, first)
     assert not agent.privileged
@@ -177,31 +196,29 @@ def test_an_agent_asks_for_what_was_learned():
 
 
 def test_a_trial_begins_with_drawn_actions_and_no_later_episode_does():
-    net = network(settings=Settings(**vars(SMALL) | {"explore": 3}))
-    plain = network()
+    net, drawing = network(), PlayingSettings(explore=3)
     observation, reward, first = stream_of(4, 14, [[0, 7]] * 4)
     codec = Actions(spaces.Box(-0.5, 0.5, (2,), np.float32))
-    actions, belief = play(SequenceAgent(net, codec, "t", None), observation, reward, first)
-    again, _ = play(SequenceAgent(net, codec, "t", None), observation, reward, first)
+    actions, belief = play(player(net, codec, "t", None, drawing), observation, reward, first)
+    again, _ = play(player(net, codec, "t", None, drawing), observation, reward, first)
     assert np.array_equal(actions, again)
     assert np.allclose(actions[:3], belief.probes.transpose(0, 1) * 0.5) and np.abs(actions).max() <= 0.5
     assert len(np.unique(actions[:3])) == 24, "every trial draws its own"
     shown = belief.ticks[2].action
     assert torch.equal(shown, belief.probes[:, 2]), "the network is shown what was done"
-    unmoved, _ = play(SequenceAgent(plain, codec, "t", None), observation, reward, first)
+    unmoved, _ = play(player(net, codec, "t", None, PLAIN), observation, reward, first)
     assert np.array_equal(unmoved[7], actions[7]), "the next episode's first action is the network's own"
 
 
 def test_probes_fill_the_box_of_raw_actions_too():
-    net = network(settings=Settings(**vars(SMALL) | {"explore": 200}))
     box = spaces.Box(-0.1, 0.1, (2,), np.float32)
-    probes = SequenceAgent(net, Actions(box, raw=True), "t", None).begin(3).probes
+    probes = player(network(), Actions(box, raw=True), "t", None, PlayingSettings(explore=200)).begin(3).probes
     assert 0.09 < float(probes.abs().max()) <= 0.1
 
 
 def test_hidden_actions_change_nothing_that_is_decided():
     w = window()
-    seeing, blind = network(), network(settings=Settings(**vars(SMALL) | {"sees_actions": False}))
+    seeing, blind = network(), network(settings=replace(SMALL, sees_actions=False))
     blind.load_state_dict(seeing.state_dict())
     other = w._replace(action=-w.action)
     seeing.eval(), blind.eval()
@@ -251,7 +268,7 @@ def expected_action(net, codec, belief, row, tick, begin, target, in_front):
     valid = torch.ones(1, steps, dtype=torch.bool)
     seen = net.scaled(columns["observation"])
     with torch.inference_mode():
-        window = Window(seen, columns["context"], columns["action"], togo, time, valid, togo)
+        window = Window(seen, columns["context"], columns["action"], togo, time, valid, togo, togo)
         return codec.to_env(net(window, in_front))[0, -1]
 
 
@@ -270,8 +287,8 @@ def begin_of(agent, tick, starts, sliding):
 @pytest.mark.parametrize("context", [0, 2])
 def test_play_is_the_training_pass(sliding, context):
     """Every action of three episodes in step is that of the whole window computed anew, prompts included."""
-    settings = Settings(**vars(SMALL) | {"sliding": sliding})
-    net, codec, starts = network(context, settings), Actions(BOX), [0, 15, 30]
+    settings = PlayingSettings(explore=0, sliding=sliding)
+    net, codec, starts = network(context), Actions(BOX), [0, 15, 30]
     given = prompt(3)
 
     def choose(ticks, step):
@@ -280,7 +297,7 @@ def test_play_is_the_training_pass(sliding, context):
     def recall(ticks, now):
         return now.observation[:, :context] * 0.1 + len(ticks) * 0.01
 
-    agent = SequenceAgent(net, codec, "test", 5.0, recall=recall if context else None, choose=choose)
+    agent = player(net, codec, "test", 5.0, settings, recall=recall if context else None, choose=choose)
     observation, reward, first = stream_of(3, 45, [starts] * 3)
     actions, belief = play(agent, observation, reward, first)
     scaled = net.scale_prompt(given)
@@ -295,7 +312,7 @@ def test_play_is_the_training_pass(sliding, context):
 def test_episodes_out_of_step_do_not_mix():
     """Rows whose episodes end at different ticks act as each does alone, where the windows are the same."""
     net, codec = network(), Actions(BOX)
-    agent = SequenceAgent(net, codec, "test", 5.0)
+    agent = player(net, codec, "test", 5.0, PLAIN)
     starts = [[0, 4], [0, 2, 5], [0]]
     observation, reward, first = stream_of(3, 7, starts)
     together, belief = play(agent, observation, reward, first)
@@ -309,7 +326,7 @@ def test_episodes_out_of_step_do_not_mix():
 
 
 def test_play_does_not_depend_on_the_other_rows():
-    agent = SequenceAgent(network(), Actions(BOX), "test", 5.0)
+    agent = player(network(), Actions(BOX), "test", 5.0, PLAIN)
     observation, reward, first = stream_of(4, 30, [[0, 15]] * 4)
     together, _ = play(agent, observation, reward, first)
     alone, _ = play(agent, observation[:, 2:3], reward[:, 2:3], first[:, 2:3])
@@ -320,7 +337,7 @@ def test_the_better_of_two_prompts_is_kept():
     prompts = [prompt(2), Prompt(*(x + 1 for x in prompt(2))), Prompt(*(x + 2 for x in prompt(2)))]
     merits = [torch.tensor([1.0, 1.0]), torch.tensor([0.0, 2.0])]
     given = iter(zip(prompts, merits, strict=False))
-    agent = SequenceAgent(network(), Actions(BOX), "t", 0.0, choose=lambda *_: Choice(*_with(*next(given))))
+    agent = player(network(), Actions(BOX), "t", 0.0, PLAIN, choose=lambda *_: Choice(*_with(*next(given))))
     _, belief = play(agent, *stream_of(2, 31, [[0, 15, 30]] * 2))
     scaled = [agent.network.scale_prompt(p) for p in prompts]
     assert torch.equal(belief.prompt.observation[0], scaled[0].observation[0])
@@ -339,10 +356,9 @@ def test_demonstrations_and_targets_of_the_task_make_an_agent_privileged():
     def demonstrate(task):
         return Prompt(*(x[find(task)] for x in demonstrations))
 
-    agent = SequenceAgent(
-        network(), Actions(BOX), "t", lambda task: targets[find(task)], demonstrations=demonstrate, track="prompt-k"
-    )
-    assert agent.privileged and not SequenceAgent(network(), Actions(BOX), "t", 0.0).privileged
+    keywords = {"demonstrations": demonstrate, "track": "prompt-k"}
+    agent = player(network(), Actions(BOX), "t", lambda task: targets[find(task)], PLAIN, **keywords)
+    assert agent.privileged and not player(network(), Actions(BOX), "t", 0.0, PLAIN).privileged
     observation = np.concatenate((np.zeros((3, 3)), [[1.5], [0.5], [1.5]]), axis=1)
     step = Timestep(observation, np.zeros((3, 2)), np.zeros(3), np.ones(3, dtype=bool), np.zeros_like(observation))
     _, belief = agent.act(step, agent.begin(3))

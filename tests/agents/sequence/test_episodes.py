@@ -111,6 +111,19 @@ def test_a_prompt_is_its_segment(episodes):
     assert prompt.time.tolist() == [[2, 3, 4]]
 
 
+def test_ranks_are_the_shares_of_the_tasks_other_episodes_that_are_worse():
+    seen, done, got = raw([2, 2, 2, 2, 2, 2])
+    returns = [3.0, 5.0, 1.0, 5.0, 9.0, 3.0]
+    got = [np.array([value, 0.0]) for value in returns]
+    episodes = Episodes.of(seen, done, got, TASKS, Actions(BOX))
+    for index, task in enumerate(TASKS):
+        others = [returns[i] for i in range(6) if i != index and TASKS[i] == task]
+        worse = sum(1.0 if r < returns[index] else 0.5 if r == returns[index] else 0.0 for r in others)
+        assert episodes.ranks[index] == (worse / len(others) if others else 1.0)
+    window = data.window_of(episodes, torch.tensor([5, 2]), torch.tensor([0, 1]), 2, torch.zeros(18, 0))
+    assert torch.equal(window.rank, episodes.ranks[torch.tensor([5, 2])][:, None].expand(2, 2))
+
+
 def test_segment_sums():
     value = torch.rand(3, 9)
     expected = torch.stack([value[:, s : s + 4].sum(-1) for s in range(6)], dim=1)

@@ -1,28 +1,47 @@
 """Meta-DT and its baselines: prompts are the worst foretold segments, nothing of a test task is read, runs continue."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from metabench_agents.parts.config import read_config
 from metabench_agents.parts.run import Run, load_checkpoint
 from metabench_agents.sequence import bc, dt, meta_dt, prompt_dt, world_model
-from metabench_agents.sequence.decision_transformer import DecisionTransformer, settled
+from metabench_agents.sequence.decision_transformer import DecisionTransformer
 from metabench_agents.sequence.episodes import Actions, Episodes, hold_out, segment_sums
-from metabench_agents.sequence.playing import Tick
+from metabench_agents.sequence.playing import SequenceTick
+from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
+from metabench_agents.sequence.targets import TargetSettings, flat_target
 
 import metabench
 from metabench import Timestep
 
 ID = "PointRobot-v0"
-SIZES = {"window": 20, "layers": 1, "width": 16, "updates": 200, "warmup": 20, "batch": 8}
-SMALL = {
-    meta_dt: meta_dt.Config(**SIZES, prompt_length=5, world_updates=300, world_width=16, context=4, world_batch=16),
-    prompt_dt: prompt_dt.Config(**SIZES, prompt_length=5),
-    dt: dt.Config(**SIZES),
-    bc: bc.Config(updates=300, batch=16, width=16),
+SIZES = {
+    "window": 20,
+    "layers": 1,
+    "width": 16,
+    "updates": 200,
+    "warmup": 20,
+    "batch": 8,
+}  # flat, as settings once were
+WORLD = {"world_updates": 300, "world_width": 16, "context": 4, "world_batch": 16}
+FLAT = {
+    meta_dt: SIZES | WORLD | {"prompt_length": 5},
+    prompt_dt: SIZES | {"prompt_length": 5},
+    dt: SIZES,
+    bc: {"updates": 300, "batch": 16, "width": 16},
 }
+
+
+def small(module, **changes):
+    """Small settings of an algorithm with some of them changed, by their flat names."""
+    return read_config(module.Config, flat_target(FLAT[module] | changes), getattr(module, "RENAMED", None))
+
+
+SMALL = {module: small(module) for module in FLAT}
 
 
 def point_robot(benchmark, data, split, codec, per=10, far=0.1):
@@ -84,6 +103,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, tmp_path):
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
     results = [metabench.evaluate(a, ID, seed=1) for a in (agent, module.load(tmp_path / "a"))]
     assert results[0].returns == results[1].returns
+    assert agent.protocol == module.load(tmp_path / "a").protocol == results[0].protocol.version == "slots-2"
     assert results[0].track == {"prompt-dt": "prompt-k"}.get(module.NAME, "offline")
     assert results[0].agent == module.NAME
 
@@ -119,26 +139,26 @@ def test_no_test_task_is_read(module, tmp_path, splits):
 
 @pytest.mark.parametrize(("target", "reduce"), [("mean", np.mean), ("best", np.max)])
 def test_the_return_asked_for_comes_from_the_training_tasks(target, reduce, tmp_path):
-    config = meta_dt.Config(**asdict(SMALL[meta_dt]) | {"updates": 1, "world_updates": 1, "target": target})
+    config = small(meta_dt, updates=1, world_updates=1, target=target)
     agent = trained(meta_dt, tmp_path, config)
     episodes = point_robot(ID, "", "train", agent.codec)
     best = [float(episodes.returns[episodes.task == task].max()) for task in range(45)]
-    assert agent.target == pytest.approx(reduce(best), rel=1e-5)
+    assert float(agent.asking.value) == pytest.approx(reduce(best), rel=1e-5)
     step = Timestep(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros(2), np.ones(2, dtype=bool), np.zeros((2, 2)))
     belief = agent.act(step, agent.begin(2))[1]
-    assert torch.allclose(belief.ticks[0].togo * agent.network.return_scale, torch.tensor(agent.target))
+    assert torch.allclose(belief.ticks[0].togo * agent.network.return_scale, agent.asking.value)
 
 
 def test_the_world_model_is_selected_on_episodes_it_did_not_learn_from(tmp_path, monkeypatch):
     seen = []
-    original = world_model.Steps
+    original = world_model.EpisodeSteps
 
     class Spy(original):
         def __init__(self, episodes, model, **keywords):
             seen.append(set(episodes.first.tolist()))
             super().__init__(episodes, model, **keywords)
 
-    monkeypatch.setattr(world_model, "Steps", Spy)
+    monkeypatch.setattr(world_model, "EpisodeSteps", Spy)
     trained(meta_dt, tmp_path)
     learn, select = seen[:2]
     assert not learn & select and len(select) == 45
@@ -159,12 +179,16 @@ def test_every_tenth_episode_of_a_task_is_held_out():
 
 def model_and_config(**changes):
     torch.manual_seed(0)
-    config = meta_dt.Config(**asdict(SMALL[meta_dt]) | changes)
+    config = small(meta_dt, **changes)
     _, model, _ = meta_dt._models(ID, config)
     torch.manual_seed(1)
     for bias in (p for n, p in model.named_parameters() if "bias" in n):
         torch.nn.init.normal_(bias)
     return model, config
+
+
+def surprise_of(model, config, protocol="slots-2"):
+    return Surprise(model, config.world_model, config.prompt, config.released, protocol)
 
 
 def ticks_of(episodes, which):
@@ -176,8 +200,17 @@ def ticks_of(episodes, which):
         first = torch.full((len(which),), t == 0)
         time = torch.full((len(which),), t)
         parts = (episodes.observation[rows[:, t]], reward, first, time, reward * 0, torch.zeros(len(which), 4))
-        ticks.append(Tick(*parts, episodes.action[rows[:, t]]))
+        ticks.append(SequenceTick(*parts, episodes.action[rows[:, t]], torch.zeros(len(which), 2)))
     return tuple(ticks)
+
+
+def after(episodes, which, steps=20):
+    """The tick that begins the next episode, where these ended after so many steps; under slots-2 it says how."""
+    rows, nothing = episodes.first[which] + steps, torch.zeros(len(which))
+    first, time = torch.ones(len(which), dtype=torch.bool), nothing.long()
+    seen = torch.full((len(which), 2), 9.0)  # of another start than the end
+    parts = (seen, episodes.reward[rows - 1], first, time, nothing, torch.zeros(len(which), 4), seen * 0)
+    return SequenceTick(*parts, episodes.observation[rows])
 
 
 @pytest.fixture
@@ -185,31 +218,50 @@ def episodes():
     return point_robot(ID, "", "test", Actions(metabench.spec(ID).family().action_space))
 
 
-def test_the_prompt_is_the_worst_foretold_segment(episodes):
+@pytest.mark.parametrize("protocol", ["slots-1", "slots-2"])
+def test_the_prompt_is_the_worst_foretold_segment(episodes, protocol):
     """By brute force over all segments of the episode that are known whole and begin at step h or later."""
     model, config = model_and_config(prompt_length=3)
-    which = torch.tensor([0, 13, 27])
-    choice = meta_dt.Surprise(model, config).choose(ticks_of(episodes, which), None)
-    errors = world_model.errors(model, episodes)
+    which = torch.arange(50)
+    now = after(episodes, which)
+    if protocol == "slots-1":
+        now = now._replace(reward=now.reward * 0, final=now.final * 0)
+    choice = surprise_of(model, config, protocol).choose(ticks_of(episodes, which), now)
+    errors, last = world_model.errors(model, episodes), 17 if protocol == "slots-2" else 16
     for row, episode in enumerate(which.tolist()):
         first = int(episodes.first[episode])
-        sums = {start: float(errors[first + start : first + start + 3].sum()) for start in range(4, 17)}
-        start = max(sums, key=sums.__getitem__)  # 16 + 3 = 19: the last step's reward is never shown
+        sums = {start: float(errors[first + start : first + start + 3].sum()) for start in range(4, last + 1)}
+        start = max(sums, key=sums.__getitem__)  # 16 + 3 = 19: under slots-1 the last step's reward is never shown
         assert choice.prompt.time[row].tolist() == [start, start + 1, start + 2]
         assert torch.equal(choice.prompt.observation[row], episodes.observation[first + start : first + start + 3])
         assert torch.equal(choice.prompt.action[row], episodes.action[first + start : first + start + 3])
         reward = episodes.reward[first : first + 20].clone()
-        reward[19] = reward[18]
+        if protocol == "slots-1":
+            reward[19] = reward[18]
+        else:
+            assert choice.merit[row] == pytest.approx(float(episodes.returns[episode]), rel=1e-5)
         assert choice.merit[row] == pytest.approx(float(reward.sum()), rel=1e-5)
         assert choice.prompt.togo[row, 0] == pytest.approx(float(reward[start:].sum()), rel=1e-5)
     assert choice.possible.all()
+    assert protocol == "slots-1" or (choice.prompt.time[:, 0] == 17).any(), "the last step is never in a prompt"
+
+
+@pytest.mark.parametrize("decoders", ["reward", "state", "both"])
+def test_the_error_at_play_is_that_while_learning(episodes, decoders):
+    """At every step of an episode, the last one included: its reward and where it led are told at the next's first."""
+    model, config = model_and_config(decoders=decoders)
+    model.mean, model.std = episodes.scale()
+    which = torch.tensor([0, 13, 27])
+    found = surprise_of(model, config).errors(ticks_of(episodes, which), after(episodes, which))
+    rows = episodes.first[which, None] + torch.arange(20)
+    assert torch.allclose(found, world_model.errors(model, episodes)[rows], atol=1e-5)
 
 
 def test_z_at_play_is_z_while_learning(episodes):
     model, config = model_and_config()
-    surprise, which = meta_dt.Surprise(model, config), torch.tensor([2, 30])
+    surprise, which = surprise_of(model, config), torch.tensor([2, 30])
     z, ticks = world_model.contexts(model, episodes), ticks_of(episodes, which)
-    late = meta_dt.Surprise(model, model_and_config(released=("late-context",))[1])
+    late = surprise_of(model, model_and_config(released=("late-context",))[1])
     empty = model.encoder(torch.zeros(4, 1, 5))[0]
     for t in range(20):
         expected = z[episodes.first[which] + t]
@@ -222,22 +274,24 @@ def test_the_second_episode_forgets_the_first_in_z(episodes):
     model, config = model_and_config()
     ticks = ticks_of(episodes, torch.tensor([4]))
     again = tuple(t._replace(reward=t.reward * 0 if t.time[0] == 0 else t.reward) for t in ticks)
-    surprise = meta_dt.Surprise(model, config)
+    surprise = surprise_of(model, config)
     for t in range(6):
         assert torch.allclose(surprise.recall(ticks + again[:t], again[t]), surprise.recall(again[:t], again[t]))
 
 
-def test_segments_of_an_episode_that_was_too_short_are_none(episodes):
+@pytest.mark.parametrize(("protocol", "enough"), [("slots-1", 10), ("slots-2", 9)])
+def test_segments_of_an_episode_that_was_too_short_are_none(episodes, protocol, enough):
+    """Steps 4 to 8 hold five; under slots-1 the reward of the last is unknown."""
     model, config = model_and_config()
-    choice = meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:9], None)
-    assert not choice.possible.any()  # steps 4 to 8 hold five, but the reward of the last is unknown
-    assert meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:10], None).possible.all()
-    assert not meta_dt.Surprise(model, config).choose(ticks_of(episodes, torch.tensor([0]))[:3], None).possible.any()
+    surprise, one = surprise_of(model, config, protocol), torch.tensor([0])
+    for steps in (3, enough - 1, enough):
+        choice = surprise.choose(ticks_of(episodes, one)[:steps], after(episodes, one, steps))
+        assert choice.possible.tolist() == [steps == enough]
 
 
 def test_prompts_while_learning_are_of_another_episode_of_the_task(episodes):
     model, config = model_and_config(prompt_length=3)
-    prompter = meta_dt.Prompter(episodes, model, config, seed=0)
+    prompter = SiblingPrompts(episodes, model, config.world_model, config.prompt, config.released, seed=0)
     errors = world_model.errors(model, episodes)
     rows = episodes.first[:, None] + torch.arange(20)
     expected = segment_sums(errors[rows], 3)[:, 4:].argmax(1) + 4
@@ -253,13 +307,13 @@ def test_prompts_while_learning_are_of_another_episode_of_the_task(episodes):
 
 def test_random_and_released_choices(episodes):
     model, _ = model_and_config()
-    ticks = ticks_of(episodes, torch.arange(50))
+    ticks, now = ticks_of(episodes, torch.arange(50)), after(episodes, torch.arange(50))
     for changes in ({"prompt": "random"}, {"released": ("sampled-prompt",)}, {"world_model": False}):
-        config = meta_dt.Config(**asdict(SMALL[meta_dt]) | changes)
-        choice = meta_dt.Surprise(model if "world_model" not in changes else None, config).choose(ticks, None)
+        config = small(meta_dt, **changes)
+        choice = surprise_of(model if "world_model" not in changes else None, config).choose(ticks, now)
         starts = choice.prompt.time[:, 0]
-        assert choice.possible.all() and starts.min() >= 4 and starts.max() <= 14 and len(starts.unique()) > 5
-        prompter = meta_dt.Prompter(episodes, model, config, seed=0)
+        assert choice.possible.all() and starts.min() >= 4 and starts.max() <= 15 and len(starts.unique()) > 5
+        prompter = SiblingPrompts(episodes, model, config.world_model, config.prompt, config.released, seed=0)
         drawn = prompter.draw(torch.arange(50), torch.Generator().manual_seed(0)).time[:, 0]
         assert drawn.min() >= 4 and drawn.max() <= 15 and len(drawn.unique()) > 5
 
@@ -297,7 +351,7 @@ def test_prompt_dt_shows_the_network_no_task(tmp_path):
 @pytest.mark.parametrize("name", [n for n in meta_dt.get_args(meta_dt.Released) if not n.startswith("test-")])
 def test_every_released_way_trains(name, tmp_path):
     tiny = {"updates": 4, "world_updates": 4, "released": (name,)}
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert agent.codec.half.tolist() == ([1.0, 1.0] if name == "raw-actions" else pytest.approx([0.1, 0.1]))
     assert not agent.privileged
     again = metabench.evaluate(meta_dt.load(tmp_path), ID)
@@ -306,12 +360,12 @@ def test_every_released_way_trains(name, tmp_path):
 
 def test_test_targets_are_the_tasks_own_and_privileged(tmp_path, splits):
     tiny = {"updates": 1, "world_updates": 1, "released": ("test-targets", "test-selection")}
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert "test" in splits and agent.privileged
     agent = meta_dt.load(tmp_path)
     own = point_robot(ID, "", "test", agent.codec).best()
     goals = torch.tensor(metabench.spec(ID).table().rows["test"]).float()
-    assert torch.allclose(agent.target(goals), own)
+    assert torch.allclose(agent.asking.value(goals), own)
     assert metabench.evaluate(agent, ID).track == "oracle"
 
 
@@ -320,7 +374,7 @@ def test_test_targets_are_the_tasks_own_and_privileged(tmp_path, splits):
 )
 def test_every_ablation_trains(changes, tmp_path):
     tiny = {"updates": 4, "world_updates": 4} | changes
-    agent = trained(meta_dt, tmp_path, meta_dt.Config(**asdict(SMALL[meta_dt]) | tiny))
+    agent = trained(meta_dt, tmp_path, small(meta_dt, **tiny))
     assert metabench.evaluate(meta_dt.load(tmp_path), ID).returns == metabench.evaluate(agent, ID).returns
     assert (agent.recall is None) == ("world_model" in changes) and (agent.choose is None) == (
         "none" in changes.values()
@@ -328,7 +382,7 @@ def test_every_ablation_trains(changes, tmp_path):
 
 
 def test_the_warm_up_is_the_first_fifth():
-    config = meta_dt.Config(updates=100, released=("warm-up",))
+    config = read_config(meta_dt.Config, {"updates": 100, "released": ("warm-up",)}, meta_dt.RENAMED)
     made = [meta_dt._with_prompt(config, i, torch.Generator()) for i in range(100)]
     assert made == [False] * 20 + [True] * 80
     generator = torch.Generator().manual_seed(0)
@@ -338,16 +392,21 @@ def test_the_warm_up_is_the_first_fifth():
 
 def test_sizes_left_open_are_the_released_ones_of_the_family():
     for benchmark, sizes in {"HopperParam-v0": (8, 3), "metabench/WalkerParam-v0": (8, 3), ID: (20, 5)}.items():
-        config = settled(meta_dt.Config(), benchmark)
-        assert (config.window, config.prompt_length) == sizes
-    assert settled(meta_dt.Config(window=7), ID).window == 7 and settled(dt.Config(), ID).window == 20
+        for module in (meta_dt, prompt_dt):
+            config = module.Config().settled(benchmark)
+            assert (config.transformer.window, config.prompt.length) == sizes
+        assert dt.Config().settled(benchmark).transformer.window == sizes[0]
+    config = small(meta_dt, window=7, prompt_length=4).settled(ID)
+    assert (config.transformer.window, config.prompt.length) == (7, 4)
 
 
 def test_bad_settings_are_told():
     with pytest.raises(ValueError, match="unknown way 'late' of the released code; available: sampled-prompt"):
         meta_dt.Config(released=("late",))
-    with pytest.raises(ValueError, match=r"prompted is a share .* got 2"):
-        meta_dt.Config(prompted=2)
+    with pytest.raises(ValueError, match=r"the share of the updates with a prompt must lie in \[0, 1\], got 2"):
+        SegmentSettings(share=2)
+    with pytest.raises(ValueError, match="test-targets are returns, and the"):
+        meta_dt.Config(target=TargetSettings("rank"), released=("test-targets",))
 
 
 def test_discrete_actions_are_refused(tmp_path):
@@ -361,3 +420,14 @@ def test_a_run_that_has_no_transformer_yet_says_so(tmp_path, monkeypatch):
         trained(meta_dt, tmp_path)
     with pytest.raises(ValueError, match="has not come to its transformer yet"):
         meta_dt.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["rank", "return", "expectile"])
+@pytest.mark.parametrize("module", [dt, prompt_dt, meta_dt], ids=lambda m: m.NAME)
+def test_every_way_of_asking_trains_and_loads(module, kind, tmp_path):
+    tiny = {"updates": 4} | ({"world_updates": 4} if module is meta_dt else {})
+    agent = trained(module, tmp_path, replace(small(module, **tiny), target=TargetSettings(kind)))
+    assert metabench.evaluate(module.load(tmp_path), ID).returns == metabench.evaluate(agent, ID).returns
+    assert agent.privileged == (module is prompt_dt)
+    row = comparable(tmp_path)[0][-1]
+    assert ("aspiration_loss" in row) == (kind != "rank"), "where ranks are asked for nobody aspires to returns"

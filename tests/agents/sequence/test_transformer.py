@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents.sequence.transformer import MASKED, Cache, Dropout, Transformer, causal
+from metabench_agents.sequence.transformer import MASKED, Dropout, TokenCache, Transformer, TransformerSettings, causal
 
 EVERY = slice(None)
 
 
 def model(heads=1, dropout=0.0, attention="plain", layers=3, width=32):
     torch.manual_seed(0)
-    net = Transformer(layers, width, heads, dropout, attention)
+    net = Transformer(TransformerSettings(layers, heads, width, dropout, attention))
     for parameter in net.parameters():  # weights large enough for faults to show
         parameter.data = torch.randn_like(parameter) * 0.2
     return net
@@ -20,7 +20,7 @@ def torchs_own(net):
     """The same weights in `torch.nn.TransformerEncoder`."""
     first = net.blocks[0]
     layer = torch.nn.TransformerEncoderLayer(
-        net.width, first.heads, 4 * net.width, 0.0, "relu", batch_first=True, norm_first=True
+        first.out.in_features, first.heads, first.up.out_features, 0.0, "relu", batch_first=True, norm_first=True
     )
     other = torch.nn.TransformerEncoder(layer, len(net.blocks), net.norm, enable_nested_tensor=False)
     for block, layer in zip(net.blocks, other.layers, strict=True):
@@ -59,7 +59,7 @@ def test_padding_that_differs_between_rows():
 def test_a_token_sees_nothing_behind_it():
     net, x = model(), torch.randn(2, 9, 32)
     changed = x.clone()
-    changed[:, 6:] += 1.0
+    changed[:, 6:] *= -1.0  # a shift of all columns would be undone by the norms
     before, after = net(x, causal(9)), net(changed, causal(9))
     assert torch.equal(before[:, :6], after[:, :6]) and not torch.allclose(before[:, 6:], after[:, 6:])
 
@@ -82,7 +82,7 @@ def test_kept_positions_and_their_gradients_are_those_of_the_whole(heads):
 @pytest.mark.parametrize("chunks", [[1] * 11, [5, 1, 3, 2]])
 def test_with_a_cache_the_outputs_are_the_same(heads, chunks):
     net, x = model(heads).eval(), torch.randn(4, 11, 32)
-    cache, outputs, done = Cache.empty(3, 4, 4, 32), [], 0  # too small at first: it grows
+    cache, outputs, done = TokenCache.empty(3, 4, 4, 32), [], 0  # too small at first: it grows
     with torch.inference_mode():
         for size in chunks:
             bias = causal(done + size)[:, done:]
@@ -96,7 +96,7 @@ def test_a_cache_is_a_value():
     """Two continuations of one cache do not disturb each other, nor the cache they started from."""
     net, x = model().eval(), torch.randn(2, 6, 32)
     with torch.inference_mode():
-        _, start = net.extend(x[:, :3], causal(3), Cache.empty(3, 2, 10, 32), EVERY)
+        _, start = net.extend(x[:, :3], causal(3), TokenCache.empty(3, 2, 10, 32), EVERY)
         kept = start.keys[:, :, :3].clone()
         one, first = net.extend(x[:, 3:4], causal(4)[:, 3:], start, EVERY)
         other, second = net.extend(x[:, 5:6], causal(4)[:, 3:], start, EVERY)
@@ -132,4 +132,4 @@ def test_dropout_lets_the_gradient_through_where_it_kept():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="a multiple of the heads, got 32 and 5"):
-        Transformer(1, 32, 5, 0.0)
+        Transformer(TransformerSettings(layers=1, width=32, heads=5))

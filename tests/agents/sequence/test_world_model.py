@@ -6,7 +6,14 @@ import torch
 from gymnasium import spaces
 from metabench_agents.sequence import world_model
 from metabench_agents.sequence.episodes import Actions, Episodes
-from metabench_agents.sequence.world_model import Encoder, ShortGRU, Steps, WorldModel
+from metabench_agents.sequence.world_model import (
+    EpisodeSteps,
+    HistoryEncoder,
+    ShortGRU,
+    WorldModel,
+    WorldModelFitting,
+    WorldModelSettings,
+)
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -24,7 +31,7 @@ def some_episodes(lengths=(9, 6, 9, 4), seed=0):
 
 def a_model(decoders="both"):
     torch.manual_seed(0)
-    model = WorldModel(3, 2, decoders, steps=4, size=5, width=7)
+    model = WorldModel(3, 2, WorldModelSettings(decoders=decoders, history=4, context=5, width=7))
     for bias in (p for n, p in model.named_parameters() if "bias" in n):  # they start at zero, where faults hide
         torch.nn.init.normal_(bias)
     return model
@@ -69,7 +76,7 @@ def test_z_is_made_of_the_steps_before_and_of_no_other_episode():
 @pytest.mark.parametrize("decoders", ["reward", "state", "both"])
 def test_the_loss_is_the_mean_squared_error_of_what_is_foretold(decoders):
     model, episodes = a_model(decoders), some_episodes()
-    steps = Steps(episodes, model)
+    steps = EpisodeSteps(episodes, model)
     step = steps.take(torch.tensor([0, 5, 8, 20]))
     total, metrics = world_model.loss(model, step)
     with torch.no_grad():
@@ -90,7 +97,7 @@ def test_the_loss_is_the_mean_squared_error_of_what_is_foretold(decoders):
 def test_a_transition_is_the_step_and_what_came_of_it():
     model, episodes = a_model(), some_episodes()
     model.mean, model.std = episodes.scale()
-    step = Steps(episodes, model).take(torch.tensor([8, 9]))  # the last of episode 0, the first of episode 1
+    step = EpisodeSteps(episodes, model).take(torch.tensor([8, 9]))  # the last of episode 0, the first of episode 1
     scaled = model.scaled(episodes.observation)
     assert torch.equal(step.observation, scaled[[8, 10]]) and torch.equal(step.next_observation, scaled[[9, 11]])
     assert torch.equal(step.reward, episodes.reward[[8, 10]]) and torch.equal(step.action, episodes.action[[8, 10]])
@@ -101,14 +108,14 @@ def test_a_transition_is_the_step_and_what_came_of_it():
 def test_mixed_scales_are_the_released_error():
     model, episodes = a_model("state"), some_episodes()
     model.mean, model.std = episodes.scale()
-    step = Steps(episodes, model).take(torch.arange(9))
+    step = EpisodeSteps(episodes, model).take(torch.arange(9))
     state = model.foretell(step)[1] * model.std + model.mean
     assert torch.allclose(model.error(step, mixed=True), (state - step.next_observation).abs().sum(1))
 
 
 def test_errors_stand_at_their_rows():
     model, episodes = a_model(), some_episodes()
-    errors, steps = world_model.errors(model, episodes), Steps(episodes, model)
+    errors, steps = world_model.errors(model, episodes), EpisodeSteps(episodes, model)
     rows, _ = episodes.rows()
     assert torch.allclose(errors[rows], model.error(steps.take(torch.arange(len(steps)))))
     assert (errors[episodes.first + episodes.length] == 0).all()
@@ -119,10 +126,17 @@ def test_errors_stand_at_their_rows():
 )
 def test_what_is_foretold_follows_what_varies(family, decoders):
     assert world_model.decoders_for(family) == decoders
+    assert WorldModelSettings().settled(family).decoders == decoders
+    assert WorldModelSettings(decoders="both").settled(family).decoders == "both"
+
+
+def test_a_world_model_that_does_not_know_what_to_foretell_says_so():
+    with pytest.raises(ValueError, match="what a world model foretells is still open"):
+        WorldModel(3, 2, WorldModelSettings())
 
 
 def test_the_encoder_starts_as_released():
-    encoder = Encoder(3, 2, 5, 16)
+    encoder = HistoryEncoder(3, 2, WorldModelSettings(context=5, width=16))
     assert torch.allclose(encoder.weight.t() @ encoder.weight, torch.eye(16), atol=1e-5)
     assert all(not layer.bias.any() for layer in (*encoder.embed, encoder.out))
 
@@ -131,8 +145,8 @@ def test_the_encoder_starts_as_released():
 def test_the_learning_rate_warms_up_and_falls_and_the_best_model_is_kept(decay, monkeypatch):
     monkeypatch.setattr(world_model, "SELECT_EVERY", 1)
     model, generator = a_model("reward"), torch.Generator().manual_seed(0)
-    steps = Steps(some_episodes(), model)
-    trainer = world_model.Trainer(model, steps, steps, world_model.Training(200, 8, 1e-2, decay))
+    steps = EpisodeSteps(some_episodes(), model)
+    trainer = world_model.WorldModelTrainer(model, steps, steps, WorldModelFitting(200, 8, 1e-2, decay))
     rates, losses = [], []
     for done in range(1, 201):
         trainer.update(generator)
