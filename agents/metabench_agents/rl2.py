@@ -10,7 +10,7 @@ The objective is the discounted return of the trial, maximised with PPO (arXiv 1
 Deviations, with reasons:
 - PPO instead of TRPO (Duan et al.) or A2C (Wang et al.): what later work compares with (VariBAD's code runs RL² so).
 - The heads see the embedded tick beside the hidden state: the core need not carry what is visible now. Helps early
-  learning; RL² as run by VariBAD's code sees the hidden state alone (`skip=False`).
+  learning; RL² as run by VariBAD's code sees the hidden state alone (`network.skip=False`).
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
   benchmarks whose episodes may end early are refused.

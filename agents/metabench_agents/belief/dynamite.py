@@ -29,7 +29,7 @@ with reasons:
 - The last belief of the session before carries no gradient into the learned prior's input, as in the author's code: it
   must not become vague to be predictable. Inside a session the prior is the belief before, as in VariBAD.
 - The termination head reads the belief, and its gradient shapes the encoder.
-- Encoders: GRU, or a causal transformer (`encoder`). Latents: Gaussian, or categorical with Gumbel-softmax draws.
+- Encoders: GRU, or a causal transformer. Latents: Gaussian, or categorical with Gumbel-softmax draws.
 - Everything that `varibad` lists.
 """
 
