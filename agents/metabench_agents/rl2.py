@@ -3,12 +3,14 @@
 Sources: Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning" (arXiv 1611.02779); Wang
 et al. 2016, "Learning to reinforcement learn" (arXiv 1611.05763). At every tick the core sees (o_t, a_{t-1}, r_{t-1},
 whether an episode begins); its hidden state is kept across the episodes of a trial and starts at zero with each trial.
+Where an episode begins, a_{t-1} and r_{t-1} are those that ended the trial's previous one; only at the trial's start
+there are none. (Policies that learned under the protocol `slots-1` know none at any episode's start.)
 The objective is the discounted return of the trial, maximised with PPO (arXiv 1707.06347) and GAE (arXiv 1506.02438).
 
 Deviations, with reasons:
 - PPO instead of TRPO (Duan et al.) or A2C (Wang et al.): what later work compares with (VariBAD's code runs RL² so).
 - The heads see the embedded tick beside the hidden state: the core need not carry what is visible now. Helps early
-  learning; RL² as run by VariBAD's code sees the hidden state alone (`skip=False`).
+  learning; RL² as run by VariBAD's code sees the hidden state alone (`network.skip=False`).
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
   benchmarks whose episodes may end early are refused.
@@ -17,9 +19,9 @@ Deviations, with reasons:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +29,25 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.parts.layers import GRU, Head, Scaler, action_size, encode_action, linear
-from metabench_agents.parts.losses import gae, next_reward_scale, ppo_policy_loss, value_loss
+from metabench.evaluation.play import Stream
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.parts.config import read_config
+from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear, nothing_before
+from metabench_agents.parts.losses import PPO, gae, next_reward_scale, ppo_policy_loss, value_loss
 from metabench_agents.parts.memory import Rollout
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "rl2"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network."""
+
+    hidden: int = 64  # width of the recurrent core
+    embed: int = 64  # width of the tick's embedding
+    head: int = 64  # width of the hidden layer before policy and value
+    skip: bool = True  # whether the heads see the embedded tick beside the hidden state
 
 
 @dataclass(frozen=True)
@@ -41,26 +56,15 @@ class Config:
 
     frames: int = 3_000_000  # environment steps in all
     trials: int = 128  # trials played together, one per slot
-    hidden: int = 64  # width of the recurrent core
-    embed: int = 64  # width of the tick's embedding
-    head: int = 64  # width of the hidden layer before policy and value
-    skip: bool = True  # whether the heads see the embedded tick beside the hidden state
-    learning_rate: float = 3e-3  # Adam's, falling linearly to zero
-    discount: float = 0.95  # gamma
-    trace: float = 0.95  # lambda of GAE
-    epochs: int = 2  # passes over each iteration's trials
-    minibatches: int = 4  # parts of a pass, each of whole trials
-    clip: float = 0.2  # of the policy ratio
-    value_weight: float = 0.5  # of the value loss
-    entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
-    max_grad_norm: float = 0.5  # gradient clipping
+    network: NetworkConfig = field(default_factory=NetworkConfig)  # its sizes
+    ppo: PPO = field(default_factory=PPO)  # how policy and value learn; a part of a pass has whole trials
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
 
 
 class Network(nn.Module):
     """Tick -> embedding -> GRU -> policy and value."""
 
-    def __init__(self, config: Config, env: Any):
+    def __init__(self, config: NetworkConfig, env: Any):
         super().__init__()
         self.space = env.single_action_space
         self.scaler = Scaler(env.single_observation_space)
@@ -69,12 +73,12 @@ class Network(nn.Module):
         self.core = GRU(config.embed, config.hidden)
         self.skip = config.skip
         self.trunk = linear(config.hidden + (config.embed if config.skip else 0), config.head)
-        self.policy = Head(config.head, self.space)
+        self.policy = ActionHead(config.head, self.space)
         self.value = linear(config.head, 1, gain=1.0)
 
-    def tick(self, observation: Tensor, action: Tensor, reward: Tensor, first: Tensor) -> Tensor:
-        """The embedding `[..., E]` of what is seen at a tick; leading axes are any."""
-        code = encode_action(action, first, self.space)
+    def tick(self, observation: Tensor, action: Tensor, reward: Tensor, first: Tensor, absent: Tensor) -> Tensor:
+        """The embedding `[..., E]` of what is seen at a tick; nothing came before where `absent`. Leading axes any."""
+        code = encode_action(action, self.space, absent)
         last = torch.stack((reward, first.to(reward.dtype)), dim=-1)
         return torch.relu(self.embed(torch.cat((self.scaler(observation), code, last), dim=-1)))
 
@@ -86,79 +90,95 @@ class Network(nn.Module):
 
     def forward(self, batch: Rollout) -> tuple[Tensor, Tensor]:
         """The same for every tick of whole trials: `[T, B, A]`, `[T, B]`."""
-        embedded = self.tick(batch.observation, batch.previous_action, batch.previous_reward, batch.first)
+        absent = torch.zeros_like(batch.first)
+        absent[0] = True
+        embedded = self.tick(batch.observation, batch.previous_action, batch.previous_reward, batch.first, absent)
         start = embedded.new_zeros(embedded.shape[1], self.core.hidden)
         return self.heads(embedded, self.core(embedded, start))
 
 
 def loss(
-    network: Network, batch: Rollout, advantage: Tensor, target: Tensor, config: Config, entropy_weight: float
+    network: Network, batch: Rollout, advantage: Tensor, target: Tensor, settings: PPO, entropy_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's loss over whole trials: policy + value_weight * value - entropy_weight * entropy."""
     params, value = network(batch)
     log_prob = network.policy.log_prob(params, batch.action)
-    policy, metrics = ppo_policy_loss(log_prob, batch.log_prob, advantage, config.clip)
-    critic, more = value_loss(value, target, batch.value, clip=None)
+    policy, metrics = ppo_policy_loss(log_prob, batch.log_prob, advantage, settings.clip)
+    critic, more = value_loss(value, target)
     entropy = network.policy.entropy(params).mean()
-    total = policy + config.value_weight * critic - entropy_weight * entropy
+    total = policy + settings.value_weight * critic - entropy_weight * entropy
     parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
     return total, metrics | more | parts
 
 
+class RL2Memory(NamedTuple):
+    """What the agent remembers of its trials."""
+
+    hidden: Tensor  # [B, H]
+    begun: bool  # whether a tick has been seen
+
+
 class Agent:
-    """The trained policy. Belief: the hidden state `[B, H]`. Takes the most probable action."""
+    """The trained policy. Takes the most probable action.
+
+    Args:
+        network: Trained.
+        protocol: The version under which it learned. A policy of `slots-1` never reads how an episode ended.
+    """
 
     name = NAME
 
-    def __init__(self, network: Network):
-        self.network = network.eval()
+    def __init__(self, network: Network, protocol: str = PROTOCOL_VERSION):
+        self.network, self.protocol = network.eval(), protocol
 
-    def begin(self, num_trials: int) -> Tensor:
+    def begin(self, num_trials: int) -> RL2Memory:
         """Zeros: nothing has been seen."""
-        return torch.zeros(num_trials, self.network.core.hidden)
+        return RL2Memory(torch.zeros(num_trials, self.network.core.hidden), False)
 
     @torch.inference_mode()
-    def act(self, step: Timestep, belief: Tensor) -> tuple[np.ndarray, Tensor]:
-        """Actions for this tick, and the hidden state after it."""
-        observation, action, reward, first = (torch.as_tensor(column) for column in step[:4])
-        embedded = self.network.tick(observation.float(), action, reward.float(), first)
-        hidden = self.network.core.step(embedded, belief)
+    def act(self, step: Timestep, belief: RL2Memory) -> tuple[np.ndarray, RL2Memory]:
+        """Actions for this tick, and the memory after it."""
+        observation, action, reward, first = (
+            torch.as_tensor(column) for column in (step.observation, step.action, step.reward, step.first)
+        )
+        absent = nothing_before(first, belief.begun, self.protocol)
+        reward = torch.where(absent, 0.0, reward.float())
+        embedded = self.network.tick(observation.float(), action, reward, first, absent)
+        hidden = self.network.core.step(embedded, belief.hidden)
         params, _ = self.network.heads(embedded, hidden)
-        return self.network.policy.to_env(self.network.policy.sample(params, None)), hidden
+        return self.network.policy.to_env(self.network.policy.sample(params, None)), RL2Memory(hidden, True)
 
 
 @torch.inference_mode()
 def collect(network: Network, env: Any, out: Rollout, seed: int, generator: torch.Generator) -> float:
-    """Plays one trial per slot into `out`; returns the mean return per episode."""
+    """Plays one trial per slot into `out`, which is shown what an agent is; returns the mean return per episode."""
     observation, _ = env.reset(seed=seed)
-    trials = env.num_envs
-    hidden = torch.zeros(trials, network.core.hidden)
-    played = torch.zeros_like(out.previous_action[0])  # in the environment's units, as an agent is shown it
-    reward, first = torch.zeros(trials), torch.ones(trials, dtype=torch.bool)
-    episodes = 0
+    shown = Stream(observation, env.single_action_space)
+    hidden = torch.zeros(env.num_envs, network.core.hidden)
     for t in range(len(out.reward)):
-        out.observation[t] = torch.from_numpy(observation)
-        out.previous_action[t], out.previous_reward[t], out.first[t] = played, reward, first
-        embedded = network.tick(out.observation[t], played, reward, first)
+        step = shown.timestep()
+        out.observation[t], out.previous_action[t] = torch.from_numpy(step.observation), torch.from_numpy(step.action)
+        out.previous_reward[t], out.first[t] = torch.from_numpy(step.reward), torch.from_numpy(step.first)
+        absent = nothing_before(out.first[t], t > 0, PROTOCOL_VERSION)
+        embedded = network.tick(
+            out.observation[t], out.previous_action[t], out.previous_reward[t], out.first[t], absent
+        )
         hidden = network.core.step(embedded, hidden)
         params, out.value[t] = network.heads(embedded, hidden)
         action = network.policy.sample(params, generator)
         out.action[t], out.log_prob[t] = action, network.policy.log_prob(params, action)
         actions = network.policy.to_env(action)
-        played = torch.from_numpy(actions)
-        observation, raw, terminated, truncated, _ = env.step(actions)
+        observation, raw, terminated, truncated, info = env.step(actions)
         out.reward[t] = torch.from_numpy(raw)
-        first = torch.from_numpy(terminated | truncated)
-        episodes += int(first.sum())
-        reward = torch.where(first, 0.0, out.reward[t])
-    return float(out.reward.sum()) / episodes
+        shown.advance(actions, observation, raw, terminated | truncated, info.get("final_obs"))
+    return float(out.reward.sum()) / float(out.first.sum())
 
 
 def update(
     network: Network,
     optimiser: torch.optim.Optimizer,
     batch: Rollout,
-    config: Config,
+    settings: PPO,
     scale: float,
     left: float,
     generator: torch.Generator,
@@ -169,25 +189,26 @@ def update(
         network: Changed in place.
         optimiser: Likewise.
         batch: Whole trials.
-        config: The run's settings.
+        settings: PPO's.
         scale: What rewards are divided by.
         left: The share of the training that is left: learning rate and entropy bonus fall with it.
         generator: For the order of the minibatches.
     """
     for group in optimiser.param_groups:
-        group["lr"] = config.learning_rate * left
-    advantage = gae(batch.reward / scale, batch.value, torch.zeros_like(batch.value[0]), config.discount, config.trace)
+        group["lr"] = settings.learning_rate * left
+    end = torch.zeros_like(batch.value[0])
+    advantage = gae(batch.reward / scale, batch.value, end, settings.discount, settings.trace)
     target = advantage + batch.value
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     sums: dict[str, float] = {}
     count = 0
-    for _ in range(config.epochs):
-        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(config.minibatches):
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(settings.minibatches):
             part = Rollout(**{name: column[:, rows] for name, column in vars(batch).items()})
-            total, metrics = loss(network, part, advantage[:, rows], target[:, rows], config, config.entropy * left)
+            total, metrics = loss(network, part, advantage[:, rows], target[:, rows], settings, settings.entropy * left)
             optimiser.zero_grad(set_to_none=True)
             total.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
             optimiser.step()
             count += 1
             for name, value in (metrics | {"grad_norm": norm}).items():
@@ -212,8 +233,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     ticks = _trial_length(benchmark)
     env = metabench.make_vec(benchmark, config.trials, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    network = Network(config, env)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+    network = Network(config.network, env)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
     done, scale = 0, 1.0
     if checkpoint:
         done, scale = checkpoint.iteration, checkpoint.state["scale"]
@@ -228,9 +249,9 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             network.eval()
             mean_return = collect(network, env, batch, env_seed, stream(seed, iteration, 0))
             network.train()
-            scale = next_reward_scale(scale, batch.reward, config.discount, iteration)
+            scale = next_reward_scale(scale, batch.reward, config.ppo.discount, iteration)
             left = 1.0 - iteration / iterations
-            metrics = update(network, optimiser, batch, config, scale, left, stream(seed, iteration, 1))
+            metrics = update(network, optimiser, batch, config.ppo, scale, left, stream(seed, iteration, 1))
             rate = ticks * config.trials / (time.perf_counter() - start)
             frames = (iteration + 1) * ticks * config.trials
             run.log(
@@ -248,6 +269,6 @@ def load(path: Path) -> Agent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, checkpoint = load_config(path), load_checkpoint(path)
     env = metabench.make_vec(settings["benchmark"], 1)
-    network = Network(Config(**settings["config"]), env)
+    network = Network(read_config(Config, settings["config"]).network, env)
     unpack(checkpoint.tensors, {"network": network}, {})
-    return Agent(network)
+    return Agent(network, settings["protocol"])

@@ -8,7 +8,6 @@ the agent stands, and the true candidate behind it.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from metabench_agents.belief import dynamite, varibad
-from metabench_agents.belief.model import BeliefAgent, BeliefModel
-from metabench_agents.belief.sessions import SessionModel
+from metabench_agents.belief.model import BeliefModel
+from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.memory import Trials
-from metabench_agents.parts.run import load_checkpoint, load_config, unpack
+from metabench_agents.parts.run import load_config
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -29,23 +28,19 @@ TARGET = Path(__file__).parent.parent.parent / "docs" / "images" / "grid-switch-
 COLORS = ("#0072B2", "#D55E00")  # first and second candidate
 
 
-def load(folder: Path) -> tuple[BeliefAgent, BeliefModel]:
-    """The agent of a run, and its model with the reward decoder."""
-    settings, tensors = load_config(folder), load_checkpoint(folder).tensors
-    env, ticks = metabench.make_vec(BENCHMARK, 1), metabench.spec(BENCHMARK).horizon
-    module: Any = {"varibad": varibad, "dynamite": dynamite}[settings["agent"]]
-    config = dataclasses.replace(module.Config(**settings["config"]), reward_loss="bernoulli")
-    model = varibad.make_model(config, env, ticks) if module is varibad else SessionModel(config, env, ticks)
-    unpack(tensors, {"model": model}, {})
-    return module.load(folder), model if isinstance(model, BeliefModel) else model.base
+def load(folder: Path) -> BeliefAgent:
+    """The agent of a run, whose model has the reward decoder."""
+    module: Any = {"varibad": varibad, "dynamite": dynamite}[load_config(folder)["agent"]]
+    return module.load(folder)
 
 
 @torch.no_grad()
-def play(agent: BeliefAgent, model: BeliefModel) -> dict[str, np.ndarray]:
+def play(agent: BeliefAgent) -> dict[str, np.ndarray]:
     """One trial, `[T]`: who pays, where the agent stands (0, 1, or -1 elsewhere), and `[T, 2]` predictions."""
+    model: BeliefModel = agent.model
     env = metabench.make_vec(BENCHMARK, 1, split="test", expose_task=True)
     observation, _ = env.reset(seed=SEED, options={"task": [TRIAL]})
-    stream, belief = Stream(observation[:, :6], env.single_action_space), agent.begin(1)
+    stream, belief = Stream(observation[:, :6], env.single_action_space, agent.protocol), agent.begin(1)
     rows: dict[str, list[Any]] = {"paying": [], "stands": [], "predicted": []}
     for _ in range(metabench.spec(BENCHMARK).horizon):
         step = stream.timestep()
@@ -79,8 +74,8 @@ def main() -> None:
     figure = Figure(figsize=(9, 2.5 * len(folders)), dpi=144, layout="constrained", facecolor="white")
     axes = figure.subplots(len(folders), 1, sharex=True, squeeze=False)[:, 0]
     for axis, folder in zip(axes, folders, strict=True):
-        agent, model = load(folder)
-        trial = play(agent, model)
+        agent = load(folder)
+        trial = play(agent)
         ticks = np.arange(len(trial["paying"]))
         for i, name in enumerate(("first", "second")):
             pays = trial["paying"] == i

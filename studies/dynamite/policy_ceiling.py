@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from metabench_agents.belief.policy import PPO, BeliefRollout, ppo_update
-from metabench_agents.parts.layers import Head, linear
-from metabench_agents.parts.losses import next_reward_scale
+from metabench_agents.belief.policy import BeliefRollout, ppo_update
+from metabench_agents.parts.layers import ActionHead, linear
+from metabench_agents.parts.losses import PPO, next_reward_scale
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Policy(nn.Module):
     def __init__(self, space: object, width: int):
         super().__init__()
         self.layers = nn.Sequential(linear(8, width), nn.ReLU(), linear(width, width), nn.ReLU())
-        self.policy, self.value = Head(width, space), linear(width, 1, gain=1.0)  # pyright: ignore[reportArgumentType]
+        self.policy, self.value = ActionHead(width, space), linear(width, 1, gain=1.0)  # pyright: ignore[reportArgumentType]
 
     def forward(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the policy and values."""
@@ -85,15 +85,14 @@ def main() -> None:
     torch.manual_seed(a.seed)
     env = metabench.make_vec(BENCHMARK, TRIALS, expose_task=True)
     policy = Policy(env.single_action_space, 128)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=3e-3, eps=1e-5, fused=True)
+    settings = PPO(discount=a.discount, trace=a.trace, epochs=4, entropy=a.entropy)
+    optimiser = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
     scale, returns = 1.0, []
     for iteration in range(a.steps // (TICKS * TRIALS)):
         left = 1.0 - iteration * TICKS * TRIALS / PLANNED
         rollout = play(policy, env, a.belief, (a.seed * 2**12 + iteration) * 2**20)
         scale = next_reward_scale(scale, rollout.trials.reward, a.discount, iteration)
-        optimiser.param_groups[0]["lr"] = 3e-3 * left
-        settings = PPO(a.discount, a.trace, 4, 4, 0.2, 0.5, a.entropy * left, 0.5)
-        ppo_update(policy, optimiser, rollout, settings, scale, stream(1, a.seed, iteration))  # pyright: ignore[reportArgumentType]
+        ppo_update(policy, optimiser, rollout, settings, scale, left, stream(1, a.seed, iteration))  # pyright: ignore[reportArgumentType]
         returns.append(float(rollout.trials.reward.sum()) / TRIALS)
     smooth = [np.mean(returns[max(0, i - 4) : i + 1]) for i in range(len(returns))]
     passed = {level: next((i + 1 for i, r in enumerate(smooth) if r >= level), None) for level in LEVELS}

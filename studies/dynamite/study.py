@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from metabench_agents import rl2
 from metabench_agents.belief import dynamite, dynamite_iql, varibad
+from metabench_agents.parts.config import changed
 from metabench_agents.parts.run import Run
 
 import metabench
@@ -46,21 +46,28 @@ class Variant(NamedTuple):
 
 
 # One set of sizes, PPO settings and steps for all three; the rest is each agent's own.
-CHEETAH = {"frames": 800_000, "trials": 16, "discount": 0.97, "trace": 0.95, "entropy": 0.002, "learning_rate": 1e-3}
+CHEETAH = {
+    "frames": 800_000,
+    "trials": 16,
+    "ppo.discount": 0.97,
+    "ppo.trace": 0.95,
+    "ppo.entropy": 0.002,
+    "ppo.learning_rate": 1e-3,
+}
 CHEETAH_MODEL = CHEETAH | {
-    "epochs": 4,
-    "minibatches": 8,
-    "decoder": "all",
-    "encoder_hidden": 128,
-    "decoder_hidden": (64, 32),
-    "terms": 25,
-    "steps": 25,
-    "products": False,  # joint velocities have no bounds
-    "warmup": 20,
-    "warmup_updates": 2000,  # 300 leave half of the rewards unexplained, and no policy learns on such a belief
-    "scout_entropy": 0.002,
-    "model_updates": 8,
-    "model_trials": 16,
+    "ppo.epochs": 4,
+    "ppo.minibatches": 8,
+    "model.decoder.sees": "all",
+    "model.encoder.hidden": 128,
+    "model.decoder.hidden": (64, 32),
+    "model.terms": 25,
+    "model.steps": 25,
+    "model.products": False,  # joint velocities have no bounds
+    "warmup.iterations": 20,
+    "warmup.updates": 2000,  # 300 leave half of the rewards unexplained, and no policy learns on such a belief
+    "warmup.scout_entropy": 0.002,
+    "fit.updates": 8,
+    "fit.trials": 16,
 }
 VARIANTS = {
     "GridSwitch-v0": {
@@ -68,20 +75,20 @@ VARIANTS = {
         "rl2-short": Variant(rl2, {"frames": dynamite.Config.frames}),
         "varibad": Variant(varibad, {}),
         "dynamite": Variant(dynamite, {}),
-        "without-consistency": Variant(dynamite, {"consistency": False}),
-        "without-conditioning": Variant(dynamite, {"conditioning": False}),
-        "without-masking": Variant(dynamite, {"masking": False}),
+        "without-consistency": Variant(dynamite, {"sessions.consistency": False}),
+        "without-conditioning": Variant(dynamite, {"sessions.conditioning": False}),
+        "without-masking": Variant(dynamite, {"sessions.masking": False}),
     },
     "CheetahDirSwitch-v0": {
-        "rl2": Variant(rl2, CHEETAH | {"epochs": 4, "minibatches": 4, "hidden": 128}),
+        "rl2": Variant(rl2, CHEETAH | {"ppo.epochs": 4, "ppo.minibatches": 4, "network.hidden": 128}),
         "varibad": Variant(varibad, CHEETAH_MODEL),
         "dynamite": Variant(dynamite, CHEETAH_MODEL),
     },
     "GridNavigation-v0": {
-        "varibad": Variant(varibad, {"frames": 600_000, "discount": 0.95, "trace": 0.9}),
+        "varibad": Variant(varibad, {"frames": 600_000, "ppo.discount": 0.95, "ppo.trace": 0.9}),
         # VariBAD's own protocol: the 21 goals are trained on and tested on
         "varibad-published": Variant(
-            varibad, {"frames": 1_000_000, "discount": 0.95, "trace": 0.9, "split": "published"}
+            varibad, {"frames": 1_000_000, "ppo.discount": 0.95, "ppo.trace": 0.9, "split": "published"}
         ),
     },
 }
@@ -96,7 +103,7 @@ def train(benchmark: str, name: str, seed: int) -> None:
     """One run of one variant, its evaluations and its curve."""
     module, changes = VARIANTS[benchmark][name]
     folder = RUNS / ("" if benchmark == "GridSwitch-v0" else benchmark) / f"{name}-s{seed}"
-    config = dataclasses.replace(module.Config(), **changes)
+    config = changed(module.Config(), changes)
     agent = module.train(benchmark, config, seed=seed, run=Run(folder, show=False))
     keep(benchmark, name, agent, seed)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -111,7 +118,7 @@ def train(benchmark: str, name: str, seed: int) -> None:
 
 def offline(name: str, seed: int) -> None:
     """One run of an offline agent on GridSwitch's dataset and its evaluations."""
-    config = dataclasses.replace(dynamite_iql.Config(), **OFFLINE[name])
+    config = changed(dynamite_iql.Config(), OFFLINE[name])
     run = Run(RUNS / f"{name}-s{seed}", show=False)
     keep("GridSwitch-v0", name, dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=run), seed)
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.model import compiled
+from metabench_agents.belief.model import BeliefModel, compiled
+from metabench_agents.parts.config import changed
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -34,9 +35,8 @@ def batch_of(trials: int) -> Trials:
     return Trials(seen[0], torch.randint(5, (TICKS, trials), device="cuda"), reward, seen[1], first, sessions)
 
 
-def rate(pure: Any, model: Any, config: Any, batch: Trials) -> float:
+def rate(pure: Any, model: Any, batch: Trials) -> float:
     """Steps per second: draws, loss, gradients, Adam."""
-    base = model if config.__class__ is varibad.Config else model.base
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     generator, seconds = stream(0), []
     for _ in range(ROUNDS + 1):
@@ -44,7 +44,7 @@ def rate(pure: Any, model: Any, config: Any, batch: Trials) -> float:
         start = time.perf_counter()
         for _ in range(STEPS):
             adam.zero_grad(set_to_none=True)
-            loss, _ = pure(model, config, batch, base.draw(batch, generator))
+            loss, _ = pure(model, batch, model.base.draw(batch, generator))
             loss.backward()
             adam.step()
         torch.cuda.synchronize()
@@ -56,22 +56,22 @@ def main() -> None:
     """All of them."""
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here")
-    env = metabench.make_vec("GridSwitch-v0", 1)
+    env, sizes = metabench.make_vec("GridSwitch-v0", 1), {"model.terms": 0, "model.steps": 0}
+    sizes |= {"model.reward_loss": "bernoulli"}
     print(torch.cuda.get_device_name())
     for name in ("varibad", "dynamite"):
         for trials in (25, 512):
             for form in ("eager", "graphs"):
                 torch.manual_seed(0)
                 if name == "varibad":
-                    config: Any = varibad.Config(terms=0, steps=0, reward_loss="bernoulli")
-                    model: Any = varibad.make_model(config, env, TICKS).cuda()
+                    model: Any = BeliefModel(changed(varibad.Config(), sizes).model, env, TICKS).cuda()
                     pure = varibad.elbo
                 else:
-                    config = dynamite.Config(terms=0, steps=0, reward_loss="bernoulli")
-                    model = sessions.SessionModel(config, env, TICKS).cuda()
+                    config = changed(dynamite.Config(), sizes)
+                    model = sessions.SessionModel(config.sessions, config.model, env, TICKS).cuda()
                     pure = sessions.elbo
                 made = compiled(pure) if form == "graphs" else pure
-                print(f"{name:9} {trials:4} trials {form:7} {rate(made, model, config, batch_of(trials)):8.1f} steps/s")
+                print(f"{name:9} {trials:4} trials {form:7} {rate(made, model, batch_of(trials)):8.1f} steps/s")
 
 
 if __name__ == "__main__":

@@ -41,11 +41,16 @@ def data(tmp_path_factory):
     patch.undo()
 
 
-def changed(config, wanted):
-    """The settings with those of these names changed, in every group of them."""
-    inner = {field.name: getattr(config, field.name) for field in fields(config)}
-    groups = {name: changed(value, wanted) for name, value in inner.items() if is_dataclass(value)}
-    return replace(config, **groups, **{name: wanted[name] for name in inner if name in wanted and name not in groups})
+def shrunk(config, wanted):
+    """The settings with those of the wanted names changed, in whatever group they stand."""
+    new = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            new[field.name] = shrunk(value, wanted)
+        elif field.name in wanted:
+            new[field.name] = wanted[field.name]
+    return replace(config, **new)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -54,7 +59,7 @@ def test_what_is_published_is_enough_to_play(tmp_path, name):
     id = "GridSwitch-v0" if name in ("varibad", "dynamite", "dynamite-iql") else "PointRobot-v0"
     wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
     wanted |= {"data": ON_DATA[name]} if name in ON_DATA else {}
-    config = changed(plugin.Config(), wanted)
+    config = shrunk(plugin.Config(), wanted)
     run = plugin.Run(tmp_path / "run", show=False)
     plugin.train(id, config, seed=0, run=run)
     (tmp_path / "published").mkdir()

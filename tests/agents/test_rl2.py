@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents import rl2
+from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.memory import Rollout
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
 from metabench import Timestep
+from metabench.evaluation.play import play
 
-SMALL = rl2.Config(frames=60 * 16 * 12, trials=16, hidden=16, embed=16, head=16)
+SIZES = rl2.NetworkConfig(hidden=16, embed=16, head=16)
+SMALL = rl2.Config(frames=60 * 16 * 12, trials=16, network=SIZES)
 CODE = """
 import sys
 from pathlib import Path
@@ -52,55 +55,80 @@ def test_acting_equals_the_training_pass():
     """The hidden state carried tick by tick gives the policy and value that the update computes over the sequence."""
     env = metabench.make_vec("GridNavigation-v0", 6)
     torch.manual_seed(0)
-    network = rl2.Network(rl2.Config(), env)
+    network = rl2.Network(rl2.NetworkConfig(), env)
     batch = Rollout.empty(60, 6, 2, (), True)
     rl2.collect(network, env, batch, 0, stream(0))
     params, value = network(batch)
     assert torch.allclose(value, batch.value, atol=1e-5)
     assert torch.allclose(network.policy.log_prob(params, batch.action), batch.log_prob, atol=1e-5)
     assert batch.first.sum(0).tolist() == [4] * 6  # four episodes in a trial, and memory is kept across them
-    assert (batch.previous_reward[batch.first] == 0).all()
+    assert torch.equal(batch.previous_reward[1:], batch.reward[:-1])  # an episode's last is seen at the next's start
+    assert torch.equal(batch.previous_action[1:], batch.action[:-1])
+    assert not batch.previous_reward[0].any() and not batch.previous_action[0].any()
+    assert batch.previous_reward[15::15].any(), "no episode ended with a reward that could be missed"
 
 
-def shown(batch, env, network, t, observation, reward, first):
-    """What the evaluator would show an agent at tick t of a collected trial."""
-    action = np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype)
-    if t:
-        action = np.where(first.reshape(-1, *[1] * (action.ndim - 1)), 0, network.policy.to_env(batch.action[t - 1]))
-    return Timestep(observation, action, np.where(first, 0.0, reward), first, np.zeros_like(observation))
+class Repeating:
+    """An agent that does what was done in a collected trial, and asks another what it remembers of it."""
+
+    def __init__(self, agent, actions):
+        self.agent, self.actions, self.memories = agent, iter(actions), []
+
+    def begin(self, num_trials):
+        return self.agent.begin(num_trials)
+
+    def act(self, step, belief):
+        before = belief.hidden.clone()
+        _, after = self.agent.act(step, belief)
+        assert torch.equal(belief.hidden, before), "act changed the belief it was given"
+        self.memories.append(after)
+        return next(self.actions), after
 
 
 @pytest.mark.parametrize("id", ["GridNavigation-v0", "PointRobot-v0"])
-def test_the_agent_remembers_what_the_collector_does(id):
-    """Shown the stream of a collected trial as the evaluator shows it, the agent has the collector's hidden states."""
+def test_training_sees_and_remembers_what_evaluation_shows(id):
+    """The collector's ticks are those of the evaluator's loop, and so are its hidden states."""
     env, chosen = metabench.make_vec(id, 3), metabench.spec(id)
     torch.manual_seed(0)
-    network = rl2.Network(rl2.Config(), env)
+    network = rl2.Network(rl2.NetworkConfig(), env)
     ticks, shape = chosen.horizon * chosen.episodes, env.single_action_space.shape
     batch = Rollout.empty(ticks, 3, 2, shape, network.policy.discrete)
     rl2.collect(network, env, batch, 0, stream(0))
-    agent, values = rl2.Agent(network), []
-    belief = agent.begin(3)
+    agent = Repeating(rl2.Agent(network), [network.policy.to_env(action) for action in batch.action])
     observation, _ = env.reset(seed=0)
-    reward, first = np.zeros(3), np.ones(3, dtype=bool)
-    for t in range(ticks):
-        step, before = shown(batch, env, network, t, observation, reward, first), belief.clone()
-        _, after = agent.act(step, belief)
-        assert torch.equal(belief, before), "act changed the belief it was given"
-        belief = after
-        tensors = [torch.as_tensor(column) for column in step]
+    for t, tick in zip(range(ticks), play(agent, env, observation), strict=False):
+        for name in ("observation", "first"):
+            assert np.array_equal(getattr(tick.step, name), getattr(batch, name)[t].numpy())
+        assert np.array_equal(tick.step.action, batch.previous_action[t].numpy())
+        assert np.array_equal(tick.step.reward.astype(np.float32), batch.previous_reward[t].numpy())
         with torch.inference_mode():
-            embedded = network.tick(tensors[0], tensors[1], tensors[2].float(), tensors[3])
-            values.append(network.heads(embedded, belief)[1])
-        observation, reward, terminated, truncated, _ = env.step(network.policy.to_env(batch.action[t]))
-        first = terminated | truncated
-    assert torch.allclose(torch.stack(values), batch.value, atol=1e-5)
+            absent = torch.full((3,), t == 0)
+            seen = (batch.observation, batch.previous_action, batch.previous_reward, batch.first)
+            embedded = network.tick(*(column[t] for column in seen), absent)
+            value = network.heads(embedded, agent.memories[t].hidden)[1]
+        assert torch.allclose(value, batch.value[t], atol=1e-5)
+    assert batch.first[1:].any() and len(agent.memories) == ticks
+
+
+def test_only_the_trials_start_has_no_action_before_it():
+    """Action 0 is an action: it is told from none, at an episode's start too, unless the policy learned otherwise."""
+    env = metabench.make_vec("GridNavigation-v0", 1)
+    torch.manual_seed(0)
+    network = rl2.Network(rl2.NetworkConfig(), env)
+    seen, nothing = np.zeros((1, 2), np.float32), np.zeros(1)
+    step = Timestep(seen, np.zeros(1, np.int64), nothing, np.ones(1, dtype=bool), seen)
+    for protocol, alike in (("slots-2", False), ("slots-1", True)):
+        agent = rl2.Agent(network, protocol)
+        new = agent.begin(1)
+        hidden = [agent.act(step, new._replace(begun=begun))[1].hidden for begun in (False, True)]
+        paid = agent.act(step._replace(reward=np.ones(1)), new._replace(begun=True))[1].hidden
+        assert torch.equal(*hidden) is alike and torch.equal(hidden[1], paid) is alike
 
 
 def test_the_agent_takes_the_most_probable_action():
     env = metabench.make_vec("GridSwitch-v0", 4)
     torch.manual_seed(0)
-    agent = rl2.Agent(rl2.Network(rl2.Config(), env))
+    agent = rl2.Agent(rl2.Network(rl2.NetworkConfig(), env))
     observation, _ = env.reset(seed=0)
     step = Timestep(
         observation, np.zeros(4, dtype=np.int64), np.zeros(4), np.ones(4, dtype=bool), np.zeros_like(observation)
@@ -113,11 +141,11 @@ def test_the_agent_takes_the_most_probable_action():
 
 def test_the_loss_is_its_parts():
     env = metabench.make_vec("GridNavigation-v0", 4)
-    network, config = rl2.Network(rl2.Config(), env), rl2.Config(value_weight=0.7)
+    network, settings = rl2.Network(rl2.NetworkConfig(), env), PPO(value_weight=0.7)
     batch = Rollout.empty(60, 4, 2, (), True)
     rl2.collect(network, env, batch, 0, stream(1))
     advantage, target = torch.randn(60, 4), torch.randn(60, 4)
-    total, metrics = rl2.loss(network, batch, advantage, target, config, entropy_weight=0.3)
+    total, metrics = rl2.loss(network, batch, advantage, target, settings, entropy_weight=0.3)
     parts = {name: float(metrics[name]) for name in ("policy_loss", "value_loss", "entropy")}
     expected = parts["policy_loss"] + 0.7 * parts["value_loss"] - 0.3 * parts["entropy"]
     assert total.item() == pytest.approx(expected, abs=1e-5)
@@ -137,7 +165,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     """kill -9 at three moments, each time continued by a new process; the last one runs to its end."""
     (tmp_path / "test_rl2_settings.py").write_text(
         "from metabench_agents import rl2\n"
-        f"SMALL = rl2.Config(frames={60 * 16 * 80}, trials=16, hidden=16, embed=16, head=16)\n"
+        f"SMALL = rl2.Config(frames={60 * 16 * 80}, trials=16, network=rl2.{SIZES!r})\n"
     )
     paths = [str(tmp_path), str(Path(rl2.__file__).parent.parent), str(Path(metabench.__file__).parent.parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -162,12 +190,13 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
 
 def test_loading_gives_the_same_agent(tmp_path):
     trained, loaded = small_run(tmp_path), rl2.load(tmp_path)
+    assert trained.protocol == loaded.protocol == "slots-2"
     results = [metabench.evaluate(agent, "GridSwitch-v0", seed=1).returns for agent in (trained, loaded)]
     assert results[0] == results[1]
 
 
 def test_box_actions_and_longer_trials(tmp_path):
-    config = rl2.Config(frames=40 * 16 * 3, trials=16, hidden=16, embed=16, head=16)
+    config = rl2.Config(frames=40 * 16 * 3, trials=16, network=SIZES)
     agent = small_run(tmp_path, config, "PointRobot-v0")
     result = metabench.evaluate(agent, "PointRobot-v0")
     assert result.array().shape == (5, 1, 2)

@@ -11,27 +11,41 @@ import copy
 import time
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from interleaving import interleaved
 from metabench_agents.belief import dynamite, varibad
-from metabench_agents.belief.model import BeliefModel, compiled, update_model
-from metabench_agents.belief.policy import ActorCritic, collect, ppo_update
+from metabench_agents.belief.model import BeliefModel, compiled, fit
+from metabench_agents.belief.policy import BeliefActorCritic, collect, ppo_update
 from metabench_agents.belief.sessions import SessionModel, elbo
 from metabench_agents.oracle import sac
+from metabench_agents.parts.config import changed
 from metabench_agents.parts.losses import chained_prior, reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 from metabench_agents.parts.run import stream
+from single_envs import Singles
 
 import metabench
 
 pytestmark = pytest.mark.benchmark
 OFFICIAL = {"grid": 1_250, "cheetah": 1_726}  # frames/s of the official code, see above
-PLAIN = {"products": False, "reading": False}  # the networks of the official code
-GRID = PLAIN | {"terms": 0, "steps": 0, "encoder_hidden": 64, "decoder_hidden": (32, 32), "reward_loss": "bernoulli"}
-CELLS = GRID | {"decoder": "cells"}  # a head per cell, the decoder of the official gridworld
-CHEETAH = PLAIN | {"terms": 50, "steps": 50, "encoder_hidden": 128, "decoder_hidden": (64, 32), "reward_loss": "mse"}
+PLAIN = {"model.products": False, "model.reading": False}  # the networks of the official code
+
+
+def sized(pairs, hidden, decoder, reward_loss):
+    """The official code's networks in these sizes."""
+    sizes = {
+        "model.terms": pairs,
+        "model.steps": pairs,
+        "model.encoder.hidden": hidden,
+        "model.decoder.hidden": decoder,
+    }
+    return PLAIN | sizes | {"model.reward_loss": reward_loss}
+
+
+GRID = sized(0, 64, (32, 32), "bernoulli")
+CELLS = GRID | {"model.decoder.sees": "cells"}  # a head per cell, the decoder of the official gridworld
+CHEETAH = sized(50, 128, (64, 32), "mse")
 # benchmark, ticks of a trial, trials of a batch, settings; the sizes of the official code's configurations
 SIZES = {
     "grid": ("GridNavigation-v0", 60, 25, GRID),
@@ -53,22 +67,29 @@ def trials_of(env, ticks, count):
     return Trials(seen[0], action, reward, seen[1], first, torch.arange(ticks)[:, None].expand(-1, count) // 20)
 
 
-def plain_loss(model, config, batch, generator):
-    """VariBAD's loss with `nn.GRU` and one decoder row per pair, drawn as `varibad.loss` draws."""
-    encoder, decoder = model.encoder, model.reward
-    x = encoder.tick(*batch.ticks())
+def drawn_loss(elbo, model, batch, generator):
+    """The ELBO of fresh draws."""
+    return elbo(model, batch, model.base.draw(batch, generator))[0]
+
+
+def plain_loss(model, batch, generator):
+    """VariBAD's loss with `nn.GRU` and one decoder row per pair, drawn as the model draws."""
+    encoder, decoder, config = model.encoder, model.reward, model.config
+    absent = torch.zeros_like(batch.first)
+    absent[0] = True
+    x = encoder.tick(*batch.ticks(), absent)
     hidden, _ = encoder.core.gru.core(x, x.new_zeros(1, x.shape[1], encoder.core.hidden))
     belief = model.latent.normalise(encoder.out(hidden))
     ticks = torch.arange(model.ticks)
     terms, steps = (
-        ticks if n >= model.ticks else torch.randperm(model.ticks, generator=generator)[:n]
-        for n in (model.terms, model.steps)
+        torch.randperm(model.ticks, generator=generator)[:n] if 0 < n < model.ticks else ticks
+        for n in (config.terms, config.steps)
     )
     noise = model.latent.noise(len(terms), batch.reward.shape[1], generator=generator)
     z, drawn = model.latent.place(belief[terms], noise), batch.at(steps)
     pairs = (len(terms), len(steps), z.shape[1])
     rows = z[:, None].expand(*pairs, -1)
-    if config.decoder == "cells":
+    if config.decoder.sees == "cells":
         cell = (drawn.next_observation[..., 0] * decoder.size + drawn.next_observation[..., 1]).long()
         said = decoder.layers(rows).gather(-1, cell.expand(pairs)[..., None])[..., 0]
     else:
@@ -77,7 +98,7 @@ def plain_loss(model, config, batch, generator):
         for layer in decoder.pairs.rest:
             h = layer(torch.relu(h))
         said = h[..., 0]
-    value = reward_log_likelihood(said, drawn.reward, model.reward_loss)
+    value = reward_log_likelihood(said, drawn.reward, config.reward_loss)
     share = len(terms) * len(steps) / model.ticks**2
     reconstruction = -value.sum((0, 1)).mean() / share
     return reconstruction + config.kl_weight * model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
@@ -90,12 +111,10 @@ def test_elbo(benchmark, size):
     torch.set_num_threads(1)
     id, ticks, count, changes = SIZES[size]
     env = metabench.make_vec(id, 1)
-    config = varibad.Config(**changes)
-    core = {"kind": "gru", "hidden": config.encoder_hidden, "layers": 1, "heads": 1, "ticks": ticks}
-    model = BeliefModel(config, env, ticks, latent="gaussian", core=core)
+    model = BeliefModel(changed(varibad.Config(), changes).model, env, ticks)
     theirs, batch = copy.deepcopy(model), trials_of(env, ticks, count)
-    ours_now = varibad.loss(model, config, batch, stream(0))[0]
-    assert torch.allclose(ours_now, plain_loss(theirs, config, batch, stream(0)), rtol=1e-5)
+    ours_now = drawn_loss(varibad.elbo, model, batch, stream(0))
+    assert torch.allclose(ours_now, plain_loss(theirs, batch, stream(0)), rtol=1e-5)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     their_adam = torch.optim.Adam(theirs.parameters(), lr=1e-3, foreach=False)
 
@@ -105,8 +124,8 @@ def test_elbo(benchmark, size):
         optimiser.step()
 
     functions = {
-        "ours": lambda: step(varibad.loss(model, config, batch, stream(1))[0], adam),
-        "plain": lambda: step(plain_loss(theirs, config, batch, stream(1)), their_adam),
+        "ours": lambda: step(drawn_loss(varibad.elbo, model, batch, stream(1)), adam),
+        "plain": lambda: step(plain_loss(theirs, batch, stream(1)), their_adam),
     }
     seconds = interleaved(functions, rounds=25)
     ratio = seconds["plain"] / seconds["ours"]
@@ -123,13 +142,14 @@ def test_compiled_elbo(benchmark, pairs):
     """`--compile` against eager at DynaMITE-RL's defaults and with all pairs; equal losses, and whatever is faster."""
     torch.set_num_threads(1)
     env = metabench.make_vec("GridSwitch-v0", 1)
-    config = dynamite.Config(reward_loss="bernoulli", **({"terms": 0, "steps": 0} if pairs == "all" else {}))
-    model, batch = SessionModel(config, env, 60), trials_of(env, 60, 32)
+    some = {"model.terms": 0, "model.steps": 0} if pairs == "all" else {}
+    config = changed(dynamite.Config(), {"model.reward_loss": "bernoulli"} | some)
+    model, batch = SessionModel(config.sessions, config.model, env, 60), trials_of(env, 60, 32)
     pure, draws = compiled(elbo), model.base.draw(batch, stream(0))
-    assert torch.allclose(pure(model, config, batch, draws)[0], elbo(model, config, batch, draws)[0], rtol=1e-5)
+    assert torch.allclose(pure(model, batch, draws)[0], elbo(model, batch, draws)[0], rtol=1e-5)
     functions = {
-        "eager": lambda: elbo(model, config, batch, draws)[0].backward(),
-        "compiled": lambda: pure(model, config, batch, draws)[0].backward(),
+        "eager": lambda: elbo(model, batch, draws)[0].backward(),
+        "compiled": lambda: pure(model, batch, draws)[0].backward(),
     }
     seconds = interleaved(functions, rounds=15)
     benchmark.extra_info |= {n: f"{1e3 * s:.1f} ms" for n, s in seconds.items()}
@@ -137,20 +157,19 @@ def test_compiled_elbo(benchmark, pairs):
     print(f"\nELBO compiled, {pairs} pairs: {benchmark.extra_info}")
 
 
-def iteration(agent, id, trials, **changes):
+def iteration(agent, id, trials, changes):
     """One iteration of training after the warm-up as a function, the seconds of its parts, and its frames."""
     module = {"varibad": varibad, "dynamite": dynamite}[agent]
-    config = module.Config(trials=trials, **changes)
+    config = changed(module.Config(trials=trials), changes)
     spec = metabench.spec(id)
     ticks = spec.horizon * spec.episodes
     env = metabench.make_vec(id, trials)
     if agent == "varibad":
-        model = base = varibad.make_model(config, env, ticks)
+        model, loss = BeliefModel(config.model, env, ticks), varibad.elbo
     else:
-        model = SessionModel(config, env, ticks)
-        base = model.base
-    loss = varibad.loss if agent == "varibad" else dynamite.loss
-    actor = ActorCritic(env, model.latent.parameters, config.width, base.reading)
+        model, loss = SessionModel(config.sessions, config.model, env, ticks), elbo
+    base = model.base
+    actor = BeliefActorCritic(env, model.latent.parameters, config.width, base.reading)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     actor_adam = torch.optim.Adam(actor.parameters(), lr=1e-3, eps=1e-5, fused=True)
     buffer, parts = TrialBuffer(1024), {"playing": 0.0, "policy": 0.0, "model": 0.0}
@@ -161,48 +180,15 @@ def iteration(agent, id, trials, **changes):
         rollout = collect(base, actor, env, ticks, drifts, 0, stream(0))
         actor.watch(rollout.belief)
         played = time.perf_counter()
-        ppo_update(actor, actor_adam, rollout, module.ppo(config, 1.0), 1.0, stream(1))
+        ppo_update(actor, actor_adam, rollout, config.ppo, 1.0, 1.0, stream(1))
         improved = time.perf_counter()
         buffer.add(rollout.trials)
-        update_model(
-            lambda batch, generator: loss(model, config, batch, generator),
-            list(model.parameters()),
-            adam,
-            buffer,
-            updates=config.model_updates,
-            learning_rates=(1e-3, 1e-3),
-            trials=config.model_trials,
-            max_grad_norm=0.0,
-            generator=stream(2),
-        )
+        rates, draws = (1e-3, 1e-3), stream(2)
+        fit(model, loss, adam, buffer, config.fit, updates=config.fit.updates, learning_rates=rates, generator=draws)
         for name, took in zip(parts, (played - start, improved - played, time.perf_counter() - improved), strict=True):
             parts[name] += took
 
     return run, parts, ticks * trials
-
-
-class Singles:
-    """Single environments stepped one after the other, with what `collect` reads."""
-
-    def __init__(self, id, count):
-        keywords = {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}}
-        self.env = gym.make_vec(f"metabench/{id}", count, vectorization_mode="sync", **keywords)
-        self.num_envs = count
-        self.single_observation_space, self.single_action_space = (
-            self.env.single_observation_space,
-            self.env.single_action_space,
-        )
-
-    def reset(self, seed):
-        observation, info = self.env.reset(seed=seed)
-        return observation.astype(np.float32), info
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        told = {"session_ended": np.zeros(self.num_envs, dtype=bool)}
-        if (terminated | truncated).all():  # trials have one length
-            told["final_obs"] = np.stack(info["final_obs"]).astype(np.float32)
-        return observation.astype(np.float32), reward, terminated, truncated, told
 
 
 class PlainWay:
@@ -212,8 +198,8 @@ class PlainWay:
         self.env = Singles(id, trials)
         spec, self.config, self.trials = metabench.spec(id), config, trials
         self.ticks = spec.horizon * spec.episodes
-        self.model = varibad.make_model(config, self.env, self.ticks)
-        self.actor = ActorCritic(self.env, self.model.latent.parameters, config.width, self.model.reading)
+        self.model = BeliefModel(config.model, self.env, self.ticks)
+        self.actor = BeliefActorCritic(self.env, self.model.latent.parameters, config.width, self.model.reading)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3, foreach=False)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=1e-3, foreach=False)
         self.buffer = TrialBuffer(1024)
@@ -221,11 +207,11 @@ class PlainWay:
     def __call__(self):
         model, config = self.model, self.config
         rollout = collect(model, self.actor, self.env, self.ticks, False, 0, stream(0))
-        ppo_update(self.actor, self.actor_adam, rollout, varibad.ppo(config, 1.0), 1.0, stream(1))
+        ppo_update(self.actor, self.actor_adam, rollout, config.ppo, 1.0, 1.0, stream(1))
         self.buffer.add(rollout.trials)
         generator = stream(2)
-        for _ in range(config.model_updates):
-            loss = plain_loss(model, config, self.buffer.sample(config.model_trials, generator), generator)
+        for _ in range(config.fit.updates):
+            loss = plain_loss(model, self.buffer.sample(config.fit.trials, generator), generator)
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()
@@ -234,22 +220,22 @@ class PlainWay:
 # The official gridworld: 16 trials of 60 steps an iteration, PPO 2 epochs x 4 parts, 3 ELBO steps on 25 trials with all
 # terms and steps, a decoder with a head per cell. Its cheetah-dir: 12,800 steps an iteration, PPO 16 x 4 with 128-128,
 # one ELBO step on 10 trials with 50 x 50 pairs; here 64 trials of 200 steps.
-GRID_TRAINING = GRID | {"epochs": 2, "minibatches": 4, "width": 64, "model_updates": 3, "model_trials": 25}
-CHEETAH_TRAINING = CHEETAH | {"epochs": 16, "minibatches": 4, "width": 128, "model_updates": 1, "model_trials": 10}
+GRID_TRAINING = GRID | {"ppo.epochs": 2, "ppo.minibatches": 4, "width": 64, "fit.updates": 3, "fit.trials": 25}
+CHEETAH_TRAINING = CHEETAH | {"ppo.epochs": 16, "ppo.minibatches": 4, "width": 128, "fit.updates": 1, "fit.trials": 10}
 
 
 @pytest.mark.parametrize("agent", ["varibad", "dynamite"])
 def test_training_frames_on_a_grid(benchmark, agent):
     """Networks and updates per frame of the official gridworld; then a decoder of pairs; drawn ones; our defaults."""
     torch.set_num_threads(1)
-    as_many = GRID_TRAINING | {"model_updates": 24, "minibatches": 32}  # for eight times as many trials
-    same, parts, frames = iteration(agent, "GridSwitch-v0", 128, **as_many | {"decoder": "cells"})
-    pairs, _, _ = iteration(agent, "GridSwitch-v0", 128, **as_many)
-    drawn, _, _ = iteration(agent, "GridSwitch-v0", 128, **as_many | {"terms": 8, "steps": 20})
+    as_many = GRID_TRAINING | {"fit.updates": 24, "ppo.minibatches": 32}  # for eight times as many trials
+    same, parts, frames = iteration(agent, "GridSwitch-v0", 128, as_many | {"model.decoder.sees": "cells"})
+    pairs, _, _ = iteration(agent, "GridSwitch-v0", 128, as_many)
+    drawn, _, _ = iteration(agent, "GridSwitch-v0", 128, as_many | {"model.terms": 8, "model.steps": 20})
     own, _, own_frames = iteration(
-        agent, "GridSwitch-v0", {"varibad": varibad, "dynamite": dynamite}[agent].Config().trials
+        agent, "GridSwitch-v0", {"varibad": varibad, "dynamite": dynamite}[agent].Config().trials, {}
     )
-    plain = PlainWay("GridSwitch-v0", 16, varibad.Config(**GRID_TRAINING | {"decoder": "cells"}))
+    plain = PlainWay("GridSwitch-v0", 16, changed(varibad.Config(), GRID_TRAINING | {"model.decoder.sees": "cells"}))
     functions = {"same": same, "pairs": pairs, "drawn": drawn, "own": own, "plain": plain}
     counts = dict.fromkeys(functions, frames) | {"own": own_frames, "plain": 16 * 60}
     rates = {name: counts[name] / took for name, took in interleaved(functions, rounds=7).items()}
@@ -266,8 +252,8 @@ def test_training_frames_on_a_cheetah(benchmark, agent):
     """Network sizes and updates per frame of the official cheetah configuration."""
     pytest.importorskip("mujoco")
     torch.set_num_threads(1)
-    same, parts, frames = iteration(agent, "CheetahDirSwitch-v0", 64, **CHEETAH_TRAINING)
-    plain = PlainWay("CheetahDirSwitch-v0", 64, varibad.Config(**CHEETAH_TRAINING))
+    same, parts, frames = iteration(agent, "CheetahDirSwitch-v0", 64, CHEETAH_TRAINING)
+    plain = PlainWay("CheetahDirSwitch-v0", 64, changed(varibad.Config(), CHEETAH_TRAINING))
     seconds = interleaved({"same": same, "plain": plain}, rounds=3)
     rates = {"same": frames / seconds["same"], "plain": frames / seconds["plain"]}
     total = sum(parts.values())

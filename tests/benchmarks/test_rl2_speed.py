@@ -5,13 +5,13 @@ VariBAD at 1,250. The reference here is its way of working, rebuilt from public 
 this process, the policy called for each tick of 16 rows, one update per 16 trials.
 """
 
-import gymnasium as gym
 import pytest
 import torch
 from interleaving import interleaved
 from metabench_agents import rl2
 from metabench_agents.parts.memory import Rollout
 from metabench_agents.parts.run import stream
+from single_envs import Singles
 
 import metabench
 
@@ -22,16 +22,14 @@ OFFICIAL_RL2, OFFICIAL_VARIBAD = 1_176, 1_250  # frames/s of the official code, 
 def trainer(trials, native):
     """One training iteration of RL² as a function, and its frames."""
     config = rl2.Config(trials=trials)
-    mode = None if native else "sync"
-    keywords = {} if native else {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}}
-    env = gym.make_vec("metabench/GridSwitch-v0", trials, vectorization_mode=mode, **keywords)
-    network = rl2.Network(config, env)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    env = metabench.make_vec("GridSwitch-v0", trials) if native else Singles("GridSwitch-v0", trials)
+    network = rl2.Network(config.network, env)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.ppo.learning_rate, fused=True)
     batch = Rollout.empty(60, trials, 6, (), True)
 
     def run():
         rl2.collect(network, env, batch, 0, stream(0))
-        rl2.update(network, optimiser, batch, config, 1.0, 1.0, stream(1))
+        rl2.update(network, optimiser, batch, config.ppo, 1.0, 1.0, stream(1))
 
     return run, 60 * trials
 

@@ -7,6 +7,7 @@ K + M rows in it, not K x M.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,15 @@ from torch import Tensor, nn
 from metabench_agents.parts.fast.pairs import pair_outputs, worth_it
 from metabench_agents.parts.layers import Products, Scaler, Space, action_size, encode_action, linear
 from metabench_agents.parts.memory import Trials
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What the decoders read, and their sizes."""
+
+    sees: str = "next"  # what of a transition the reward's reads: next, step, all; cells for grids' multi-head
+    hidden: tuple[int, ...] = (32, 32)  # widths of the hidden layers
+    states: bool = False  # whether next observations are decoded too
 
 
 class PairDecoder(nn.Module):
@@ -57,7 +67,7 @@ class PairDecoder(nn.Module):
         return torch.cat(layers, dim=-1)
 
 
-class Head(nn.Module):
+class BeliefHead(nn.Module):
     """A small perceptron: belief to numbers, with one hidden layer."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int):
@@ -107,8 +117,7 @@ class TransitionDecoder(nn.Module):
         """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, outputs]`."""
         parts = []
         if self.sees != "next":
-            never = torch.zeros_like(trials.first)
-            parts += [self.scaler(trials.observation), encode_action(trials.action, never, self.space)]
+            parts += [self.scaler(trials.observation), encode_action(trials.action, self.space)]
         if self.sees != "step":
             parts.append(self.scaler(trials.next_observation))
         return self.pairs(z, self.enter(torch.cat(parts, dim=-1)))

@@ -18,10 +18,8 @@ behaviour cloning. Deviations, with reasons:
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +30,13 @@ from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
-from metabench_agents.belief.model import BeliefAgent, resolve_reward_loss, update_model
-from metabench_agents.belief.policy import ActorCritic, has_sessions, trial_length
-from metabench_agents.belief.sessions import SessionModel
-from metabench_agents.belief.sessions import loss as session_loss
-from metabench_agents.parts.layers import Head, action_size, encode_action, linear
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.belief.learning import has_sessions, trial_length
+from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent
+from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
+from metabench_agents.parts.config import read_config
+from metabench_agents.parts.layers import ActionHead, action_size, encode_action, linear
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
 from metabench_agents.parts.memory import TrialBuffer, Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
@@ -47,48 +47,35 @@ BLOCK = 100  # gradient steps of IQL to an iteration
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of one training run."""
+class IQLConfig:
+    """Settings of implicit Q-learning; behaviour cloning has no discount, expectile, temperature nor targets."""
 
-    dataset: str = "metabench/grid-switch/replay-v0"  # what it learns from; `metabench dataset generate` makes it
-    updates: int = 10_000  # gradient steps of IQL
+    updates: int = 10_000  # gradient steps
     batch: int = 256  # steps of a batch
-    memory: str = "belief"  # what the policy sees beside the observation: belief, or none
-    policy: str = "iql"  # or bc: behaviour cloning
+    learning_rate: float = 1e-3  # Adam's for policy, value and critics
     discount: float = 0.95  # gamma
     expectile: float = 0.8  # of the value's regression; 0.5 is the mean
     temperature: float = 3.0  # beta: how sharply the policy prefers better actions
     max_weight: float = 100.0  # of a step in the policy's regression
     target_rate: float = 0.005  # share of the target critics' way to the critics per step
-    learning_rate: float = 1e-3  # Adam's for policy, value and critics
-    width: int = 128  # of their two hidden layers
-    latent: int = 5  # dimensions of the latent task, or categorical variables
-    latent_kind: str = "gaussian"  # or categorical
-    classes: int = 4  # values of each categorical variable
-    encoder: str = "gru"  # or transformer
-    encoder_layers: int = 2  # of the transformer
-    encoder_heads: int = 4  # attention heads of each
-    encoder_embed: int = 64  # width of a tick's embedding
-    encoder_hidden: int = 64  # width of the recurrent core, or of the transformer
-    products: bool = True  # whether encoder and decoders read second-order terms
-    reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
-    decoder: str = "next"  # what the reward decoder sees of a transition: next, step, all; cells for grids' multi-head
-    decoder_hidden: tuple[int, ...] = (32, 32)  # widths of the decoders' hidden layers
-    state_decoder: bool = False  # whether next observations are decoded too
-    reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
-    terms: int = 8  # ELBO terms drawn per trial; 0 for all
-    steps: int = 20  # decoded transitions drawn per trial; 0 for all
-    kl_weight: float = 0.1  # of the KL to the prior
-    consistency: bool = True  # part (a)
-    consistency_weight: float = 0.01  # of part (a)
-    conditioning: bool = True  # part (b)
-    prior_hidden: int = 32  # width of the learned prior's hidden layer
-    masking: bool = True  # part (c)
-    termination_weight: float = 0.1  # of the termination head's loss; 0 for no head
-    termination_hidden: int = 32  # width of its hidden layer
-    model_learning_rate: float = 5e-3  # Adam's for the model, falling linearly to zero
-    model_updates: int = 1500  # gradient steps on the ELBO, before IQL begins
-    model_trials: int = 32  # trials per such step
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run."""
+
+    dataset: str = "metabench/grid-switch/replay-v0"  # what it learns from; `metabench dataset generate` makes it
+    memory: str = "belief"  # what the policy sees beside the observation: belief, or none
+    policy: str = "iql"  # or bc: behaviour cloning
+    iql: IQLConfig = field(default_factory=IQLConfig)  # how the policy learns
+    width: int = 128  # of the policy's, value's and critics' two hidden layers
+    model: ModelConfig = field(default_factory=ModelConfig)  # encoder, decoders and VariBAD's share of the ELBO
+    sessions: SessionConfig = field(default_factory=SessionConfig)  # DynaMITE's three parts and the termination head
+    fit: FitConfig = field(default_factory=lambda: FitConfig(5e-3, 1500))  # how the model learns, before IQL begins
+
+
+# What settings were called before they were grouped, where they were called otherwise.
+RENAMED = MODEL_RENAMED | {"updates": "iql.updates", "learning_rate": "iql.learning_rate"}
 
 
 class Critics(nn.Module):
@@ -109,7 +96,7 @@ class Critics(nn.Module):
         return self.first(x)[..., 0], self.second(x)[..., 0]
 
 
-class Steps(NamedTuple):
+class IQLSteps(NamedTuple):
     """All steps of the dataset with the policy's inputs, one row each."""
 
     observation: Tensor  # [N, O]
@@ -122,15 +109,15 @@ class Steps(NamedTuple):
     last: Tensor  # [N] bool: the trial is over
 
 
-class Learner(nn.Module):
+class IQLNetworks(nn.Module):
     """Policy, critics and their targets."""
 
-    def __init__(self, config: Config, env: Any, belief: int, reading: int = 0):
+    def __init__(self, env: Any, belief: int, reading: int, width: int):
         super().__init__()
-        self.actor = ActorCritic(env, belief, config.width, reading)
+        self.actor = BeliefActorCritic(env, belief, width, reading)
         inputs = env.single_observation_space.shape[0] + belief + reading
-        self.critics = Critics(inputs, action_size(env.single_action_space), config.width)
-        self.targets = Critics(inputs, action_size(env.single_action_space), config.width)
+        self.critics = Critics(inputs, action_size(env.single_action_space), width)
+        self.targets = Critics(inputs, action_size(env.single_action_space), width)
         self.targets.load_state_dict(self.critics.state_dict())
         self.targets.requires_grad_(False)
 
@@ -145,16 +132,18 @@ class Learner(nn.Module):
                 target.lerp_(own, rate)
 
 
-def make_learner(config: Config, env: Any, model: SessionModel | None) -> Learner:
+def make_learner(config: Config, env: Any, model: SessionModel | None) -> IQLNetworks:
     """For what the model's beliefs show, or for no memory."""
-    return Learner(config, env, model.latent.parameters, model.base.reading) if model else Learner(config, env, 0)
+    if model is None:
+        return IQLNetworks(env, 0, 0, config.width)
+    return IQLNetworks(env, model.latent.parameters, model.base.reading, config.width)
 
 
-def loss(learner: Learner, config: Config, batch: Steps) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(learner: IQLNetworks, kind: str, config: IQLConfig, batch: IQLSteps) -> tuple[Tensor, dict[str, Tensor]]:
     """IQL: expectile loss of V + squared errors of both Qs + weighted regression of the policy (or plain cloning)."""
     params, _ = learner.actor(batch.observation, batch.belief)
     log_prob = learner.actor.policy.log_prob(params, batch.action)
-    if config.policy == "bc":
+    if kind == "bc":
         cloning = -log_prob.mean()
         return cloning, {"policy_loss": cloning.detach()}
     state = learner.state(batch.observation, batch.belief)
@@ -173,13 +162,13 @@ def loss(learner: Learner, config: Config, batch: Steps) -> tuple[Tensor, dict[s
     return value_loss + critic_loss + policy_loss, metrics
 
 
-class Agent:
+class MemorylessAgent:
     """The trained policy without memory: sees the observation alone. Takes the most probable action."""
 
     name, track = NAME, "offline"
 
-    def __init__(self, actor: ActorCritic):
-        self.actor = actor.eval()
+    def __init__(self, actor: BeliefActorCritic, protocol: str = PROTOCOL_VERSION):
+        self.actor, self.protocol = actor.eval(), protocol
 
     def begin(self, num_trials: int) -> None:
         """Nothing to remember."""
@@ -218,7 +207,7 @@ def read_trials(id: str, benchmark: str, space: Any) -> Trials:
     return Trials(observation, action, reward, following, first, session)
 
 
-def relabel(trials: Trials, model: SessionModel | None, policy: Head, discount: float) -> tuple[Steps, float]:
+def relabel(trials: Trials, model: SessionModel | None, policy: ActionHead, discount: float) -> tuple[IQLSteps, float]:
     """The trials' steps with the beliefs at and after them; and what rewards were divided by."""
     ticks, count = trials.reward.shape
     belief = torch.zeros(ticks, count, 0)
@@ -230,14 +219,14 @@ def relabel(trials: Trials, model: SessionModel | None, policy: Head, discount: 
     last = torch.zeros(ticks, count, dtype=torch.bool)
     last[-1] = True
     action = policy.from_env(trials.action)
-    code = encode_action(trials.action, torch.zeros_like(trials.first), policy.space)
+    code = encode_action(trials.action, policy.space)
     following = torch.cat((belief[1:], belief[-1:]))
     after = torch.cat((trials.observation[1:], trials.next_observation[-1:]))
     columns = (trials.observation, belief, action, code, trials.reward / scale, after, following, last)
-    return Steps(*(column.flatten(0, 1) for column in columns)), scale
+    return IQLSteps(*(column.flatten(0, 1) for column in columns)), scale
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | Agent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | MemorylessAgent:
     """Trains on the dataset and returns the agent; continues the run in `run.folder` to the same bits.
 
     The model is trained first and kept in the first checkpoint; then IQL, `BLOCK` updates to an iteration.
@@ -248,26 +237,28 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             raise ValueError(f"unknown {name} {value!r}; there are {' and '.join(known)}")
     env = metabench.make_vec(benchmark, 1)
     trials = read_trials(config.dataset, benchmark, env.single_action_space)
-    config = dataclasses.replace(config, reward_loss=resolve_reward_loss(config.reward_loss, benchmark))
+    model_config = resolve_reward_loss(config.model, benchmark)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    model = SessionModel(config, env, len(trials.reward)) if config.memory == "belief" else None
+    model = None
+    if config.memory == "belief":
+        model = SessionModel(config.sessions, model_config, env, len(trials.reward))
     learner = make_learner(config, env, model)
     modules: dict[str, nn.Module] = {"learner": learner}
     if model:
         modules["model"] = model
     trained = [p for p in learner.parameters() if p.requires_grad]
-    optimiser, done = torch.optim.Adam(trained, lr=config.learning_rate, fused=True), 0
+    optimiser, done = torch.optim.Adam(trained, lr=config.iql.learning_rate, fused=True), 0
     if checkpoint:
         done = checkpoint.iteration
         unpack(checkpoint.tensors, modules, {"adam": optimiser})
     elif model:
-        run.log(fit_model(model, config, trials, stream(seed, 0)))
-    steps, _ = relabel(trials, model, learner.actor.policy, config.discount)
+        run.log(fit_model(model, config.fit, trials, stream(seed, 0)))
+    steps, _ = relabel(trials, model, learner.actor.policy, config.iql.discount)
     if model and not checkpoint:
         learner.actor.watch(steps.belief)
     if not checkpoint:
         run.save(0, pack(modules, {"adam": optimiser}), {})
-    iterations = -(-config.updates // BLOCK)
+    iterations = -(-config.iql.updates // BLOCK)
     with run.progress(iterations, done, f"x {BLOCK} updates") as advance:
         for iteration in range(done, iterations):
             start, generator = time.perf_counter(), stream(seed, 1, iteration)
@@ -281,49 +272,58 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             advance(iteration + 1, f"policy loss {metrics['policy_loss']:6.3f}   {rate:5.0f} updates/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, {"adam": optimiser}), {})
-    return BeliefAgent(NAME, model.base, learner.actor, track="offline") if model else Agent(learner.actor)
+    return make_agent(learner, model)
 
 
-def fit_model(model: SessionModel, config: Config, trials: Trials, generator: torch.Generator) -> dict[str, float]:
+def make_agent(
+    learner: IQLNetworks, model: SessionModel | None, protocol: str = PROTOCOL_VERSION
+) -> BeliefAgent | MemorylessAgent:
+    """The policy on its memory, if it has one."""
+    if model is None:
+        return MemorylessAgent(learner.actor, protocol)
+    return BeliefAgent(NAME, model.base, learner.actor, protocol, track="offline")
+
+
+def fit_model(model: SessionModel, config: FitConfig, trials: Trials, generator: torch.Generator) -> dict[str, float]:
     """Trains inference on the dataset's trials; the last metrics' means."""
     buffer = TrialBuffer(trials.reward.shape[1])
     buffer.add(trials)
-    return update_model(
-        partial(session_loss, model, config),
-        list(model.parameters()),
-        torch.optim.Adam(model.parameters(), lr=config.model_learning_rate, fused=True),
+    return fit(
+        model,
+        compiled(elbo) if config.compile else elbo,
+        torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True),
         buffer,
-        updates=config.model_updates,
-        learning_rates=(config.model_learning_rate, 0.0),
-        trials=config.model_trials,
-        max_grad_norm=0.0,
+        config,
+        updates=config.updates,
+        learning_rates=(config.learning_rate, 0.0),
         generator=generator,
     )
 
 
 def improve(
-    learner: Learner, config: Config, steps: Steps, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    learner: IQLNetworks, config: Config, steps: IQLSteps, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, float]:
     """`BLOCK` gradient steps on random batches; returns the metrics' means."""
     sums: dict[str, Tensor] = {}
     for _ in range(BLOCK):
-        rows = torch.randint(len(steps.reward), (config.batch,), generator=generator)
-        total, metrics = loss(learner, config, Steps(*(column[rows] for column in steps)))
+        rows = torch.randint(len(steps.reward), (config.iql.batch,), generator=generator)
+        total, metrics = loss(learner, config.policy, config.iql, IQLSteps(*(column[rows] for column in steps)))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         optimiser.step()
-        learner.follow(config.target_rate)
+        learner.follow(config.iql.target_rate)
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     return {name: float(value) / BLOCK for name, value in sums.items()}
 
 
-def load(path: Path) -> BeliefAgent | Agent:
+def load(path: Path) -> BeliefAgent | MemorylessAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
-    settings, checkpoint = load_config(path), load_checkpoint(path)
-    config = Config(**settings["config"] | {"reward_loss": "mse"})  # it does not matter to acting
-    env = metabench.make_vec(settings["benchmark"], 1)
-    model = SessionModel(config, env, trial_length(NAME, settings["benchmark"])) if config.memory == "belief" else None
+    record, checkpoint = load_config(path), load_checkpoint(path)
+    config, benchmark = read_config(Config, record["config"], RENAMED), record["benchmark"]
+    env, model = metabench.make_vec(benchmark, 1), None
+    if config.memory == "belief":
+        model = SessionModel(config.sessions, config.model, env, trial_length(NAME, benchmark))
     learner = make_learner(config, env, model)
     unpack(checkpoint.tensors, {"learner": learner} | ({"model": model} if model else {}), {})
-    return BeliefAgent(NAME, model.base, learner.actor, track="offline") if model else Agent(learner.actor)
+    return make_agent(learner, model, record["protocol"])

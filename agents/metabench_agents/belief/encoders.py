@@ -6,18 +6,49 @@ for every latent here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metabench import Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.belief.tick_transformer import CausalTransformer
 from metabench_agents.parts.fast.gru import gru_sequence
-from metabench_agents.parts.layers import GRU, Products, Scaler, Space, action_size, encode_action, linear
+from metabench_agents.parts.layers import (
+    GRU,
+    Products,
+    Scaler,
+    Space,
+    action_size,
+    encode_action,
+    linear,
+    nothing_before,
+)
 
 LOGVAR_BOUND = 6.0  # log variances lie within plus and minus this: standard deviations from 0.05 to 20
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Which distribution the hidden task has."""
+
+    kind: str = "gaussian"  # or categorical
+    size: int = 5  # dimensions, or categorical variables
+    classes: int = 4  # values of each categorical variable
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which network remembers the trial, and its sizes."""
+
+    kind: str = "gru"  # or transformer
+    embed: int = 64  # width of a tick's embedding
+    hidden: int = 64  # width of the recurrent core, or of the transformer
+    layers: int = 2  # of the transformer
+    heads: int = 4  # attention heads of each
 
 
 class Latent(Protocol):
@@ -51,7 +82,7 @@ class Latent(Protocol):
         ...
 
 
-class Gaussian:
+class GaussianLatent:
     """A diagonal Gaussian; a belief is (mean, log variance)."""
 
     def __init__(self, size: int):
@@ -86,7 +117,7 @@ class Gaussian:
         return belief[..., : self.size]
 
 
-class Categorical:
+class CategoricalLatent:
     """Independent categorical variables; a belief is their log probabilities up to a constant each.
 
     Samples are Gumbel-softmax (Jang et al. 2017, arXiv 1611.01144), hard forward and soft backward.
@@ -127,13 +158,13 @@ class Categorical:
         return self.features(belief)
 
 
-def make_latent(kind: str, size: int, classes: int) -> Gaussian | Categorical:
-    """A "gaussian" of `size` dimensions, or "categorical": `size` variables of `classes` values."""
-    if kind == "gaussian":
-        return Gaussian(size)
-    if kind == "categorical":
-        return Categorical(size, classes)
-    raise ValueError(f"unknown latent {kind!r}; there are gaussian and categorical")
+def make_latent(config: LatentConfig) -> GaussianLatent | CategoricalLatent:
+    """The distribution; ValueError for an unknown kind."""
+    if config.kind == "gaussian":
+        return GaussianLatent(config.size)
+    if config.kind == "categorical":
+        return CategoricalLatent(config.size, config.classes)
+    raise ValueError(f"unknown latent {config.kind!r}; there are gaussian and categorical")
 
 
 class Core(Protocol):
@@ -175,56 +206,92 @@ class Recurrent(nn.Module):
         return gru_sequence(self.gru.core, x, x.new_zeros(x.shape[1], self.hidden))
 
 
-def make_core(
-    kind: str, inputs: int, hidden: int, layers: int, heads: int, ticks: int
-) -> Recurrent | CausalTransformer:
-    """A "gru", or a "transformer" of so many layers and heads over at most `ticks` ticks."""
-    if kind == "gru":
-        return Recurrent(inputs, hidden)
-    if kind == "transformer":
-        return CausalTransformer(inputs, hidden, layers=layers, heads=heads, ticks=ticks)
-    raise ValueError(f"unknown encoder {kind!r}; there are gru and transformer")
+def make_core(config: EncoderConfig, ticks: int) -> Core:
+    """What remembers a trial of at most `ticks` ticks; ValueError for an unknown kind."""
+    if config.kind == "gru":
+        return Recurrent(config.embed, config.hidden)
+    if config.kind == "transformer":
+        return CausalTransformer(config.embed, config.hidden, layers=config.layers, heads=config.heads, ticks=ticks)
+    raise ValueError(f"unknown encoder {config.kind!r}; there are gru and transformer")
 
 
-class Encoder(nn.Module):
+class TrialMemory(NamedTuple):
+    """What an encoder remembers of trials that advance together."""
+
+    begun: bool  # whether a tick has been seen
+    core: Any  # the core's memory
+
+
+class BeliefEncoder(nn.Module):
     """q(m | tau_{:t}): ticks of a trial to a belief per tick.
 
-    A tick is what an agent is shown: observation, the action and reward that led to it, whether an episode begins.
-    With `products` its embedding has second-order terms.
+    At a tick it is fed the trial's last transition (where it led, action, reward), and whether an episode begins. Where
+    one does, the last transition is the one that ended the episode before: it led to `Timestep.final`, and the new
+    episode's first observation is left to the policy. At the trial's start there is none but the first observation.
+
+    Args:
+        config: Kind and sizes.
+        observations: The environment's observation space, for the columns' scale.
+        actions: Its action space.
+        latent: What beliefs are of.
+        ticks: The longest trial.
+        products: Whether the embedding of a tick has second-order terms.
     """
 
     def __init__(
         self,
+        config: EncoderConfig,
         observations: spaces.Box,
         actions: Space,
         latent: Latent,
-        embed: int,
-        core: Mapping[str, Any],
+        ticks: int,
         products: bool = False,
     ):
         super().__init__()
         self.space, self.latent = actions, latent
         self.scaler = Scaler(observations)
-        self.embed = (Products if products else linear)(observations.shape[0] + action_size(actions) + 2, embed)
-        self.core = make_core(inputs=embed, **core)
+        columns = observations.shape[0] + action_size(actions) + 2
+        self.embed = (Products if products else linear)(columns, config.embed)
+        self.core = make_core(config, ticks)
         self.out = linear(self.core.hidden, latent.parameters, gain=0.1)  # near the prior at the start
 
-    def tick(self, observation: Tensor, action: Tensor, reward: Tensor, first: Tensor) -> Tensor:
-        """The embedded tick `[..., E]`; leading axes are any."""
-        code = encode_action(action, first, self.space)
+    def tick(self, came: Tensor, action: Tensor, reward: Tensor, first: Tensor, absent: Tensor) -> Tensor:
+        """The embedded tick `[..., E]`; leading axes are any.
+
+        Args:
+            came: `[..., O]` the observation that the last transition led to.
+            action: `[...]` or `[..., A]` its action.
+            reward: `[...]` its reward; zero where `absent`.
+            first: `[...]` bool, an episode begins.
+            absent: `[...]` bool, there was no transition.
+        """
+        code = encode_action(action, self.space, absent)
         last = torch.stack((reward, first.to(reward.dtype)), dim=-1)
-        return torch.relu(self.embed(torch.cat((self.scaler(observation), code, last), dim=-1)))
+        return torch.relu(self.embed(torch.cat((self.scaler(came), code, last), dim=-1)))
 
-    def begin(self, trials: int) -> Any:
-        """The core's memory before the first tick."""
-        return self.core.begin(trials)
+    def begin(self, trials: int) -> TrialMemory:
+        """Nothing has been seen."""
+        return TrialMemory(False, self.core.begin(trials))
 
-    def step(self, tick: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        """An embedded tick `[B, E]` to the belief `[B, parameters]` and the memory after it."""
-        feature, memory = self.core.step(tick, memory)
-        return self.latent.normalise(self.out(feature)), memory
+    def step(self, step: Timestep, memory: TrialMemory, protocol: str = PROTOCOL_VERSION) -> tuple[Tensor, TrialMemory]:
+        """What an agent is shown at a tick to the belief `[B, parameters]` and the memory after it.
 
-    def forward(self, observation: Tensor, action: Tensor, reward: Tensor, first: Tensor) -> Tensor:
-        """Whole trials `[T, B, ...]` to the beliefs `[T, B, parameters]` after every tick."""
-        feature = self.core.sequence(self.tick(observation, action, reward, first))
+        Args:
+            step: The tick.
+            memory: Of the trial so far; stays as it is.
+            protocol: The version under which the encoder learned. One of `slots-1` never reads how an episode ended:
+                where one begins it is fed its first observation, with zeros.
+        """
+        observation, action, reward, first, final = (torch.as_tensor(column) for column in step)
+        absent = nothing_before(first, memory.begun, protocol)
+        came = torch.where((first & ~absent)[:, None], final, observation).float()
+        tick = self.tick(came, action, torch.where(absent, 0.0, reward.float()), first, absent)
+        feature, core = self.core.step(tick, memory.core)
+        return self.latent.normalise(self.out(feature)), TrialMemory(True, core)
+
+    def forward(self, came: Tensor, action: Tensor, reward: Tensor, first: Tensor) -> Tensor:
+        """Whole trials `[T, B, ...]`, as `Trials.ticks` gives them, to the beliefs `[T, B, parameters]`."""
+        absent = torch.zeros_like(first)
+        absent[0] = True
+        feature = self.core.sequence(self.tick(came, action, reward, first, absent))
         return self.latent.normalise(self.out(feature))

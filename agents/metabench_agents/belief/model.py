@@ -1,8 +1,9 @@
-"""Encoder and decoders of the hidden task as one model, its passes over a buffer, and the agent on its belief."""
+"""Encoder and decoders of the hidden task as one model, and its learning on a buffer of past trials."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +11,57 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench import Timestep
-from metabench_agents.belief.decoders import CellRewardDecoder, TransitionDecoder
-from metabench_agents.belief.encoders import Encoder, make_latent
-from metabench_agents.belief.policy import ActorCritic
+from metabench_agents.belief.decoders import CellRewardDecoder, DecoderConfig, TransitionDecoder
+from metabench_agents.belief.encoders import BeliefEncoder, EncoderConfig, LatentConfig, make_latent
 from metabench_agents.parts.losses import reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 
 PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of `BeliefModel` and of its ELBO."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)  # the hidden task
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # trial to belief
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # hidden task to rewards, and to next observations
+    products: bool = True  # whether encoder and decoders read second-order terms
+    reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
+    reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
+    terms: int = 8  # ELBO terms drawn per trial; 0 for all
+    steps: int = 20  # decoded transitions drawn per trial; 0 for all
+    kl_weight: float = 0.1  # of the KL to the prior
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a model learns on past trials."""
+
+    learning_rate: float = 2e-3  # Adam's for encoder and decoders, falling linearly to zero
+    updates: int = 16  # gradient steps on the ELBO, each time it is fitted
+    trials: int = 32  # trials per such step
+    max_grad_norm: float = 0.0  # gradient clipping; 0 for none
+    compile: bool = False  # whether torch.compile is put around the ELBO: the same losses to 1e-5, needs a C++ compiler
+
+
+# What the settings above were called before they were grouped, where they were called otherwise.
+MODEL_RENAMED = {
+    "latent": "model.latent.size",
+    "latent_kind": "model.latent.kind",
+    "encoder": "model.encoder.kind",
+    "encoder_layers": "model.encoder.layers",
+    "encoder_heads": "model.encoder.heads",
+    "encoder_embed": "model.encoder.embed",
+    "encoder_hidden": "model.encoder.hidden",
+    "decoder": "model.decoder.sees",
+    "decoder_hidden": "model.decoder.hidden",
+    "state_decoder": "model.decoder.states",
+    "model_learning_rate": "fit.learning_rate",
+    "model_updates": "fit.updates",
+    "model_trials": "fit.trials",
+    "model_max_grad_norm": "fit.max_grad_norm",
+}
 
 
 class Draws(NamedTuple):
@@ -41,37 +85,36 @@ class BeliefModel(nn.Module):
     """q(m | tau_{:t}) and p(x_t | m).
 
     Args:
-        config: `varibad.Config`, or one with the same fields for the model.
+        config: Its settings, `reward_loss` being no longer "auto" where anything is to be learned.
         env: A native vector environment of the benchmark.
         ticks: Length of a trial.
-        latent: "gaussian" or "categorical".
-        core: Keywords of `inference.make_core` beside the inputs.
-        classes: Of each categorical variable.
     """
 
-    def __init__(self, config: Any, env: Any, ticks: int, *, latent: str, core: dict[str, Any], classes: int = 0):
+    def __init__(self, config: ModelConfig, env: Any, ticks: int):
         super().__init__()
-        self.latent = make_latent(latent, config.latent, classes)
+        self.config, self.ticks = config, ticks
+        self.latent = make_latent(config.latent)
         observations, actions = env.single_observation_space, env.single_action_space
-        self.encoder = Encoder(observations, actions, self.latent, config.encoder_embed, core, config.products)
-        self.reward_loss = config.reward_loss
-        self.ticks, self.terms, self.steps = ticks, config.terms or ticks, config.steps or ticks
-        if config.decoder == "cells":
-            self.reward: CellRewardDecoder | TransitionDecoder = CellRewardDecoder(
-                observations, self.latent.size, config.decoder_hidden
-            )
+        self.encoder = BeliefEncoder(config.encoder, observations, actions, self.latent, ticks, config.products)
+        size, sees, hidden = self.latent.size, config.decoder.sees, config.decoder.hidden
+        if sees == "cells":
+            self.reward: CellRewardDecoder | TransitionDecoder = CellRewardDecoder(observations, size, hidden)
         else:
-            self.reward = TransitionDecoder(
-                observations, actions, self.latent.size, config.decoder_hidden, config.decoder, 1, config.products
-            )
+            self.reward = TransitionDecoder(observations, actions, size, hidden, sees, 1, config.products)
         self.state = None
-        if config.state_decoder:
+        if config.decoder.states:
             width = observations.shape[0]
-            self.state = TransitionDecoder(
-                observations, actions, self.latent.size, config.decoder_hidden, "step", width, config.products
-            )
+            self.state = TransitionDecoder(observations, actions, size, hidden, "step", width, config.products)
+        self.reading = sum(hidden) if config.reading else 0  # columns that `read` adds
 
-        self.reading = sum(config.decoder_hidden) if config.reading else 0  # columns that `read` adds
+    @property
+    def base(self) -> BeliefModel:
+        """Itself: what infers and decodes, whatever is learned around it (`SessionModel`)."""
+        return self
+
+    def beliefs(self, batch: Trials) -> Tensor:
+        """`[T, B, P]` the belief at every tick of whole trials."""
+        return self.encoder(*batch.ticks())
 
     def read(self, belief: Tensor, observation: Tensor) -> Tensor:
         """What the policy is shown: features and what the decoder makes of it, `[..., parameters + reading]`.
@@ -87,7 +130,7 @@ class BeliefModel(nn.Module):
 
     def draw(self, trials: Trials, generator: torch.Generator) -> Draws:
         """Terms, steps and noise for one pass over a batch, on its device."""
-        terms, steps = _some(self.ticks, self.terms, generator), _some(self.ticks, self.steps, generator)
+        terms, steps = (_some(self.ticks, n or self.ticks, generator) for n in (self.config.terms, self.config.steps))
         noise = self.latent.noise(len(terms), trials.reward.shape[1], generator=generator)
         return Draws(*(drawn.to(trials.reward.device) for drawn in (terms, steps, noise)))
 
@@ -102,7 +145,7 @@ class BeliefModel(nn.Module):
         terms, steps = draws.terms, draws.steps
         z = self.latent.place(belief[terms], draws.noise)
         drawn = trials if len(steps) == self.ticks else trials.at(steps)
-        value = reward_log_likelihood(self.reward(z, drawn)[..., 0], drawn.reward, self.reward_loss)
+        value = reward_log_likelihood(self.reward(z, drawn)[..., 0], drawn.reward, self.config.reward_loss)
         if self.state is not None:
             error = self.state(z, drawn) - self.state.scaler(drawn.next_observation)
             value = value - (error**2).sum(-1)
@@ -114,15 +157,17 @@ def _some(count: int, wanted: int, generator: torch.Generator) -> Tensor:
     return torch.arange(count) if wanted >= count else torch.randperm(count, generator=generator)[:wanted]
 
 
-def resolve_reward_loss(kind: str, benchmark: str) -> str:
-    """Either "mse" or "bernoulli"; "auto" takes what fits. ValueError for a coin with more than two sides.
+def resolve_reward_loss(config: ModelConfig, benchmark: str) -> ModelConfig:
+    """The settings with a reward loss of "mse" or "bernoulli" where "auto" takes what fits.
 
     A few trials of random actions tell: rewards with two values are told apart (bernoulli), others regressed (mse).
+    ValueError for a coin with more than two sides.
     """
+    kind = config.reward_loss
     if kind not in ("auto", "mse", "bernoulli"):
         raise ValueError(f"unknown reward_loss {kind!r}; there are auto, mse and bernoulli")
     if kind == "mse":
-        return kind
+        return config
     env = metabench.make_vec(benchmark, PROBE_TRIALS)
     env.reset(seed=PROBE_SEED)
     env.action_space.seed(0)
@@ -132,101 +177,52 @@ def resolve_reward_loss(kind: str, benchmark: str) -> str:
     two = len(seen) <= 2
     if kind == "bernoulli" and not two:
         raise ValueError(f"rewards of {benchmark} take more than two values; use reward_loss mse")
-    return "bernoulli" if two else "mse"
+    return replace(config, reward_loss="bernoulli" if two else "mse")
 
 
-Pure = Callable[[Any, Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, config, batch, draws) to loss
+Elbo = Callable[[Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
 
 
-def compiled(pure: Pure) -> Pure:
+def compiled(elbo: Elbo) -> Elbo:
     """The ELBO as a compiled graph: fused loops on the CPU, a CUDA graph on a GPU. The GRU between stays as it is."""
     mode = "reduce-overhead" if torch.cuda.is_available() else None
-    return torch.compile(pure, mode=mode)
+    return torch.compile(elbo, mode=mode)
 
 
-Loss = Callable[[Trials, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
-
-
-def update_model(
-    loss: Loss,
-    parameters: list[nn.Parameter],
+def fit(
+    model: Any,
+    elbo: Elbo,
     optimiser: torch.optim.Optimizer,
     buffer: TrialBuffer,
+    config: FitConfig,
     *,
     updates: int,
     learning_rates: tuple[float, float],
-    trials: int,
-    max_grad_norm: float,
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Gradient steps on batches from the buffer; returns the metrics' means.
 
     Args:
-        loss: A pure function of a batch.
-        parameters: What it trains.
-        optimiser: Theirs.
+        model: `BeliefModel`, or `SessionModel`; changed in place.
+        elbo: A pure function of it, a batch and draws: minus the ELBO to minimise, and metrics. May be compiled.
+        optimiser: Of the model's parameters.
         buffer: Past trials.
+        config: How many trials make a batch, and the clipping.
         updates: How many steps; there may be none.
         learning_rates: Of the first and the last, linear between them.
-        trials: Per batch.
-        max_grad_norm: Gradient clipping; 0 for none.
         generator: For batches and draws.
     """
     sums: dict[str, Tensor] = {}
     first, last = learning_rates
     for update in range(updates):
         optimiser.param_groups[0]["lr"] = first + (last - first) * update / updates
-        total, metrics = loss(buffer.sample(trials, generator), generator)
+        batch = buffer.sample(config.trials, generator)
+        total, metrics = elbo(model, batch, model.base.draw(batch, generator))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
-        if max_grad_norm:
-            nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        if config.max_grad_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimiser.step()
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros(())) + value
     return {name: float(total) / updates for name, total in sums.items()}
-
-
-def model_schedule(config: Any, iteration: int, left: float) -> tuple[int, tuple[float, float]]:
-    """How many gradient steps on the ELBO an iteration makes, and their first and last learning rate.
-
-    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has
-    settled before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
-
-    Args:
-        config: With `warmup`, `warmup_updates`, `warmup_learning_rate`, `model_updates`, `model_learning_rate`.
-        iteration: From 0.
-        left: The share of the training that is left.
-    """
-    rate = config.model_learning_rate * left
-    if iteration + 1 < config.warmup:
-        return 0, (rate, rate)
-    if iteration + 1 == config.warmup:
-        return config.warmup_updates, (config.warmup_learning_rate, config.model_learning_rate)
-    return config.model_updates, (rate, rate)
-
-
-class BeliefAgent:
-    """A trained policy on a trained belief. Takes the most probable action; its belief is the encoder's memory."""
-
-    def __init__(self, name: str, model: BeliefModel, actor: ActorCritic, track: str = "online"):
-        self.name, self.track = name, track
-        self.model, self.encoder, self.actor = model.eval(), model.encoder, actor.eval()
-
-    def begin(self, num_trials: int) -> Any:
-        """Nothing has been seen."""
-        return self.encoder.begin(num_trials)
-
-    @torch.inference_mode()
-    def infer(self, step: Timestep, belief: Any) -> tuple[Tensor, Any]:
-        """The posterior's parameters `[B, P]` after this tick, and the belief."""
-        observation, action, reward, first = (torch.as_tensor(column) for column in step[:4])
-        return self.encoder.step(self.encoder.tick(observation.float(), action, reward.float(), first), belief)
-
-    @torch.inference_mode()
-    def act(self, step: Timestep, belief: Any) -> tuple[np.ndarray, Any]:
-        """Actions for this tick, and the belief after it."""
-        posterior, belief = self.infer(step, belief)
-        observation = torch.as_tensor(step.observation).float()
-        params, _ = self.actor(observation, self.model.read(posterior, observation))
-        return self.actor.policy.to_env(self.actor.policy.sample(params, None)), belief

@@ -1,26 +1,27 @@
-"""A policy over what is seen and what is believed: its network, its trials, and PPO's passes over them."""
+"""A policy over what is seen and what is believed: its network, its trials, PPO's passes over them, and the agent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
-from metabench_agents.belief.encoders import Encoder
-from metabench_agents.parts.layers import Head, RunningScaler, Scaler, linear
-from metabench_agents.parts.losses import gae, ppo_policy_loss, value_loss
+from metabench import Timestep
+from metabench.evaluation.play import Stream
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.belief.encoders import TrialMemory
+from metabench_agents.belief.model import BeliefModel
+from metabench_agents.parts.layers import ActionHead, RunningScaler, Scaler, linear
+from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss
 from metabench_agents.parts.memory import Trials
-from metabench_agents.parts.run import Run
 
 KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
 
 
-class ActorCritic(nn.Module):
+class BeliefActorCritic(nn.Module):
     """(observation, belief) -> policy and value, two hidden layers. Markov: all memory is in the belief.
 
     The first layer adds products of what is seen and what is believed: which way to go is a matter of both at once.
@@ -41,7 +42,7 @@ class ActorCritic(nn.Module):
         belief += reading
         self.seen, self.believed = linear(observations.shape[0], width), linear(belief, width) if belief else None
         self.enter, self.middle = linear(observations.shape[0] + belief, width), linear(width, width)
-        self.policy = Head(width, actions)
+        self.policy = ActionHead(width, actions)
         self.value = linear(width, 1, gain=1.0)
 
     def watch(self, belief: Tensor) -> None:
@@ -63,11 +64,11 @@ class ActorCritic(nn.Module):
         return self.policy(x), self.value(x)[..., 0]
 
 
-def renew(actor: ActorCritic, optimiser: torch.optim.Optimizer, env: Any, width: int, seed: int) -> None:
+def renew(actor: BeliefActorCritic, optimiser: torch.optim.Optimizer, env: Any, width: int, seed: int) -> None:
     """Starts a policy and its optimiser anew, in place: what it learned before there was a belief is in the way."""
     torch.manual_seed(seed)
     reading = actor.enter.in_features - actor.seen.in_features - actor.columns
-    actor.load_state_dict(ActorCritic(env, actor.columns, width, reading).state_dict())
+    actor.load_state_dict(BeliefActorCritic(env, actor.columns, width, reading).state_dict())
     optimiser.state.clear()
 
 
@@ -86,47 +87,9 @@ class BeliefRollout:
         return float(self.trials.reward.sum()) / float(self.trials.first.sum())
 
 
-class Beliefs(Protocol):
-    """A `belief_model.BeliefModel`, as far as playing goes."""
-
-    encoder: Encoder
-
-    def read(self, belief: Tensor, observation: Tensor) -> Tensor:
-        """What the policy is shown, `[..., P]`."""
-        ...
-
-
-class PPO(NamedTuple):
-    """Settings of the policy's update."""
-
-    discount: float  # gamma
-    trace: float  # lambda of GAE
-    epochs: int  # passes over the ticks
-    minibatches: int  # parts of a pass
-    clip: float  # of the policy ratio
-    value_weight: float
-    entropy: float  # weight of the entropy bonus
-    max_grad_norm: float
-
-
-def trial_length(name: str, benchmark: str) -> int:
-    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
-    spec = metabench.spec(benchmark)
-    if type(spec.family()).terminal is not metabench.Family.terminal:
-        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
-    return spec.horizon * spec.episodes
-
-
-def has_sessions(benchmark: str, split: str) -> bool:
-    """Whether the hidden task changes inside an episode."""
-    spec = metabench.spec(benchmark)
-    sessions = spec.split_sessions.get(split, spec.sessions)
-    return sessions is not None and sessions["kind"] != "constant"
-
-
 def collect(
-    model: Beliefs,
-    actor: ActorCritic,
+    model: BeliefModel,
+    actor: BeliefActorCritic,
     env: Any,
     ticks: int,
     drifts: bool,
@@ -134,7 +97,7 @@ def collect(
     generator: torch.Generator,
     explore: bool = False,
 ) -> BeliefRollout:
-    """Plays one trial per slot, the belief carried across its episodes.
+    """Plays one trial per slot, which is shown what an agent is; the belief is carried across its episodes.
 
     Args:
         model: Tells the belief at every tick, and what the policy is shown of it.
@@ -154,71 +117,78 @@ def collect(
 
 @torch.inference_mode()
 def _play(
-    model: Beliefs,
-    actor: ActorCritic,
+    model: BeliefModel,
+    actor: BeliefActorCritic,
     env: Any,
     ticks: int,
     drifts: bool,
     seed: int,
     generator: torch.Generator,
-    explore: bool = False,
+    explore: bool,
 ) -> list[tuple[Tensor, ...]]:
     """The columns of `Trials`, then of `BeliefRollout`, tick by tick."""
     observation, _ = env.reset(seed=seed)
-    encoder = model.encoder
-    memory = encoder.begin(env.num_envs)
-    seen = torch.from_numpy(observation).float()  # physics families observe in double precision
-    reward, first = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
+    shown, memory = Stream(observation, env.single_action_space), model.encoder.begin(env.num_envs)
     session = torch.zeros(env.num_envs, dtype=torch.int64)
-    played = torch.from_numpy(np.zeros((env.num_envs, *env.single_action_space.shape), env.single_action_space.dtype))
     rows: list[tuple[Tensor, ...]] = []
-    action = played
-    for _ in range(ticks):
-        belief, memory = encoder.step(encoder.tick(seen, played, reward, first), memory)
+    action = torch.zeros(())
+    for t in range(ticks):
+        step = shown.timestep()
+        seen = torch.from_numpy(step.observation).float()  # physics families observe in double precision
+        belief, memory = model.encoder.step(step, memory)
         features = model.read(belief, seen)
         params, value = actor(seen, features)
         drawn = actor.policy.uniform(params, generator) if explore else actor.policy.sample(params, generator)
-        if rows and explore:
-            kept = torch.rand(len(reward), generator=generator) < KEPT
+        if t and explore:
+            kept = torch.rand(env.num_envs, generator=generator) < KEPT
             drawn = torch.where(kept.reshape(-1, *[1] * (drawn.ndim - 1)), action, drawn)
         action = drawn
-        actions = actor.policy.to_env(action)
+        log_prob, actions = actor.policy.log_prob(params, action), actor.policy.to_env(action)
         observation, raw, terminated, truncated, info = env.step(actions)
-        done = terminated | truncated
-        following = np.where(done[:, None], info["final_obs"], observation) if done.any() else observation
-        gained, played, following = (
-            torch.from_numpy(raw).float(),
-            torch.from_numpy(actions),
-            torch.from_numpy(following).float(),
-        )
-        log_prob = actor.policy.log_prob(params, action)
-        rows.append((seen, played, gained, following, first, session, features, action, log_prob, value))
-        first = torch.from_numpy(done)
-        ended = torch.from_numpy(info["session_ended"])
-        session = session + ((ended | first) if drifts else ended).long()
-        seen, reward = torch.from_numpy(observation).float(), torch.where(first, 0.0, gained)
+        done, final = terminated | truncated, info.get("final_obs")
+        shown.advance(actions, observation, raw, done, final)
+        following = torch.from_numpy(observation if final is None else np.where(done[:, None], final, observation))
+        gained, first = torch.from_numpy(raw).float(), torch.from_numpy(step.first)
+        played = (seen, torch.from_numpy(actions), gained, following.float(), first, session)
+        rows.append((*played, features, action, log_prob, value))
+        ended = info["session_ended"] | done if drifts else info["session_ended"]
+        session = session + torch.from_numpy(ended).long()
     return rows
 
 
 def ppo_update(
-    actor: ActorCritic,
+    actor: BeliefActorCritic,
     optimiser: torch.optim.Optimizer,
     rollout: BeliefRollout,
     settings: PPO,
     scale: float,
+    left: float,
     generator: torch.Generator,
+    entropy_weight: float | None = None,
 ) -> dict[str, float]:
-    """PPO's passes over one iteration; `actor` and `optimiser` change in place. Rewards are divided by `scale`.
+    """PPO's passes over one iteration.
 
-    Beliefs are inputs here: no gradient of the policy reaches the inference network, as in VariBAD.
+    Beliefs are inputs here: no gradient of the policy reaches the inference network, as in VariBAD. The return to
+    maximise is the trial's: advantages flow across the borders of its episodes.
+
+    Args:
+        actor: Changed in place.
+        optimiser: Likewise.
+        rollout: Whole trials.
+        settings: PPO's.
+        scale: What rewards are divided by.
+        left: The share of the training that is left: learning rate and entropy bonus fall with it.
+        generator: For the order of the minibatches.
+        entropy_weight: Of the entropy bonus, if it is not to be that of the settings.
     """
-    reward = rollout.trials.reward / scale
+    optimiser.param_groups[0]["lr"] = settings.learning_rate * left
+    weight = settings.entropy * left if entropy_weight is None else entropy_weight
     end = torch.zeros_like(rollout.value[0])
-    advantage = gae(reward, rollout.value, end, settings.discount, settings.trace)
+    advantage = gae(rollout.trials.reward / scale, rollout.value, end, settings.discount, settings.trace)
     target = (advantage + rollout.value).flatten()
     advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
-    columns = (rollout.trials.observation, rollout.belief, rollout.action, rollout.log_prob, rollout.value)
-    observation, belief, action, log_prob, value = (column.flatten(0, 1) for column in columns)
+    columns = (rollout.trials.observation, rollout.belief, rollout.action, rollout.log_prob)
+    observation, belief, action, log_prob = (column.flatten(0, 1) for column in columns)
     sums: dict[str, Tensor] = {}
     for _ in range(settings.epochs):
         for rows in torch.randperm(len(target), generator=generator).chunk(settings.minibatches):
@@ -226,10 +196,10 @@ def ppo_update(
             policy, metrics = ppo_policy_loss(
                 actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
             )
-            critic, more = value_loss(now, target[rows], value[rows], clip=None)
+            critic, more = value_loss(now, target[rows])
             entropy = actor.policy.entropy(params).mean()
             optimiser.zero_grad(set_to_none=True)
-            (policy + settings.value_weight * critic - settings.entropy * entropy).backward()
+            (policy + settings.value_weight * critic - weight * entropy).backward()
             nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
             optimiser.step()
             parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
@@ -239,11 +209,41 @@ def ppo_update(
     return {name: float(total) / count for name, total in sums.items()}
 
 
-def tell(
-    run: Run, advance: Any, iteration: int, rollout: BeliefRollout, metrics: Mapping[str, float], seconds: float
-) -> None:
-    """Logs an iteration that took `seconds`, and moves the progress bar."""
-    played, mean_return = rollout.trials.reward.numel(), rollout.mean_return()
-    head = {"iteration": iteration + 1, "frames": (iteration + 1) * played, "return": mean_return}
-    run.log(head | dict(metrics) | {"time/frames_per_s": played / seconds, "time/seconds": seconds})
-    advance(iteration + 1, f"return {mean_return:7.2f}   {played / seconds / 1000:5.0f}k frames/s")
+class BeliefAgent:
+    """A trained policy on a trained belief. Takes the most probable action; its belief is the encoder's memory.
+
+    Args:
+        name: The algorithm's.
+        model: Infers the hidden task.
+        actor: Acts on what it infers.
+        protocol: The version under which both learned; see `BeliefEncoder.step`.
+        track: What it learned from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: BeliefModel,
+        actor: BeliefActorCritic,
+        protocol: str = PROTOCOL_VERSION,
+        track: str = "online",
+    ):
+        self.name, self.protocol, self.track = name, protocol, track
+        self.model, self.actor = model.eval(), actor.eval()
+
+    def begin(self, num_trials: int) -> TrialMemory:
+        """Nothing has been seen."""
+        return self.model.encoder.begin(num_trials)
+
+    @torch.inference_mode()
+    def infer(self, step: Timestep, belief: TrialMemory) -> tuple[Tensor, TrialMemory]:
+        """The posterior's parameters `[B, P]` after this tick, and the belief."""
+        return self.model.encoder.step(step, belief, self.protocol)
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: TrialMemory) -> tuple[np.ndarray, TrialMemory]:
+        """Actions for this tick, and the belief after it."""
+        posterior, belief = self.infer(step, belief)
+        observation = torch.as_tensor(step.observation).float()
+        params, _ = self.actor(observation, self.model.read(posterior, observation))
+        return self.actor.policy.to_env(self.actor.policy.sample(params, None)), belief

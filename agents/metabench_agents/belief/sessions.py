@@ -5,13 +5,14 @@ Source: Liang et al. 2024 (arXiv 2402.15957); see `dynamite` for how far the for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.belief.decoders import Head
-from metabench_agents.belief.model import BeliefModel, Draws, Pure
+from metabench_agents.belief.decoders import BeliefHead
+from metabench_agents.belief.model import BeliefModel, Draws, ModelConfig
 from metabench_agents.parts.losses import (
     chained_prior,
     last_of_session,
@@ -23,27 +24,39 @@ from metabench_agents.parts.losses import (
 from metabench_agents.parts.memory import Trials
 
 
+@dataclass(frozen=True)
+class SessionConfig:
+    """What the model is told of sessions: the three parts (a), (b), (c) and the termination head."""
+
+    consistency: bool = True  # part (a)
+    consistency_weight: float = 0.01  # of part (a)
+    conditioning: bool = True  # part (b)
+    prior_hidden: int = 32  # width of the learned prior's hidden layer
+    masking: bool = True  # part (c)
+    termination_weight: float = 0.1  # of the termination head's loss; 0 for no head
+    termination_hidden: int = 32  # width of its hidden layer
+
+
 class SessionModel(nn.Module):
     """VariBAD's model, and where they are asked for the learned prior between sessions and the termination head.
 
     Args:
-        config: `dynamite.Config`, or one with the same fields for the model.
+        config: What it is told of sessions.
+        model: Settings of VariBAD's model.
         env: A native vector environment of the benchmark.
         ticks: Length of a trial.
     """
 
-    def __init__(self, config: Any, env: Any, ticks: int):
+    def __init__(self, config: SessionConfig, model: ModelConfig, env: Any, ticks: int):
         super().__init__()
-        core = {"kind": config.encoder, "hidden": config.encoder_hidden, "ticks": ticks}
-        core |= {"layers": config.encoder_layers, "heads": config.encoder_heads}
-        self.base = BeliefModel(config, env, ticks, latent=config.latent_kind, core=core, classes=config.classes)
+        self.config, self.base = config, BeliefModel(model, env, ticks)
         self.latent, width = self.base.latent, self.base.latent.parameters
-        self.prior = Head(width, config.prior_hidden, width) if config.conditioning else None
-        self.termination = Head(width, config.termination_hidden, 1) if config.termination_weight else None
+        self.prior = BeliefHead(width, config.prior_hidden, width) if config.conditioning else None
+        self.termination = BeliefHead(width, config.termination_hidden, 1) if config.termination_weight else None
 
     def beliefs(self, batch: Trials) -> Tensor:
-        """`[T, B, P]` the belief at every tick of whole trials, from what an agent is shown."""
-        return self.base.encoder(*batch.ticks())
+        """`[T, B, P]` the belief at every tick of whole trials."""
+        return self.base.beliefs(batch)
 
     def next_session(self, belief: Tensor) -> Tensor:
         """p(m^i | m^{i-1}): the prior of a session from the last belief `[..., P]` of the session before."""
@@ -79,10 +92,10 @@ def consistency_loss(model: SessionModel, belief: Tensor, session: Tensor) -> tu
     return session_consistency(model.latent.kl(belief, final), session)
 
 
-def elbo(model: SessionModel, config: Any, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+def elbo(model: SessionModel, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """Minus the DLCMDP's ELBO: reconstruction + kl_weight KL + consistency_weight (a) + termination_weight BCE."""
-    belief = model.beliefs(batch)
-    session = session_of_belief(batch.session, batch.first)
+    config, belief = model.config, model.beliefs(batch)
+    session = session_of_belief(batch.session)
     drawn = model.base.likelihood(belief, batch, draws)
     mask = None
     if config.masking:
@@ -90,7 +103,7 @@ def elbo(model: SessionModel, config: Any, batch: Trials, draws: Draws) -> tuple
     reconstruction, metrics = reconstruction_loss(drawn.value, mask, drawn.share)
     kl = model.latent.kl(belief, prior_of(model, belief, session)).sum(0).mean()
     metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
-    total = reconstruction + config.kl_weight * kl
+    total = reconstruction + model.base.config.kl_weight * kl
     if config.consistency:
         consistency, more = consistency_loss(model, belief, session)
         total = total + config.consistency_weight * consistency
@@ -100,10 +113,3 @@ def elbo(model: SessionModel, config: Any, batch: Trials, draws: Draws) -> tuple
         total = total + config.termination_weight * len(belief) * termination
         metrics |= more | {"termination": termination.detach()}
     return total, metrics
-
-
-def loss(
-    model: SessionModel, config: Any, batch: Trials, generator: torch.Generator, pure: Pure = elbo
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`elbo` of fresh draws; `pure` may be its compiled form."""
-    return pure(model, config, batch, model.base.draw(batch, generator))

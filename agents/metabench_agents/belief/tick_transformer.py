@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Cache(NamedTuple):
+class TickCache(NamedTuple):
     """What a transformer remembers of the ticks so far: per layer, `[B, heads, t, width / heads]`."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
 
-class Block(nn.Module):
+class TickBlock(nn.Module):
     """Pre-norm self-attention and a two-layer perceptron, each added to its input."""
 
     def __init__(self, width: int, heads: int):
@@ -58,15 +58,15 @@ class CausalTransformer(nn.Module):
         self.place = nn.Parameter(
             torch.empty(ticks, hidden).normal_(std=0.02)
         )  # learned embedding of the tick's number
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TickBlock(hidden, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
 
-    def begin(self, trials: int) -> Cache:
+    def begin(self, trials: int) -> TickCache:
         """No tick yet."""
         empty = torch.zeros(trials, self.heads, 0, self.hidden // self.heads)
-        return Cache((empty,) * len(self.blocks), (empty,) * len(self.blocks))
+        return TickCache((empty,) * len(self.blocks), (empty,) * len(self.blocks))
 
-    def step(self, x: Tensor, memory: Cache) -> tuple[Tensor, Cache]:
+    def step(self, x: Tensor, memory: TickCache) -> tuple[Tensor, TickCache]:
         """`[B, I]` and the cache to features `[B, W]` and the cache with this tick; ValueError beyond `ticks`."""
         past = memory.keys[0].shape[2]
         if past >= self.ticks:
@@ -76,7 +76,7 @@ class CausalTransformer(nn.Module):
             h, (key, value) = block(h, (key, value))
             keys.append(key)
             values.append(value)
-        return self.norm(h[:, 0]), Cache(tuple(keys), tuple(values))
+        return self.norm(h[:, 0]), TickCache(tuple(keys), tuple(values))
 
     def sequence(self, x: Tensor) -> Tensor:
         """`[T, B, I]` to features `[T, B, W]`."""

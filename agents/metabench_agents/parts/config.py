@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -64,9 +64,19 @@ def read_config(kind: type[T], values: Mapping[str, Any], renamed: Mapping[str, 
 
     for name, value in values.items():
         take(name, value, ())
-    return _build(kind, nested)
+    return _with(kind(), nested)
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
-    hints = get_type_hints(kind)
-    return kind(**{n: _build(hints[n], v) if is_dataclass(hints[n]) else v for n, v in values.items()})
+def _with(config: T, nested: Mapping[str, Any]) -> T:
+    """A copy with the settings of some groups changed; what a group leaves out stays as it is in this one."""
+    new = {n: _with(getattr(config, n), v) if is_dataclass(getattr(config, n)) else v for n, v in nested.items()}
+    return cast("T", replace(cast("Any", config), **new))
+
+
+def changed(config: T, values: Mapping[str, Any]) -> T:
+    """A copy with some settings changed, those of groups by their path: {"frames": 5, "ppo.clip": 0.1}."""
+    for name, value in values.items():
+        group, _, rest = name.partition(".")
+        new = changed(getattr(config, group), {rest: value}) if rest else value
+        config = cast("T", replace(cast("Any", config), **{group: new}))
+    return config

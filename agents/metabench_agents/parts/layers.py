@@ -103,16 +103,29 @@ def action_size(space: Space) -> int:
     return int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape))
 
 
+def nothing_before(first: Tensor, begun: bool, protocol: str) -> Tensor:
+    """Where no action and reward are known that came before a tick, `[B]` bool.
+
+    That is the trial's start. Agents that learned under the protocol `slots-1` know none at any episode's start.
+
+    Args:
+        first: `[B]` bool, an episode starts at the tick.
+        begun: Whether the trial has: it is not its first tick.
+        protocol: The version under which the agent learned.
+    """
+    return first if protocol == "slots-1" else torch.full_like(first, not begun)
+
+
 @opaque  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
-def encode_action(action: Tensor, first: Tensor, space: Space) -> Tensor:
-    """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `first`: no action led there."""
+def encode_action(action: Tensor, space: Space, absent: Tensor | None = None) -> Tensor:
+    """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `absent`: no action came before."""
     if isinstance(space, spaces.Discrete):
         code = F.one_hot(action.long(), int(space.n)).float()
     else:
         size = np.maximum(abs(space.low), abs(space.high))
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
         code = action.float() / torch.as_tensor(size, dtype=torch.float32, device=action.device)
-    return torch.where(first[..., None], 0.0, code)
+    return code if absent is None else torch.where(absent[..., None], 0.0, code)
 
 
 class GRU(nn.Module):
@@ -134,7 +147,7 @@ class GRU(nn.Module):
         return self.core(x, h[None])[0]
 
 
-class Head(nn.Module):
+class ActionHead(nn.Module):
     """A distribution over actions: categorical for Discrete, a Gaussian with its own spread for Box.
 
     Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.

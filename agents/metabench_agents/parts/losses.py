@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def gae(
-    rewards: Tensor, values: Tensor, last_value: Tensor, discount: float, trace: float, ends: Tensor | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class PPO:
+    """Settings of proximal policy optimisation and of the advantages it goes by."""
+
+    learning_rate: float = 3e-3  # Adam's for policy and value, falling linearly to zero
+    discount: float = 0.95  # gamma
+    trace: float = 0.95  # lambda of GAE
+    epochs: int = 2  # passes over each iteration's trials
+    minibatches: int = 4  # parts of a pass
+    clip: float = 0.2  # of the policy ratio
+    value_weight: float = 0.5  # of the value loss
+    entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
+    max_grad_norm: float = 0.5  # gradient clipping of policy and value
+
+
+def gae(rewards: Tensor, values: Tensor, last_value: Tensor, discount: float, trace: float) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
     A_t = sum_l (discount * trace)^l delta_{t+l}, delta_t = r_t + discount V_{t+1} - V_t. In meta-RL the return to
-    maximise is the trial's, so values flow across the borders of its episodes; only where `ends` is set do they stop.
+    maximise is the trial's, so values flow across the borders of its episodes.
 
     Args:
         rewards: `[T, B]`.
@@ -22,16 +36,14 @@ def gae(
         last_value: `[B]` value after the last step: 0 at the end of a trial.
         discount: gamma.
         trace: lambda.
-        ends: `[T, B]` bool, true where nothing after the step counts.
 
     Returns:
         Advantages `[T, B]`; targets of the values are advantages + values.
     """
     advantages, running, following = torch.empty_like(rewards), torch.zeros_like(last_value), last_value
     for t in range(len(rewards) - 1, -1, -1):
-        going = 1.0 if ends is None else 1.0 - ends[t].to(rewards.dtype)
-        delta = rewards[t] + discount * following * going - values[t]
-        running = delta + discount * trace * running * going
+        delta = rewards[t] + discount * following - values[t]
+        running = delta + discount * trace * running
         advantages[t], following = running, values[t]
     return advantages
 
@@ -55,15 +67,9 @@ def ppo_policy_loss(
     return loss, metrics
 
 
-def value_loss(
-    value: Tensor, target: Tensor, old_value: Tensor, clip: float | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Half the mean squared error; with `clip`, the larger of it and the error of a value that moved at most `clip`."""
-    error = (value - target) ** 2
-    if clip is not None:
-        bounded = old_value + (value - old_value).clamp(-clip, clip)
-        error = torch.maximum(error, (bounded - target) ** 2)
-    loss = 0.5 * error.mean()
+def value_loss(value: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Half the mean squared error."""
+    loss = 0.5 * ((value - target) ** 2).mean()
     with torch.no_grad():
         explained = 1.0 - (target - value).var(correction=0) / target.var(correction=0).clamp_min(1e-8)
     return loss, {"explained_variance": explained}
@@ -108,17 +114,18 @@ def chained_prior(belief: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(belief[:1]), belief[:-1]))
 
 
-def session_of_belief(session: Tensor, first: Tensor) -> Tensor:
+def session_of_belief(session: Tensor) -> Tensor:
     """Which session the belief at each tick is about, `[T, B]`: the one of the last transition seen.
 
-    At an episode's first tick no transition led there, and the belief is about the session that begins.
+    At a later episode's first tick that is the transition which ended the episode before: where an episode begins with
+    a session of its own, the belief there is the last one about the session that is over, and the next belief the first
+    about the new one, as at a hidden change inside an episode. Only at the trial's start no transition has been seen,
+    and the belief is about the session that begins.
 
     Args:
         session: `[T, B]` the session of each tick's coming transition, counted along the trial.
-        first: `[T, B]` bool, an episode starts at the tick.
     """
-    before = torch.cat((session[:1], session[:-1]))
-    return torch.where(first, session, before)
+    return torch.cat((session[:1], session[:-1]))
 
 
 def session_consistency(kl_to_final: Tensor, session: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

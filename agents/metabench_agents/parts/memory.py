@@ -14,8 +14,8 @@ class Rollout:
     """One on-policy iteration: T ticks of B trials, as columns that are written in place and used again."""
 
     observation: Tensor  # [T, B, O]
-    previous_action: Tensor  # [T, B] or [T, B, A] the action that led to the tick, in the environment's units
-    previous_reward: Tensor  # [T, B]
+    previous_action: Tensor  # [T, B] or [T, B, A] the trial's action before the tick, in the environment's units
+    previous_reward: Tensor  # [T, B] the reward that came with it
     first: Tensor  # [T, B] bool: an episode starts at the tick
     action: Tensor  # [T, B] or [T, B, A] the action taken, in the policy's units
     log_prob: Tensor  # [T, B]
@@ -84,10 +84,15 @@ class Trials:
     session: Tensor  # [T, B] int64 sessions of the trial that were over at the tick; training labels, never shown
 
     def ticks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What an agent is shown: observations, the action and reward that led there (zeros where `first`), first."""
+        """What inference is fed at every tick: the trial's last transition (where it led, action, reward), and `first`.
+
+        Where an episode begins that is the transition which ended the one before, and where it led is the observation
+        in which that one ended. At the trial's start it is the first observation, with zeros.
+        """
+        came = torch.cat((self.observation[:1], self.next_observation[:-1]))
         action = torch.cat((torch.zeros_like(self.action[:1]), self.action[:-1]))
         reward = torch.cat((torch.zeros_like(self.reward[:1]), self.reward[:-1]))
-        return self.observation, action, torch.where(self.first, 0.0, reward), self.first
+        return came, action, reward, self.first
 
     def split(self, trials: int) -> list[Trials]:
         """Parts of so many trials each."""

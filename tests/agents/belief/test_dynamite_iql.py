@@ -1,6 +1,5 @@
 """DynaMITE-RL offline: IQL's losses by hand, the dataset's trials as they were played, runs that repeat."""
 
-import dataclasses
 import json
 import math
 
@@ -8,15 +7,25 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite_iql
-from metabench_agents.parts.layers import Head
+from metabench_agents.belief.sessions import SessionModel
+from metabench_agents.parts.config import changed
+from metabench_agents.parts.layers import ActionHead
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss
 from metabench_agents.parts.run import Run, load_checkpoint
 
 import metabench
 from metabench.datasets import DatasetId, generate
 
-SMALL = dynamite_iql.Config(
-    updates=300, batch=32, width=16, encoder_embed=8, encoder_hidden=8, decoder_hidden=(8, 8), model_updates=3
+SMALL = changed(
+    dynamite_iql.Config(width=16),
+    {
+        "iql.updates": 300,
+        "iql.batch": 32,
+        "model.encoder.embed": 8,
+        "model.encoder.hidden": 8,
+        "model.decoder.hidden": (8, 8),
+        "fit.updates": 3,
+    },
 )
 
 
@@ -32,7 +41,7 @@ def data(tmp_path_factory):
 
 
 def small_run(folder, seed=0, **changes):
-    config = dataclasses.replace(SMALL, **changes)
+    config = changed(SMALL, changes)
     return dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=Run(folder, show=False, checkpoint_every=1))
 
 
@@ -70,7 +79,7 @@ def test_advantage_weighting_by_hand():
 
 def test_actions_go_to_the_policys_units_and_back():
     env = metabench.make_vec("PointRobot-v0", 4)
-    head = Head(3, env.single_action_space)
+    head = ActionHead(3, env.single_action_space)
     action = torch.from_numpy(env.action_space.sample())
     assert torch.allclose(torch.from_numpy(head.to_env(head.from_env(action))), action, atol=1e-6)
 
@@ -94,8 +103,8 @@ def test_steps_follow_each_other(data):
     env = metabench.make_vec("GridSwitch-v0", 1)
     trials = dynamite_iql.read_trials("metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, reward_loss="bernoulli")
-    model = dynamite_iql.SessionModel(config, env, 60)
+    config = changed(SMALL, {"model.reward_loss": "bernoulli"})
+    model = SessionModel(config.sessions, config.model, env, 60)
     learner = dynamite_iql.make_learner(config, env, model)
     steps, scale = dynamite_iql.relabel(trials, model, learner.actor.policy, 0.95)
     count = trials.reward.shape[1]
@@ -115,7 +124,7 @@ def test_runs_repeat_continue_and_load(tmp_path, changes):
     whole = load_checkpoint(tmp_path / "a").tensors
     run = Run(tmp_path / "c", show=False, checkpoint_every=1)
     stop = _Stop(run, after=2)
-    config = dataclasses.replace(SMALL, **changes)
+    config = changed(SMALL, changes)
     with pytest.raises(KeyboardInterrupt):
         dynamite_iql.train("GridSwitch-v0", config, seed=0, run=stop)
     small_run(tmp_path / "c", **changes)

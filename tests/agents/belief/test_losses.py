@@ -1,13 +1,15 @@
 """VariBAD's and DynaMITE-RL's losses against hand-computed and brute-force values, each part alone."""
 
-import dataclasses
 import itertools
 import math
 
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.encoders import Categorical, Gaussian
+from metabench_agents.belief.encoders import CategoricalLatent, GaussianLatent
+from metabench_agents.belief.model import BeliefModel
+from metabench_agents.belief.policy import BeliefActorCritic, collect
+from metabench_agents.parts.config import changed
 from metabench_agents.parts.layers import Products
 from metabench_agents.parts.losses import (
     chained_prior,
@@ -23,29 +25,50 @@ from metabench_agents.parts.run import stream
 
 import metabench
 
-SMALL = {"latent": 5, "encoder_hidden": 8, "encoder_embed": 8, "decoder_hidden": (8, 8), "reward_loss": "bernoulli"}
-OFF = {"consistency": False, "conditioning": False, "masking": False, "termination_weight": 0.0}
+SMALL = {
+    "model.latent.size": 5,
+    "model.encoder.hidden": 8,
+    "model.encoder.embed": 8,
+    "model.decoder.hidden": (8, 8),
+    "model.reward_loss": "bernoulli",
+}
+OFF = {
+    "sessions.consistency": False,
+    "sessions.conditioning": False,
+    "sessions.masking": False,
+    "sessions.termination_weight": 0.0,
+}
 
 
-def make(seed=0, **changes):
-    """A DynaMITE model on GridSwitch with its config."""
-    config = dynamite.Config(**SMALL | changes)
-    torch.manual_seed(seed)
-    return sessions.SessionModel(config, metabench.make_vec("GridSwitch-v0", 2), 60), config
+def make(changes={}):  # noqa: B006  it is read only
+    """A DynaMITE model on GridSwitch."""
+    config = changed(dynamite.Config(), SMALL | changes)
+    torch.manual_seed(0)
+    return sessions.SessionModel(config.sessions, config.model, metabench.make_vec("GridSwitch-v0", 2), 60)
+
+
+def make_varibad(changes={}):  # noqa: B006
+    """A VariBAD model on GridSwitch."""
+    torch.manual_seed(0)
+    return BeliefModel(changed(varibad.Config(), SMALL | changes).model, metabench.make_vec("GridSwitch-v0", 2), 60)
 
 
 def play(trials=5, seed=0):
     """Random trials of GridSwitch with their session labels."""
     env = metabench.make_vec("GridSwitch-v0", trials)
-    config = varibad.Config(**SMALL)
     torch.manual_seed(seed)
-    model = varibad.make_model(config, env, 60)
-    actor = varibad.ActorCritic(env, 10, 8, model.reading)
-    return varibad.collect(model, actor, env, 60, True, seed, stream(seed)).trials
+    model = BeliefModel(changed(varibad.Config(), SMALL).model, env, 60)
+    actor = BeliefActorCritic(env, 10, 8, model.reading)
+    return collect(model, actor, env, 60, True, seed, stream(seed)).trials
+
+
+def loss_of(elbo, model, batch, generator):
+    """An ELBO of fresh draws."""
+    return elbo(model, batch, model.base.draw(batch, generator))
 
 
 def test_gaussian_kl_by_hand():
-    latent = Gaussian(2)
+    latent = GaussianLatent(2)
     p = torch.tensor([1.0, 0.0, math.log(4.0), 0.0])  # N(1, 4) and N(0, 1)
     q = torch.tensor([0.0, 2.0, 0.0, math.log(0.25)])  # N(0, 1) and N(2, 1/4)
     first = 0.5 * (4.0 + 1.0 - 1.0 - math.log(4.0))
@@ -55,20 +78,20 @@ def test_gaussian_kl_by_hand():
 
 
 def test_categorical_kl_by_hand():
-    latent = Categorical(1, 2)
+    latent = CategoricalLatent(1, 2)
     p, q = torch.log(torch.tensor([0.75, 0.25])), torch.zeros(2)
     assert latent.kl(p, q).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
     assert latent.kl(p + 3.0, q).item() == pytest.approx(latent.kl(p, q).item(), abs=1e-6)  # logits have no zero
 
 
 def test_zeros_are_the_prior():
-    draws = Gaussian(1).place(torch.zeros(20_000, 2), Gaussian(1).noise(20_000, generator=stream(0)))
+    draws = GaussianLatent(1).place(torch.zeros(20_000, 2), GaussianLatent(1).noise(20_000, generator=stream(0)))
     assert draws.mean().abs() < 0.03 and (draws.std() - 1.0).abs() < 0.03
-    assert torch.equal(Categorical(2, 4).features(torch.zeros(8)), torch.full((8,), 0.25))
+    assert torch.equal(CategoricalLatent(2, 4).features(torch.zeros(8)), torch.full((8,), 0.25))
 
 
 def test_categorical_draws_follow_their_probabilities():
-    latent, p = Categorical(1, 3), torch.tensor([0.2, 0.5, 0.3])
+    latent, p = CategoricalLatent(1, 3), torch.tensor([0.2, 0.5, 0.3])
     belief = p.log().expand(30_000, 3).clone().requires_grad_()
     draws = latent.place(belief, latent.noise(30_000, generator=stream(1)))
     assert torch.equal(draws.sum(-1).round(), torch.ones(30_000)) and draws.detach().max() == 1.0
@@ -96,8 +119,8 @@ def test_reconstruction_by_hand():
 
 def test_subsampling_is_unbiased():
     """The mean over many draws of terms and steps is the sum over all of them."""
-    full, _ = make(terms=0, steps=0)
-    some, _ = make(terms=7, steps=11)
+    full = make({"model.terms": 0, "model.steps": 0})
+    some = make({"model.terms": 7, "model.steps": 11})
     some.load_state_dict(full.state_dict())
     batch, belief = play(), None
     for model in (full, some):
@@ -121,9 +144,8 @@ def test_the_prior_is_the_belief_before():
 
 def test_which_session_a_belief_is_about():
     session = torch.tensor([[0, 0, 1, 1, 2, 3]]).T  # of the coming transition
-    first = torch.tensor([[True, False, False, False, True, False]]).T
-    # Tick 0: the session that begins; then the one of the transition just seen; tick 4 begins an episode.
-    assert session_of_belief(session, first)[:, 0].tolist() == [0, 0, 0, 1, 2, 2]
+    # Tick 0: the session that begins; then the one of the transition just seen, wherever episodes begin.
+    assert session_of_belief(session)[:, 0].tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_last_of_session():
@@ -141,7 +163,7 @@ def test_consistency_by_hand():
 
 def test_consistency_of_beliefs_equals_brute_force():
     """Part (a): plain loops over trials and sessions; the final belief has no gradient."""
-    model, _ = make()
+    model = make()
     belief = torch.randn(9, 3, 10, requires_grad=True)
     session = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0] * 9, [0, 1, 1, 1, 1, 2, 2, 3, 3]]).T
     ours, _ = sessions.consistency_loss(model, belief, session)
@@ -160,7 +182,7 @@ def test_consistency_of_beliefs_equals_brute_force():
 
 def test_conditioning_replaces_the_prior_at_borders_only():
     """Part (b): the learned prior of the last belief before the border, which gets no gradient from it."""
-    model, _ = make()
+    model = make()
     belief = torch.randn(6, 1, 10, requires_grad=True)
     session = torch.tensor([[0, 0, 0, 1, 1, 1]]).T
     prior = sessions.prior_of(model, belief, session)
@@ -170,13 +192,13 @@ def test_conditioning_replaces_the_prior_at_borders_only():
     assert torch.allclose(prior[3], expected) and not torch.allclose(prior[3], plain[3])
     prior[3].sum().backward()
     assert belief.grad.abs().sum() == 0 and all(p.grad.abs().sum() > 0 for p in model.prior.parameters())
-    without, _ = make(conditioning=False)
+    without = make({"sessions.conditioning": False})
     assert without.prior is None and torch.equal(sessions.prior_of(without, belief, session), plain)
 
 
 def test_the_learned_prior_finds_the_latent_dynamics():
     """On beliefs that jump to their opposite at every border, its KL falls to nothing."""
-    model, _config = make(conditioning=True)
+    model = make()
     optimiser = torch.optim.Adam(model.prior.parameters(), lr=1e-2)
     sign = torch.randn(1, 64, 1).sign()
     belief = torch.cat((sign, -sign)).expand(2, 64, 5)
@@ -194,13 +216,13 @@ def test_the_learned_prior_finds_the_latent_dynamics():
 
 def test_masking_equals_brute_force():
     """Part (c): only pairs of a belief and a transition of the same session count."""
-    model, config = make(**OFF | {"masking": True, "kl_weight": 0.0, "terms": 0, "steps": 0})
+    model = make(OFF | {"sessions.masking": True, "model.kl_weight": 0.0, "model.terms": 0, "model.steps": 0})
     batch = play()
-    total, _ = sessions.loss(model, config, batch, stream(4))
+    total, _ = loss_of(sessions.elbo, model, batch, stream(4))
     with torch.no_grad():
         belief = model.beliefs(batch)
         drawn = model.base.likelihood(belief, batch, model.base.draw(batch, stream(4)))
-        about, summed = session_of_belief(batch.session, batch.first), 0.0
+        about, summed = session_of_belief(batch.session), 0.0
         for b in range(5):
             for k in range(60):
                 for t in range(60):
@@ -219,26 +241,23 @@ def test_termination_by_hand():
 @pytest.mark.parametrize("part", ["consistency", "conditioning", "masking", "termination_weight"])
 def test_each_part_alone_changes_the_loss(part):
     batch, values = play(), []
-    for changes in (OFF, OFF | {part: True if part != "termination_weight" else 1.0}):
-        model, config = make(**changes | {"kl_weight": 1.0, "consistency_weight": 1.0})
+    for changes in (OFF, OFF | {f"sessions.{part}": True if part != "termination_weight" else 1.0}):
+        model = make(changes | {"model.kl_weight": 1.0, "sessions.consistency_weight": 1.0})
         with torch.no_grad():
             model.base.encoder.out.weight *= 20  # beliefs away from the prior
-        values.append(sessions.loss(model, config, batch, stream(2))[0].item())
+        values.append(loss_of(sessions.elbo, model, batch, stream(2))[0].item())
     assert values[0] != pytest.approx(values[1], rel=1e-4)
 
 
 def test_all_parts_off_is_varibad():
     """The same initial networks, the same loss and the same gradients, to the bit."""
-    model, config = make(**OFF)
-    torch.manual_seed(0)
-    twin_config = varibad.Config(**SMALL)
-    twin = varibad.make_model(twin_config, metabench.make_vec("GridSwitch-v0", 2), 60)
-    shared = {f.name for f in dataclasses.fields(varibad.Config)}
-    assert {f.name for f in dataclasses.fields(dynamite.Config)} > shared
-    assert all(getattr(config, name) == getattr(twin_config, name) for name in shared), "their defaults differ"
+    model, twin = make(OFF), make_varibad()
+    own, theirs = vars(dynamite.Config()), vars(varibad.Config())
+    assert own.keys() - theirs.keys() == {"sessions"}
+    assert all(own[name] == theirs[name] for name in theirs), "their defaults differ"
     batch = play()
-    ours, _ = sessions.loss(model, config, batch, stream(3))
-    theirs, _ = varibad.loss(twin, twin_config, batch, stream(3))
+    ours, _ = loss_of(sessions.elbo, model, batch, stream(3))
+    theirs, _ = loss_of(varibad.elbo, twin, batch, stream(3))
     assert torch.equal(ours, theirs)
     ours.backward()
     theirs.backward()
@@ -249,10 +268,8 @@ def test_all_parts_off_is_varibad():
 
 
 def test_the_elbo_is_its_parts():
-    config = varibad.Config(**SMALL | {"kl_weight": 0.3})
-    torch.manual_seed(0)
-    model = varibad.make_model(config, metabench.make_vec("GridSwitch-v0", 2), 60)
-    total, metrics = varibad.loss(model, config, play(), stream(0))
+    model = make_varibad({"model.kl_weight": 0.3})
+    total, metrics = loss_of(varibad.elbo, model, play(), stream(0))
     assert total.item() == pytest.approx((metrics["reconstruction"] + 0.3 * metrics["belief_kl"]).item(), rel=1e-6)
 
 
@@ -265,15 +282,15 @@ def test_reward_scale_is_the_size_of_returns_to_go():
 @pytest.mark.parametrize("decoder", ["next", "step", "all", "cells"])
 def test_what_the_policy_reads_is_the_decoders_last_hidden_layer(decoder):
     """The decoder's own output layer makes its prediction of it."""
-    model, config = make(decoder=decoder)
-    batch, base = play(), model.base
+    model = make({"model.decoder.sees": decoder})
+    batch, base, hidden = play(), model.base, model.base.config.decoder.hidden
     with torch.no_grad():
         belief = model.beliefs(batch)
         read = base.read(belief, batch.observation)
-    assert read.shape[-1] == 10 + sum(config.decoder_hidden) == 10 + base.reading
+    assert read.shape[-1] == 10 + sum(hidden) == 10 + base.reading
     assert torch.equal(read[..., :10], belief) and not read[..., 10:].requires_grad
     with torch.no_grad():
-        last = read[..., -config.decoder_hidden[-1] :]
+        last = read[..., -hidden[-1] :]
         t, b = 7, 2
         stay = batch.at(torch.tensor([t]))
         stay.next_observation = stay.observation.clone()
@@ -286,7 +303,7 @@ def test_what_the_policy_reads_is_the_decoders_last_hidden_layer(decoder):
 
 
 def test_nothing_is_read_where_it_is_switched_off():
-    model, _ = make(reading=False)
+    model = make({"model.reading": False})
     batch = play()
     belief = model.beliefs(batch)
     assert model.base.reading == 0 and torch.equal(model.base.read(belief, batch.observation), belief)

@@ -1,6 +1,5 @@
 """VariBAD and DynaMITE-RL as agents: what they see, what they remember, that runs repeat, that they learn."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -13,39 +12,49 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.policy import ActorCritic, collect, has_sessions, renew, trial_length
+from metabench_agents.belief.learning import has_sessions, trial_length
+from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
+from metabench_agents.parts.config import changed
+from metabench_agents.parts.losses import session_of_belief
 from metabench_agents.parts.memory import TrialBuffer
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
 from metabench import Timestep
+from metabench.evaluation.play import play
 
 SMALL = {
     "trials": 16,
-    "encoder_embed": 8,
-    "encoder_hidden": 8,
-    "decoder_hidden": (8, 8),
-    "model_updates": 2,
-    "model_trials": 8,
+    "model.encoder.embed": 8,
+    "model.encoder.hidden": 8,
+    "model.decoder.hidden": (8, 8),
+    "fit.updates": 2,
+    "fit.trials": 8,
     "width": 16,
-    "warmup": 2,
-    "warmup_updates": 3,
+    "warmup.iterations": 2,
+    "warmup.updates": 3,
     "buffer": 50,  # fewer than are played: it goes round
 }
-OFF = {"consistency": False, "conditioning": False, "masking": False, "termination_weight": 0.0}
+OFF = {
+    "sessions.consistency": False,
+    "sessions.conditioning": False,
+    "sessions.masking": False,
+    "sessions.termination_weight": 0.0,
+}
 CODE = """
 import sys
 from pathlib import Path
 from metabench_agents.belief import dynamite
+from metabench_agents.parts.config import changed
 from metabench_agents.parts.run import Run
-config = dynamite.Config(frames=60 * 16 * 24, **SETTINGS)
+config = changed(dynamite.Config(frames=60 * 16 * 24), SETTINGS)
 dynamite.train("GridSwitch-v0", config, seed=3, run=Run(Path(sys.argv[1]), show=False, checkpoint_every=2))
 """
 
 
-def small_run(folder, module=dynamite, benchmark="GridSwitch-v0", seed=3, iterations=12, **changes):
-    config = module.Config(**SMALL | changes)
-    config = dataclasses.replace(config, frames=trial_length("test", benchmark) * config.trials * iterations)
+def small_run(folder, module=dynamite, changes={}, benchmark="GridSwitch-v0", seed=3, iterations=12):  # noqa: B006
+    config = changed(module.Config(), SMALL | changes)
+    config = changed(config, {"frames": trial_length("test", benchmark) * config.trials * iterations})
     return module.train(benchmark, config, seed=seed, run=Run(folder, show=False, checkpoint_every=2))
 
 
@@ -61,19 +70,19 @@ def assert_equal_runs(a, b):
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
-def networks(benchmark="GridNavigation-v0", trials=6, **changes):
+def networks(benchmark="GridNavigation-v0", trials=6, changes={}):  # noqa: B006  it is read only
     env = metabench.make_vec(benchmark, trials)
     torch.manual_seed(0)
-    config = dynamite.Config(**SMALL | {"reward_loss": "mse"} | changes)
-    model = sessions.SessionModel(config, env, trial_length("test", benchmark))
-    actor = ActorCritic(env, model.latent.parameters, 8, model.base.reading)
+    config = changed(dynamite.Config(), SMALL | {"model.reward_loss": "mse"} | changes)
+    model = sessions.SessionModel(config.sessions, config.model, env, trial_length("test", benchmark))
+    actor = BeliefActorCritic(env, model.latent.parameters, 8, model.base.reading)
     return env, model, actor
 
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 def test_beliefs_tick_by_tick_equal_the_training_pass(encoder, kind):
-    env, model, actor = networks(encoder=encoder, latent_kind=kind)
+    env, model, actor = networks(changes={"model.encoder.kind": encoder, "model.latent.kind": kind})
     rollout = collect(model.base, actor, env, 60, False, 0, stream(0))
     with torch.no_grad():
         belief = model.beliefs(rollout.trials)
@@ -84,7 +93,7 @@ def test_beliefs_tick_by_tick_equal_the_training_pass(encoder, kind):
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])
 def test_beliefs_do_not_see_the_future_nor_the_sessions(encoder):
-    env, model, actor = networks("GridSwitch-v0", encoder=encoder)
+    env, model, actor = networks("GridSwitch-v0", changes={"model.encoder.kind": encoder})
     trials = collect(model.base, actor, env, 60, True, 0, stream(0)).trials
     with torch.no_grad():
         before = model.beliefs(trials)
@@ -95,29 +104,75 @@ def test_beliefs_do_not_see_the_future_nor_the_sessions(encoder):
     assert torch.equal(after[:31], before[:31]) and not torch.allclose(after[31], before[31], atol=1e-4)
 
 
+class Repeating:
+    """An agent that does what was done in collected trials, and keeps what another believes meanwhile."""
+
+    def __init__(self, agent, actions):
+        self.agent, self.actions, self.read = agent, iter(actions), []
+
+    def begin(self, num_trials):
+        return self.agent.begin(num_trials)
+
+    def act(self, step, belief):
+        before = belief.core.clone()
+        posterior, after = self.agent.infer(step, belief)
+        assert torch.equal(belief.core, before), "infer changed the belief it was given"
+        self.read.append(self.agent.model.read(posterior, torch.from_numpy(step.observation).float()))
+        return next(self.actions), after
+
+
 @pytest.mark.parametrize("id", ["GridNavigation-v0", "PointRobot-v0"])
-def test_the_agent_believes_what_the_collector_does(id):
-    """Shown the stream of a collected trial as the evaluator shows it, the agent has the collector's beliefs."""
+def test_training_sees_and_believes_what_evaluation_shows(id):
+    """The collector's ticks are those of the evaluator's loop, and its beliefs those of acting, tick by tick."""
     env, model, actor = networks(id, 3)
     ticks = trial_length("test", id)
     rollout = collect(model.base, actor, env, ticks, False, 0, stream(0))
-    agent = varibad.BeliefAgent("test", model.base, actor)
-    belief, beliefs = agent.begin(3), []
+    agent = Repeating(BeliefAgent("test", model.base, actor), rollout.trials.action.numpy())
+    came, action, reward, first = (column.numpy() for column in rollout.trials.ticks())
     observation, _ = env.reset(seed=0)
-    action, reward, first = np.zeros((3, *env.single_action_space.shape)), np.zeros(3), np.ones(3, dtype=bool)
-    action = action.astype(env.single_action_space.dtype)
-    for t in range(ticks):
-        before = belief.clone()
-        posterior, after = agent.infer(Timestep(observation, action, reward, first, np.zeros_like(observation)), belief)
-        assert torch.equal(belief, before), "infer changed the belief it was given"
-        belief = after
-        beliefs.append(agent.model.read(posterior, torch.as_tensor(observation).float()))
-        action = rollout.trials.action[t].numpy()
-        observation, reward, terminated, truncated, _ = env.step(action)
-        first = terminated | truncated
-        reward = np.where(first, 0.0, reward)
-        action = np.where(first.reshape(-1, *[1] * (action.ndim - 1)), 0, action).astype(action.dtype)
-    assert torch.allclose(torch.stack(beliefs), rollout.belief, atol=1e-5)
+    for t, tick in zip(range(ticks), play(agent, env, observation), strict=False):
+        step = tick.step
+        assert np.array_equal(step.observation, rollout.trials.observation[t].numpy())
+        assert np.array_equal(step.action, action[t]) and np.array_equal(step.first, first[t])
+        assert np.array_equal(step.reward.astype(np.float32), reward[t])
+        led = step.final if t and step.first.any() else step.observation
+        assert np.array_equal(led, came[t])  # inference is told where the last transition led, the policy where it is
+        assert torch.allclose(agent.read[t], rollout.belief[t], atol=1e-5)
+    assert first[1:].any() and len(agent.read) == ticks
+
+
+def test_the_transition_that_ends_an_episode_is_believed():
+    """Its reward and where it led move the belief at the next episode's first tick; the new start does not."""
+    env, model, actor = networks()
+    trials = collect(model.base, actor, env, 60, False, 0, stream(0)).trials
+    with torch.no_grad():
+        before = model.beliefs(trials)
+        trials.observation[15] += 1.0
+        assert torch.equal(model.beliefs(trials), before)
+        for column, change in ((trials.reward, 1.0), (trials.next_observation, 1.0)):
+            column[14] += change  # of the first episode's last step
+            after = model.beliefs(trials)
+            column[14] -= change
+            assert torch.equal(after[:15], before[:15]) and not torch.allclose(after[15], before[15], atol=1e-4)
+
+
+def test_beliefs_of_an_earlier_protocol_never_read_how_an_episode_ended():
+    _, model, actor = networks(trials=1)
+    seen, ended = np.zeros((1, 2), np.float32), np.full((1, 2), 3, np.float32)
+    step = Timestep(seen, np.zeros(1, np.int64), np.ones(1), np.ones(1, dtype=bool), ended)
+    for protocol, alike in (("slots-2", False), ("slots-1", True)):
+        agent = BeliefAgent("test", model.base, actor, protocol)
+        begun = agent.begin(1)._replace(begun=True)
+        blank = step._replace(reward=np.zeros(1), final=np.zeros_like(seen))
+        assert torch.equal(agent.infer(step, begun)[0], agent.infer(blank, begun)[0]) is alike
+
+
+def test_an_episodes_own_session_is_believed_one_tick_after_it_begins():
+    """The belief at an episode's first tick is the last one about the session that is over."""
+    env, model, actor = networks()
+    trials = collect(model.base, actor, env, 60, True, 0, stream(0)).trials
+    assert trials.session[:, 0].tolist() == [t // 15 for t in range(60)]  # of the coming transition
+    assert session_of_belief(trials.session)[:, 0].tolist() == [max(0, t - 1) // 15 for t in range(60)]
 
 
 def test_session_labels_are_the_environments():
@@ -155,7 +210,7 @@ def test_the_buffer_keeps_the_latest_trials():
 def test_all_parts_off_trains_as_varibad(tmp_path):
     """Every metric of every iteration is VariBAD's, and so are the networks."""
     small_run(tmp_path / "v", varibad)
-    small_run(tmp_path / "d", dynamite, **OFF)
+    small_run(tmp_path / "d", dynamite, OFF)
     assert rows(tmp_path / "v") == rows(tmp_path / "d")
     theirs, ours = (load_checkpoint(tmp_path / name).tensors for name in ("v", "d"))
     ours = {name.replace("model/base/", "model/").replace("model/base.", "model/"): t for name, t in ours.items()}
@@ -167,17 +222,17 @@ def test_the_scout_is_thrown_away(tmp_path):
     """After the warm-up policy and optimiser are as new, and another seed begins with another policy."""
     env = metabench.make_vec("GridSwitch-v0", 2)
     torch.manual_seed(1)
-    actor = ActorCritic(env, 4, 8, 3)
+    actor = BeliefActorCritic(env, 4, 8, 3)
     adam = torch.optim.Adam(actor.parameters(), lr=0.1)
     actor.watch(torch.ones(5, 7))
     sum(parameter.sum() for parameter in actor.parameters()).backward()
     adam.step()
     renew(actor, adam, env, 8, seed=7)
     torch.manual_seed(7)
-    fresh = ActorCritic(env, 4, 8, 3).state_dict()
+    fresh = BeliefActorCritic(env, 4, 8, 3).state_dict()
     assert not adam.state and all(torch.equal(tensor, fresh[name]) for name, tensor in actor.state_dict().items())
     small_run(tmp_path / "scout", iterations=3)
-    small_run(tmp_path / "random", iterations=3, scout=False)
+    small_run(tmp_path / "random", changes={"warmup.scout": False}, iterations=3)
     assert "entropy" in rows(tmp_path / "scout")[0] and "entropy" not in rows(tmp_path / "random")[0]
     assert "entropy" in rows(tmp_path / "random")[2]
 
@@ -219,21 +274,24 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     ("module", "changes"),
     [
         (varibad, {}),
-        (varibad, {"decoder": "cells", "terms": 0}),
+        (varibad, {"model.decoder.sees": "cells", "model.terms": 0}),
         (dynamite, {}),
-        (dynamite, {"latent_kind": "categorical", "latent": 3}),
-        (dynamite, {"encoder": "transformer", "encoder_layers": 1, "encoder_heads": 2}),
+        (dynamite, {"model.latent.kind": "categorical", "model.latent.size": 3}),
+        (dynamite, {"model.encoder.kind": "transformer", "model.encoder.layers": 1, "model.encoder.heads": 2}),
     ],
 )
 def test_loading_gives_the_same_agent(tmp_path, module, changes):
-    trained = small_run(tmp_path, module, iterations=3, **changes)
+    trained = small_run(tmp_path, module, changes, iterations=3)
     loaded = module.load(tmp_path)
+    assert trained.protocol == loaded.protocol == "slots-2"
     results = [metabench.evaluate(agent, "GridSwitch-v0", seed=1).returns for agent in (trained, loaded)]
     assert results[0] == results[1]
 
 
 def test_box_actions_several_episodes_and_decoded_states(tmp_path):
-    agent = small_run(tmp_path, varibad, "PointRobot-v0", iterations=3, decoder="all", state_decoder=True)
+    agent = small_run(
+        tmp_path, varibad, {"model.decoder.sees": "all", "model.decoder.states": True}, "PointRobot-v0", iterations=3
+    )
     assert metabench.evaluate(agent, "PointRobot-v0").array().shape == (5, 1, 2)
     assert rows(tmp_path)[-1]["frames"] == 40 * 16 * 3
 
@@ -241,7 +299,8 @@ def test_box_actions_several_episodes_and_decoded_states(tmp_path):
 def test_physics_with_sessions(tmp_path):
     """Observations in double precision, rewards of many values, sessions."""
     pytest.importorskip("mujoco")
-    small_run(tmp_path, dynamite, "CheetahDirSwitch-v0", iterations=2, trials=4, warmup=1, decoder="step")
+    changes = {"trials": 4, "warmup.iterations": 1, "model.decoder.sees": "step"}
+    small_run(tmp_path, dynamite, changes, "CheetahDirSwitch-v0", iterations=2)
     assert rows(tmp_path)[-1]["frames"] == trial_length("test", "CheetahDirSwitch-v0") * 4 * 2
     loaded = dynamite.load(tmp_path)
     step = Timestep(
@@ -253,18 +312,18 @@ def test_physics_with_sessions(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"reward_loss": "l1"}, "unknown reward_loss 'l1'"),
-        ({"decoder": "nothing"}, "a decoder cannot see 'nothing'"),
-        ({"encoder": "lstm"}, "unknown encoder 'lstm'"),
-        ({"latent_kind": "beta"}, "unknown latent 'beta'"),
-        ({"encoder": "transformer", "encoder_heads": 3}, "3 attention heads do not divide"),
+        ({"model.reward_loss": "l1"}, "unknown reward_loss 'l1'"),
+        ({"model.decoder.sees": "nothing"}, "a decoder cannot see 'nothing'"),
+        ({"model.encoder.kind": "lstm"}, "unknown encoder 'lstm'"),
+        ({"model.latent.kind": "beta"}, "unknown latent 'beta'"),
+        ({"model.encoder.kind": "transformer", "model.encoder.heads": 3}, "3 attention heads do not divide"),
     ],
 )
 def test_wrong_settings_are_told_in_a_sentence(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        small_run(tmp_path, **changes)
+        small_run(tmp_path, changes=changes)
 
 
 def test_rewards_of_more_than_two_values_are_no_coin(tmp_path):
     with pytest.raises(ValueError, match="rewards of PointRobot-v0 take more than two values"):
-        small_run(tmp_path, varibad, "PointRobot-v0", reward_loss="bernoulli")
+        small_run(tmp_path, varibad, {"model.reward_loss": "bernoulli"}, "PointRobot-v0")

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import changed, read_config
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,17 @@ def test_what_is_written_is_read_back():
     assert read_config(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
     assert read_config(Config, {}) == Config()
     assert read_config(Config, {"ppo": {"clip": 0.1}}) == Config(ppo=PPO(0.1))
+
+
+def test_what_a_group_leaves_out_is_the_algorithms_default():
+    """Not that of the group's class: `critic` has a rate of its own."""
+    assert read_config(Config, {"critic": {"widths": [1]}}) == Config(critic=Rates(0.3, (1,)))
+
+
+def test_some_settings_are_changed():
+    assert changed(Config(), {"frames": 7, "critic.widths": (2,)}) == Config(7, critic=Rates(0.3, (2,)))
+    with pytest.raises(TypeError, match="clap"):
+        changed(Config(), {"ppo.clap": 1})
 
 
 def test_flat_settings_find_their_group():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.parts.layers import GRU, Head, Scaler, action_size, encode_action, linear
+from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear
 
 
 def test_scaler_maps_bounds_to_one():
@@ -29,18 +29,18 @@ def test_linear_is_orthogonal():
 
 
 def test_encode_action():
-    first = torch.tensor([False, True, False])
-    code = encode_action(torch.tensor([1, 2, 0]), first, spaces.Discrete(3))
+    absent = torch.tensor([False, True, False])
+    code = encode_action(torch.tensor([1, 2, 0]), spaces.Discrete(3), absent)
     assert code.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
     box = spaces.Box(-0.1, 0.1, (2,))
-    code = encode_action(torch.full((3, 2), 0.05), first, box)
+    code = encode_action(torch.full((3, 2), 0.05), box, absent)
     assert torch.allclose(code, torch.tensor([[0.5, 0.5], [0, 0], [0.5, 0.5]]))
     assert action_size(spaces.Discrete(3)) == 3 and action_size(box) == 2
 
 
 def test_categorical_head():
     torch.manual_seed(0)
-    head, params = Head(4, spaces.Discrete(3)), torch.tensor([[1.0, 0.0, -1.0]]).expand(60_000, 3)
+    head, params = ActionHead(4, spaces.Discrete(3)), torch.tensor([[1.0, 0.0, -1.0]]).expand(60_000, 3)
     drawn = head.sample(params, torch.Generator().manual_seed(1))
     expected = params[0].softmax(-1)
     assert torch.allclose(torch.bincount(drawn, minlength=3) / 60_000, expected, atol=0.01)
@@ -51,7 +51,7 @@ def test_categorical_head():
 
 
 def test_gaussian_head():
-    head = Head(4, spaces.Box(np.float32(-2), np.float32(4), (2,)), log_std=-0.5)
+    head = ActionHead(4, spaces.Box(np.float32(-2), np.float32(4), (2,)), log_std=-0.5)
     mean = torch.tensor([[0.2, -0.3]]).expand(40_000, 2)
     drawn = head.sample(mean, torch.Generator().manual_seed(1)).detach()
     std = np.exp(-0.5)
@@ -67,8 +67,8 @@ def test_unusual_boxes():
     """One-sided and unbounded spaces give finite codes and actions."""
     for low, high in ((-1.0, 0.0), (-np.inf, np.inf), (0.0, np.inf)):
         space = spaces.Box(np.float32(low), np.float32(high), (2,))
-        head = Head(4, space)
+        head = ActionHead(4, space)
         action = head.to_env(torch.tensor([[-0.5, 0.5]]))
         assert np.isfinite(action).all() and (action >= low).all() and (action <= high).all()
-        code = encode_action(torch.as_tensor(action), torch.tensor([False]), space)
+        code = encode_action(torch.as_tensor(action), space)
         assert torch.isfinite(code).all()

@@ -1,0 +1,222 @@
+"""How inference and a policy on it are learned together, whatever the ELBO: VariBAD's loop, as a mechanism."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import metabench
+from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, BeliefRollout, collect, ppo_update, renew
+from metabench_agents.parts.losses import PPO, next_reward_scale
+from metabench_agents.parts.memory import TrialBuffer
+from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """What comes before the model learns and the policy that is kept begins."""
+
+    iterations: int = 40  # how long it takes
+    scout: bool = True  # whether a policy that is thrown away plays them; else random actions, each kept for a while
+    scout_entropy: float = 0.2  # weight of its entropy bonus
+    learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to the fit's
+    updates: int = 1500  # gradient steps on the ELBO at the end of the warm-up
+
+
+class LearningConfig(Protocol):
+    """What `learn` and `restore` read of an algorithm's settings."""
+
+    @property
+    def frames(self) -> int:
+        """Environment steps in all."""
+        ...
+
+    @property
+    def trials(self) -> int:
+        """Trials played together."""
+        ...
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model of the hidden task."""
+        ...
+
+    @property
+    def fit(self) -> FitConfig:
+        """How it learns."""
+        ...
+
+    @property
+    def warmup(self) -> WarmupConfig:
+        """What comes before."""
+        ...
+
+    @property
+    def ppo(self) -> PPO:
+        """How the policy learns."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Of the policy's and value's hidden layers."""
+        ...
+
+    @property
+    def buffer(self) -> int:
+        """Past trials that the model learns from."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Tasks to learn from."""
+        ...
+
+
+Make = Callable[[ModelConfig, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
+
+
+class Learned(NamedTuple):
+    """Networks and optimisers, which a checkpoint holds under these names."""
+
+    modules: dict[str, nn.Module]  # model, actor
+    optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
+
+
+def trial_length(name: str, benchmark: str) -> int:
+    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
+    spec = metabench.spec(benchmark)
+    if type(spec.family()).terminal is not metabench.Family.terminal:
+        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
+    return spec.horizon * spec.episodes
+
+
+def has_sessions(benchmark: str, split: str) -> bool:
+    """Whether the hidden task changes inside an episode."""
+    spec = metabench.spec(benchmark)
+    sessions = spec.split_sessions.get(split, spec.sessions)
+    return sessions is not None and sessions["kind"] != "constant"
+
+
+def model_schedule(
+    warmup: WarmupConfig, config: FitConfig, iteration: int, left: float
+) -> tuple[int, tuple[float, float]]:
+    """How many gradient steps on the ELBO an iteration makes, and their first and last learning rate.
+
+    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has
+    settled before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
+
+    Args:
+        warmup: How long it takes, and what is done at its end.
+        config: What is done from then on.
+        iteration: From 0.
+        left: The share of the training that is left.
+    """
+    rate = config.learning_rate * left
+    if iteration + 1 < warmup.iterations:
+        return 0, (rate, rate)
+    if iteration + 1 == warmup.iterations:
+        return warmup.updates, (warmup.learning_rate, config.learning_rate)
+    return config.updates, (rate, rate)
+
+
+def learn(
+    name: str, benchmark: str, config: LearningConfig, make: Make, elbo: Elbo, *, seed: int, run: Run
+) -> BeliefAgent:
+    """Trains a model by its ELBO and a policy on its beliefs; continues the run in `run.folder` to the same bits.
+
+    An iteration plays one trial per slot, improves the policy by PPO on them and the model on a buffer of past trials.
+    It depends on nothing but parameters, optimisers, buffer, reward scale, seed and its own number.
+
+    Args:
+        name: The algorithm's.
+        benchmark: Whose trials are played.
+        config: The algorithm's settings.
+        make: Makes the model.
+        elbo: Minus the ELBO of it, a batch and draws.
+        seed: Of the run.
+        run: Its folder.
+    """
+    checkpoint = run.begin(name, benchmark, config, seed)
+    ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, config.split)
+    model_config = resolve_reward_loss(config.model, benchmark)
+    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
+    torch.manual_seed(first)
+    model = make(model_config, env, ticks)
+    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
+    model_adam = torch.optim.Adam(model.parameters(), lr=config.fit.learning_rate, fused=True)
+    actor_adam = torch.optim.Adam(actor.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
+    learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
+    elbo, buffer = compiled(elbo) if config.fit.compile else elbo, TrialBuffer(config.buffer)
+    done, scale = _continue(checkpoint, learned, buffer)
+    iterations = -(-config.frames // (ticks * config.trials))
+    with run.progress(iterations, done, "iterations") as advance:
+        for iteration in range(done, iterations):
+            start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
+            env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
+            explore = warm and not config.warmup.scout
+            rollout = collect(model.base, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
+            count = iteration if warm else iteration - config.warmup.iterations
+            scale, metrics = next_reward_scale(scale, rollout.trials.reward, config.ppo.discount, count), {}
+            if not explore:
+                weight, draws = config.warmup.scout_entropy if warm else None, stream(seed, iteration, 1)
+                metrics = ppo_update(actor, actor_adam, rollout, config.ppo, scale, left, draws, weight)
+            actor.watch(rollout.belief)
+            buffer.add(rollout.trials)
+            steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
+            draws = stream(seed, iteration, 2)
+            metrics |= fit(
+                model, elbo, model_adam, buffer, config.fit, updates=steps, learning_rates=rates, generator=draws
+            )
+            if iteration + 1 == config.warmup.iterations and config.warmup.scout:
+                renew(actor, actor_adam, env, config.width, fresh)
+            _tell(run, advance, iteration, rollout, metrics | {"scale": scale}, time.perf_counter() - start)
+            if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
+                run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale})
+    return BeliefAgent(name, model.base, actor)
+
+
+def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float]:
+    """Puts a checkpoint back where it came from; how many iterations are done, and the reward scale."""
+    if checkpoint is None:
+        return 0, 1.0
+    unpack(checkpoint.tensors, *learned)
+    buffer.restore(checkpoint.tensors)
+    return checkpoint.iteration, checkpoint.state["scale"]
+
+
+def _tell(
+    run: Run, advance: Any, iteration: int, rollout: BeliefRollout, metrics: Mapping[str, float], seconds: float
+) -> None:
+    """Logs an iteration that took `seconds`, and moves the progress bar."""
+    played, mean_return = rollout.trials.reward.numel(), rollout.mean_return()
+    head = {"iteration": iteration + 1, "frames": (iteration + 1) * played, "return": mean_return}
+    run.log(head | dict(metrics) | {"time/frames_per_s": played / seconds, "time/seconds": seconds})
+    advance(iteration + 1, f"return {mean_return:7.2f}   {played / seconds / 1000:5.0f}k frames/s")
+
+
+def restore(
+    name: str, record: Mapping[str, Any], config: LearningConfig, make: Make, tensors: Mapping[str, Tensor]
+) -> BeliefAgent:
+    """The agent that `learn` left in a run's folder.
+
+    Args:
+        name: The algorithm's.
+        record: What the folder says of the run: its benchmark, and the protocol under which it learned.
+        config: Its settings.
+        make: As for `learn`.
+        tensors: Of its checkpoint.
+    """
+    benchmark: str = record["benchmark"]
+    env = metabench.make_vec(benchmark, 1)
+    model = make(config.model, env, trial_length(name, benchmark))
+    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
+    unpack(dict(tensors), {"model": model, "actor": actor}, {})
+    return BeliefAgent(name, model.base, actor, record["protocol"])
