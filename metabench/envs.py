@@ -371,8 +371,8 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
     in `info["final_obs"]` where `info["_final_obs"]`. In `info`, `session_ended` and `success` are of the step just
     taken; `task_id`, `episode_in_trial` and `session` are of the episode that goes on, and those of the one that ended
     are in `info["final_info"]`. With `autoreset_mode="NextStep"` the last observation is returned, and the next step
-    begins the slot's next episode instead of moving it, as Gymnasium's vector wrappers want it. Slot i equals the single
-    environment reset with `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`. A simulation that
+    begins the slot's next episode instead of moving it, as Gymnasium's vector wrappers want it. Slot i equals the
+    single environment reset with `seed + i`. Per-slot tasks: `reset(options={"task": [3, 1, 4, 1]})`. A simulation that
     diverges ends its slot's episode, with `info["diverged"]` and a warning that names slot and task; the others go on.
     """
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from metabench.rng import Array, SlotRng, whole_number
+from metabench.rng import Array, SlotRng, whole_number, whole_numbers
 
 C = TypeVar("C")
 
@@ -202,10 +202,12 @@ class TaskTable:
     def batch(self, split: str, index: Sequence[int] | Array) -> TaskBatch:
         """The rows `index` of a frozen split; ValueError if one does not exist."""
         rows, count = np.asarray(index), self.size(split)
+        if rows.dtype == object and whole_numbers(index) is not None:  # beyond 64 bits
+            rows = rows.astype(np.float64).clip(-1, count).astype(np.int64)
         if not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(f"task indices must be integers, got {rows.dtype}")
         if rows.size and (rows.min() < 0 or rows.max() >= count):
-            wrong = int(rows[(rows < 0) | (rows >= count)][0])
+            wrong = int(np.asarray(index)[(rows < 0) | (rows >= count)][0])
             raise ValueError(
                 f"task {wrong} does not exist: the split {split!r} of {self.family} has the tasks 0 to {count - 1}"
             )
