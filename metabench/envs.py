@@ -52,7 +52,7 @@ def check_actions(actions: Any, space: ActionSpace, num_envs: int) -> Array:
         slot = int(np.argwhere(~np.isfinite(array))[0][0])
         raise ValueError(f"the action of slot {slot} is not finite: {array[slot]}")
     if array.dtype.kind == "f" and array.dtype.itemsize > space.dtype.itemsize:
-        limits = np.finfo(space.dtype)  # pyright: ignore[reportArgumentType]
+        limits = np.finfo(space.dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
         array = np.clip(array, limits.min, limits.max)
     return np.ascontiguousarray(array, space.dtype)
 
@@ -285,8 +285,8 @@ class MetaEnv(gym.Env[Array, Any]):
         """The task being played: for analysis, never for an agent."""
         return self._face.task(0)
 
-    @property
-    def spec(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self) -> Any:
         """Gymnasium's spec; None if it was not made by `gymnasium.make`."""
         return self._spec
 
@@ -419,8 +419,8 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         """The task of every slot: for analysis, never for an agent."""
         return tuple(self._face.task(slot) for slot in range(self.num_envs))
 
-    @property
-    def spec(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self) -> Any:
         """Gymnasium's spec; None if it was not made by `gymnasium.make_vec`."""
         return self._spec
 

@@ -93,8 +93,8 @@ class RL2(gym.Wrapper, RecordConstructorArgs):
         self.observation_space = tick_space(env.observation_space, env.action_space)  # pyright: ignore[reportArgumentType]
 
     def _tick(self, observation: Array, action: Array, reward: float, first: bool, start: bool) -> Array:
-        row = (np.array([value]) for value in (reward, first, start))
-        return tick(observation[None], action, *row, self.env.action_space)[0]
+        rewards, firsts, starts = (np.array([value]) for value in (reward, first, start))
+        return tick(observation[None], action, rewards, firsts, starts, self.env.action_space)[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begins a trial."""
@@ -138,7 +138,8 @@ class RL2Vector(VectorWrapper):
             )
         self.autoreset_mode = AutoresetMode.SAME_STEP
         self.episodes: int = env.unwrapped.episodes_per_task
-        self.single_observation_space = tick_space(env.single_observation_space, env.single_action_space)
+        seen: Any = env.single_observation_space
+        self.single_observation_space = tick_space(seen, env.single_action_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._shown = np.empty(0)
 
@@ -157,7 +158,7 @@ class RL2Vector(VectorWrapper):
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step in every slot; where an episode of a trial ends, the next one begins."""
-        space = self.env.single_action_space
+        space: Any = self.env.single_action_space
         played = check_actions(actions, space, self.num_envs)
         observation, reward, terminated, truncated, info = self.env.step(played)
         ended = terminated | truncated

@@ -17,7 +17,7 @@ from metabench.rng import Array
 from metabench.stacks.rl2 import tick
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
     raise ImportError(
         f"metabench.stacks.sb3 needs the package {error.name}, which is not installed: pip install 'metabench[sb3]'"
