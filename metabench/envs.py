@@ -285,13 +285,13 @@ class MetaEnv(gym.Env[Array, Any]):
         """The task being played: for analysis, never for an agent."""
         return self._face.task(0)
 
-    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
     def spec(self) -> Any:
         """Gymnasium's spec; None if it was not made by `gymnasium.make`."""
         return self._spec
 
     @spec.setter
-    def spec(self, spec: Any) -> None:
+    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._spec = _told(spec, self._trials)
 
     @property
@@ -419,13 +419,13 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         """The task of every slot: for analysis, never for an agent."""
         return tuple(self._face.task(slot) for slot in range(self.num_envs))
 
-    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
     def spec(self) -> Any:
         """Gymnasium's spec; None if it was not made by `gymnasium.make_vec`."""
         return self._spec
 
     @spec.setter
-    def spec(self, spec: Any) -> None:
+    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._spec = _told(spec, self._trials)
 
     @property
