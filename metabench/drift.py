@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from metabench.rng import Array, SlotRng
-from metabench.tasks import TaskTable, latent_ranges, param_ranges, stack, suggest
+from metabench.rng import Array, SlotRng, whole_number
+from metabench.tasks import TaskTable, latent_ranges, param_ranges, real_number, stack, suggest
 
 NEVER = 2**62  # steps until the end of a session that does not end
 
@@ -185,8 +185,12 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
     """
     if sessions is None:
         sessions = {"kind": "constant"}
+    if not isinstance(sessions, Mapping):
+        raise ValueError(
+            f'sessions are described by a mapping such as {{"kind": "geometric", "p": 0.05}}, got {sessions!r}'
+        )
     kind = sessions.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"unknown kind of sessions {kind!r}; {suggest(str(kind), KINDS)}")
     for key in sessions:
         if key not in _KEYS[kind]:
@@ -203,27 +207,37 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
     special = latents or "chain" in sessions or "count" in sessions
     law = _parse_latents(sessions, table) if special else Resample(table, split)
     if kind == "geometric":
-        p = sessions.get("p")
-        if not isinstance(p, int | float) or not 0.0 <= p <= 1.0:
+        p = real_number(sessions.get("p"))
+        if p is None or not 0.0 <= p <= 1.0:
             raise ValueError(
-                f"geometric sessions need p, the probability of an end after each step, in [0, 1]; got {p!r}"
+                f"geometric sessions need p, the probability of an end after each step, in [0, 1]; "
+                f"got {sessions.get('p')!r}"
             )
-        return GeometricSessions(float(p), law)
-    length = sessions.get("length")
-    if not isinstance(length, int) or length < 1:
-        raise ValueError(f"fixed sessions need length, a whole number of steps of at least 1; got {length!r}")
+        return GeometricSessions(p, law)
+    length = whole_number(sessions.get("length"))
+    if length is None or not 1 <= length <= NEVER:
+        raise ValueError(
+            f"fixed sessions need length, a whole number of steps of at least 1; got {sessions.get('length')!r}"
+        )
     return FixedSessions(length, law)
 
 
 def _parse_latents(sessions: Mapping[str, Any], table: TaskTable) -> LatentLaw:
     latents = latent_ranges(table.context_type)
     chain: Mapping[str, Sequence[Sequence[float]]] = sessions.get("chain", {})
-    counts = tuple(sessions.get("count", ()))
-    if sorted((*chain, *counts)) != sorted(latents):
+    listed = sessions.get("count", ())
+    if not isinstance(chain, Mapping) or isinstance(listed, str) or not isinstance(listed, Sequence):
+        raise ValueError("chain is a mapping from latent fields to matrices, and count a list of latent fields")
+    counts = tuple(listed)
+    if sorted(map(str, (*chain, *counts))) != sorted(latents):
         names = ", ".join(latents) or "none"
         raise ValueError(f"sessions of {table.family} need a chain or a count for exactly its latent fields ({names})")
     for name, rows in chain.items():
-        matrix, count = np.asarray(rows, dtype=np.float64), int(latents[name].high) + 1
+        count = int(latents[name].high) + 1
+        try:
+            matrix = np.asarray(rows, dtype=np.float64)
+        except (TypeError, ValueError):
+            matrix = np.empty(0)  # no matrix at all
         if matrix.shape != (count, count) or (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1.0):
             raise ValueError(
                 f"the chain of {name} must be a {count} x {count} matrix whose rows are probabilities that sum to 1"

@@ -62,6 +62,10 @@ class Family(abc.ABC, Generic[S, C]):
     dt: float = 1.0  # seconds a step lasts; 1 where time has no unit
     render_fps: int = 10
     render_modes: tuple[str, ...] = ("rgb_array", "ansi")
+    longest: int | None = (
+        None  # steps that `max_episode_steps` may stretch an episode to; no more than `horizon` if None
+    )
+    diverges: ClassVar[bool] = False  # whether `transition` may raise Diverged
     backends: tuple[str, ...] = ("batched",)  # ways to step it, the default first; see `simulator`
 
     @abc.abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs import registration
+from gymnasium.vector import AutoresetMode
 
 from metabench.drift import Drift, parse_sessions
 from metabench.envs import MetaEnv, MetaVectorEnv
 from metabench.family import Family
+from metabench.rng import whole_number
 from metabench.simulator import Trials
 from metabench.tasks import TaskTable, suggest
 
@@ -73,7 +77,7 @@ class Spec:
 
     def drift(self, split: str, sessions: Mapping[str, Any] | None = None) -> Drift:
         """What happens inside an episode of `split`; `sessions` replaces the spec's own."""
-        return parse_sessions(sessions or self.sessions_of(split), self.table(), split)
+        return parse_sessions(self.sessions_of(split) if sessions is None else sessions, self.table(), split)
 
     def references(self, split: str) -> Mapping[str, Any]:
         """Measured returns of the yardsticks on `split`, with how they were measured; empty if there are none."""
@@ -197,13 +201,27 @@ def _trials(
     family, table = chosen.family(), chosen.table()
     table.check_split(split)
     episodes = chosen.episodes if episodes_per_task is None else episodes_per_task
-    if not isinstance(episodes, int) or episodes < 1:
+    number = whole_number(episodes)
+    if number is None or number < 1:
         raise ValueError(f"episodes_per_task must be a whole number of at least 1, got {episodes_per_task!r}")
-    if max_episode_steps is not None and not 1 <= max_episode_steps <= chosen.horizon:
-        raise ValueError(f"max_episode_steps of {chosen.id} must be 1 to {chosen.horizon}, got {max_episode_steps}")
+    horizon, longest = whole_number(max_episode_steps), family.longest or chosen.horizon
+    if max_episode_steps is not None and (horizon is None or not 1 <= horizon <= longest):
+        raise ValueError(f"max_episode_steps of {chosen.id} must be 1 to {longest}, got {max_episode_steps!r}")
     if backend is not None and backend not in family.backends:
         raise ValueError(f"{chosen.id} has no backend {backend!r}; {suggest(str(backend), family.backends)}")
-    return Trials(family, table, chosen.drift(split, sessions), split, episodes, max_episode_steps, backend)
+    return Trials(family, table, chosen.drift(split, sessions), split, number, horizon, backend)
+
+
+def _asked_of_gymnasium(caller: Any) -> Any:
+    """The `max_episode_steps` of the `gymnasium.make` that calls us, whose frame this is; None if it does not.
+
+    Gymnasium keeps that argument to itself: it puts its TimeLimit around whatever we make, which cannot lengthen an
+    episode, and then reports a length that nobody plays.
+    """
+    if caller.f_code is not registration.make.__code__:
+        return None
+    asked = caller.f_locals.get("max_episode_steps")
+    return getattr(caller.f_locals.get("env_spec"), "max_episode_steps", None) if asked is None else asked
 
 
 def make(
@@ -214,6 +232,7 @@ def make(
     sessions: Mapping[str, Any] | None = None,
     expose_task: bool = False,
     render_mode: str | None = None,
+    max_episode_steps: int | None = None,
     backend: str | None = None,
 ) -> MetaEnv:
     """One slot of a benchmark; the same as `gym.make("metabench/<id>", ...)` without its wrappers.
@@ -225,12 +244,15 @@ def make(
         sessions: Makes the task change inside the episode, for example {"kind": "geometric", "p": 0.05}.
         expose_task: Appends the hidden context to the observation, for oracles.
         render_mode: "rgb_array" or "ansi"; "human", a window, for the MuJoCo families.
+        max_episode_steps: Shortens the episodes; more than the benchmark's are refused, unless the family allows it.
         backend: One of the family's `backends`; the first by default. "reference" steps the third party's own code.
 
     Raises:
         ValueError: One sentence for an unknown id, split, or an argument out of range.
     """
-    trials = _trials(benchmark, split, episodes_per_task, sessions, None, backend)
+    if max_episode_steps is None:
+        max_episode_steps = _asked_of_gymnasium(sys._getframe(1))
+    trials = _trials(benchmark, split, episodes_per_task, sessions, max_episode_steps, backend)
     return MetaEnv(trials, expose_task=expose_task, render_mode=render_mode)
 
 
@@ -245,10 +267,13 @@ def make_vec(
     render_mode: str | None = None,
     max_episode_steps: int | None = None,
     backend: str | None = None,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
 ) -> MetaVectorEnv:
     """B slots of a benchmark, stepped as arrays; the same as `gym.make_vec("metabench/<id>", num_envs, ...)`.
 
-    Arguments and errors are those of `make`; `max_episode_steps` shortens the episodes.
+    Arguments and errors are those of `make`; `autoreset_mode` is "SameStep" or "NextStep", as Gymnasium has them.
     """
     trials = _trials(benchmark, split, episodes_per_task, sessions, max_episode_steps, backend)
-    return MetaVectorEnv(trials, num_envs, expose_task=expose_task, render_mode=render_mode)
+    return MetaVectorEnv(
+        trials, num_envs, expose_task=expose_task, render_mode=render_mode, autoreset_mode=autoreset_mode
+    )

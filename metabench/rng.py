@@ -24,6 +24,23 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 _TO_UNIT = 2.0**-53  # a double in [0, 1) has 53 random bits
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number of any integer type, 0-d arrays too, as an int; None for all else, booleans and floats too."""
+    if type(value) is int:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+
+
+def whole_numbers(values: Any) -> list[int] | None:
+    """A sequence or 1-d array of whole numbers as Python's; None for all else."""
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray) or np.ndim(values) != 1:
+        return None
+    numbers = [whole_number(value) for value in values]
+    return None if None in numbers else numbers  # pyright: ignore[reportReturnType]
+
+
 def _mix(z: Array) -> Array:
     """SplitMix64's bijective output function on uint64 arrays; `z` is overwritten."""
     z ^= z >> _S30
@@ -55,11 +72,14 @@ class SlotRng:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int] | Array) -> SlotRng:
-        """One stream per seed; seeds are non-negative integers of any size."""
-        if isinstance(seeds, np.ndarray):
+        """One stream per seed; ValueError unless seeds are non-negative integers, which may be of any size."""
+        if isinstance(seeds, np.ndarray) and seeds.dtype.kind == "u" and seeds.ndim == 1:
             words = seeds.astype(np.uint64)
         else:
-            words = np.array([_fold(int(s)) for s in seeds], dtype=np.uint64)
+            numbers = seeds if isinstance(seeds, range) else [whole_number(seed) for seed in seeds]
+            if any(number is None or number < 0 for number in numbers):
+                raise ValueError(f"seeds must be non-negative integers, got {seeds!r}")
+            words = np.array([_fold(number) for number in numbers], dtype=np.uint64)  # pyright: ignore[reportArgumentType]
         key = _mix(_mix(words + _GOLDEN) ^ _MIX_1)  # twice: neighbouring seeds must not give neighbouring streams
         return cls(key, np.zeros(len(words), dtype=np.uint64))
 
@@ -77,6 +97,18 @@ class SlotRng:
         """The streams of the slots with these indices; drawing from them advances this object's streams too."""
         rows = slots if self._slots is None else self._slots[slots]
         return SlotRng(self._key[slots], self._counter, rows)
+
+    def renew(self, slots: Array, streams: SlotRng) -> None:
+        """Gives these slots other streams, from where those stand; this object must hold all slots."""
+        self._key[slots], self._counter[slots] = streams.state()
+
+    def positions(self, slots: Array) -> Array:
+        """How many numbers the streams of these slots have given, copied: what `rewind` takes them back to."""
+        return self._counter[slots]
+
+    def rewind(self, slots: Array, positions: Array) -> None:
+        """Takes the streams of these slots back to where they once stood; this object must hold all slots."""
+        self._counter[slots] = positions
 
     def bits(self, count: int) -> Array:
         """`[B, count]` uniform 64-bit words."""

@@ -272,6 +272,11 @@ class Trials:
         self.episode[slots] = 0
         self.simulator.begin(slots, tasks)
 
+    def renew(self, slots: Array, rng: SlotRng, tasks: TaskBatch | None) -> None:
+        """Begins a trial in these slots with the streams `rng`; the task of each is drawn unless given."""
+        self.rng.renew(slots, rng)
+        self.restart(slots, self.table.draw(self.rng.at(slots), self.split) if tasks is None else tasks)
+
     def advance(self, slots: Array | None) -> None:
         """Begins the next episode in these slots (None: all), of the next task where the trial is over."""
         if slots is None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from metabench.rng import Array, SlotRng
+from metabench.rng import Array, SlotRng, whole_number, whole_numbers
 
 C = TypeVar("C")
 
@@ -113,6 +113,17 @@ def stack(context_type: type[C], values: Array) -> C:
     return context_type(**columns)
 
 
+def real_number(value: Any) -> float | None:
+    """A real number of any numeric type, 0-d arrays included, as Python's float; None for all else, booleans too."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return (
+        float(value)
+        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        else None
+    )
+
+
 def suggest(name: str, known: Sequence[str], shown: Sequence[str] | None = None) -> str:
     """The end of an error message about an unknown name: a near one if there is any, then all, or those `shown`."""
     near = difflib.get_close_matches(name, known, n=1)
@@ -154,8 +165,8 @@ class TaskTable:
 
     def check_split(self, split: str) -> None:
         """ValueError in one sentence if there is no such split."""
-        if split != FRESH and split not in self.rows:
-            raise ValueError(f"unknown split {split!r} of {self.family}; {suggest(split, [*self.rows, FRESH])}")
+        if not isinstance(split, str) or (split != FRESH and split not in self.rows):
+            raise ValueError(f"unknown split {split!r} of {self.family}; {suggest(str(split), [*self.rows, FRESH])}")
 
     def size(self, split: str) -> int:
         """The number of tasks in a frozen split."""
@@ -198,26 +209,75 @@ class TaskTable:
     def batch(self, split: str, index: Sequence[int] | Array) -> TaskBatch:
         """The rows `index` of a frozen split; ValueError if one does not exist."""
         rows, count = np.asarray(index), self.size(split)
+        if rows.dtype == object and whole_numbers(index) is not None:  # beyond 64 bits
+            rows = rows.astype(np.float64).clip(-1, count).astype(np.int64)
         if not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(f"task indices must be integers, got {rows.dtype}")
         if rows.size and (rows.min() < 0 or rows.max() >= count):
-            wrong = int(rows[(rows < 0) | (rows >= count)][0])
+            wrong = int(np.asarray(index)[(rows < 0) | (rows >= count)][0])
             raise ValueError(
                 f"task {wrong} does not exist: the split {split!r} of {self.family} has the tasks 0 to {count - 1}"
             )
         return TaskBatch(rows.astype(np.int64), self.rows[split][rows])
 
-    def off_table(self, context: Mapping[str, float]) -> TaskBatch:
-        """A single task given by its parameters; ValueError if a name is missing or a value is out of range."""
+    def off_table(self, context: Mapping[str, Any], count: int = 1) -> TaskBatch:
+        """`count` tasks given by their parameters, each a number for all or a column with one number per task.
+
+        Raises:
+            ValueError: One sentence: a name is missing or unknown, a value is no number or out of range.
+        """
         ranges = self.ranges
         for name in context:
             if name not in ranges:
-                raise ValueError(f"{self.family} has no task parameter {name!r}; {suggest(name, list(ranges))}")
+                raise ValueError(f"{self.family} has no task parameter {name!r}; {suggest(str(name), list(ranges))}")
         if missing := [name for name in ranges if name not in context]:
             raise ValueError(f"the task of {self.family} lacks {', '.join(missing)}; it needs {', '.join(ranges)}")
-        values = np.array([[float(context[name]) for name in ranges]])
+        values = np.empty((count, len(ranges)))
+        for k, name in enumerate(ranges):
+            values[:, k] = self._column(name, context[name], count)
         self.check_values(values)
-        return TaskBatch(np.array([OFF_TABLE]), values)
+        return TaskBatch(np.full(count, OFF_TABLE), values)
+
+    def _column(self, name: str, given: Any, count: int) -> float | list[float]:
+        if (number := real_number(given)) is not None:
+            return number
+        if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) == 0:
+            raise ValueError(f"the parameter {name} of {self.family} must be a number, got {given!r}")
+        numbers = [real_number(one) for one in given]
+        if None in numbers:
+            raise ValueError(
+                f"the parameter {name} of {self.family} must be a number, got {given[numbers.index(None)]!r}"
+            )
+        if len(numbers) != count:
+            raise ValueError(
+                f"the column {name} has {len(numbers)} values for {count} slots; give one per slot or one for all"
+            )
+        return numbers  # pyright: ignore[reportReturnType]
+
+    def given(self, task: Task, split: str) -> TaskBatch:
+        """A task as an environment on `split` plays it: a row of that split, or off the table.
+
+        Raises:
+            ValueError: One sentence: it is another benchmark's, or its parts do not fit together.
+        """
+        names, size = ", ".join(self.ranges), len(self.ranges)
+        numbers = [real_number(one) for one in task.context] if isinstance(task.context, Sequence) else []
+        if task.family != self.family or len(numbers) != size or None in numbers:
+            raise ValueError(f"the task {task} does not fit {self.family}, whose parameters are {names}")
+        values = np.array([numbers], dtype=np.float64)
+        self.check_values(values)
+        self.check_split(task.split)
+        index = whole_number(task.index)
+        if index is None or index < OFF_TABLE:
+            raise ValueError(f"the index of a task is a row number, or {OFF_TABLE} off the table, got {task.index!r}")
+        if index != OFF_TABLE:
+            row = self.batch(task.split, [index]).values
+            if not np.array_equal(row, values):
+                raise ValueError(
+                    f"the parts of {task} do not fit together: row {index} of the split {task.split!r} "
+                    f"has the context {tuple(row[0].tolist())}"
+                )
+        return TaskBatch(np.array([index if task.split == split else OFF_TABLE]), values)
 
     def check_values(self, values: Array) -> None:
         """ValueError naming the first of the parameters `[B, K]` that is outside its legal range."""

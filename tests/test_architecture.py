@@ -10,22 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # the core's files and rooms; each imports only what stands before it, and its own room
-    *(
-        "moved",
-        "rng",
-        "npz",
-        "tasks",
-        "family",
-        "drift",
-        "simulator",
-        "physics",
-        "drawing",
-        "envs",
-        "registry",
-        "families",
-    ),
-    *("agent", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks", "leaderboard", "sweep"),
-    *("plotting", "cli"),
+    *("moved", "packages", "rng", "npz", "tasks", "family", "drift", "simulator", "physics", "drawing", "envs"),
+    *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks"),
+    *("leaderboard", "settings", "sweep", "plotting", "cli"),
 ]
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 SHARED_ROOM = "parts"  # the one room of the agents that all others may import

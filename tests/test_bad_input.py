@@ -1,9 +1,12 @@
 """Bad input gets one clear sentence that names what exists, and leaves everything as it was."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
 
 import metabench
 from metabench import Spec, make, make_vec, register, spec
@@ -191,3 +194,147 @@ def test_agents_without_torch_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"the agent rl2 needs the package torch.*pip install 'metabench\[agents\]'"):
         load_plugin("rl2")
+
+
+REACH, SWITCH = spec("PointRobot-v0").table().fixed("test")[2], spec("GridSwitch-v0").table().fixed("test")[2]
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"goal_x": None, "goal_y": 0.0}, "the parameter goal_x of PointRobot-v0 must be a number, got None"),
+        ({"goal_x": "0.5", "goal_y": 0.0}, "goal_x of PointRobot-v0 must be a number, got '0.5'"),
+        ({"goal_x": True, "goal_y": 0.0}, "must be a number, got True"),
+        ({"goal_x": [0.0, None], "goal_y": 0.0}, "must be a number, got None"),
+        ({"goal_x": [0.0, 0.5], "goal_y": 0.0}, "the column goal_x has 2 values for 1 slots"),
+        ({1: 0.0}, "has no task parameter 1"),
+        (np.array(2.0), "must be a row number"),
+        (np.array(True), "must be a row number"),
+        (np.array([[1, 2]]), "must be a row number"),
+        ([None], "must be a row number, a mapping of parameters or a Task, got None"),
+        (2**70, "task 1180591620717411303424 does not exist"),
+        (SWITCH, "does not fit PointRobot-v0, whose parameters are goal_x, goal_y"),
+        (replace(REACH, family="SparsePointRobot-v0"), "does not fit PointRobot-v0"),
+        (replace(REACH, index=3), "do not fit together: row 3 of the split 'test' has the context"),
+        (replace(REACH, split="ood"), "do not fit together: row 2 of the split 'ood'"),
+        (replace(REACH, split="tets"), "unknown split 'tets' of PointRobot-v0; did you mean 'test'"),
+        (replace(REACH, index=99), "task 99 does not exist"),
+        (replace(REACH, index=1.5), "the index of a task is a row number, or -1 off the table, got 1.5"),
+        (replace(REACH, context=(0.0, None)), "does not fit PointRobot-v0"),
+        (replace(REACH, context=None), "does not fit PointRobot-v0"),
+        (replace(REACH, split="fresh", index=0), "the split 'fresh' of PointRobot-v0 has no table"),
+    ],
+)
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_what_is_no_task(task, words, vectorised):
+    env = make_vec("PointRobot-v0", 1, split="test") if vectorised else make("PointRobot-v0", split="test")
+    before = env.reset(seed=0)[1]["task_id"]
+    with pytest.raises(ValueError, match=words) as caught:
+        env.reset(seed=1, options={"task": task})
+    assert "\n" not in str(caught.value)
+    task = env.tasks[0] if vectorised else env.task
+    assert task.index == before and task.context == spec("PointRobot-v0").table().fixed("test")[task.index].context
+
+
+@pytest.mark.parametrize("seed", [-1, 7.0, np.float32(7), "7", True, np.True_, [7], np.array([7]), {"seed": 7}, 1j])
+def test_what_is_no_seed(seed):
+    env = make("PointRobot-v0")
+    with pytest.raises(ValueError, match="seed must be a non-negative integer, got"):
+        env.reset(seed=seed)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *(-1, 7.0, "78", True, [7, 7.9], [7, None], [True, False], [7, 8, 9], {7: 8, 9: 10}),
+        *(np.zeros(2), np.array([1, -1]), np.ones((2, 1), int), np.array(7.0)),
+    ],
+)
+def test_what_are_no_seeds(seed):
+    env = make_vec("PointRobot-v0", 2)
+    with pytest.raises(ValueError, match="seed must be one non-negative integer or 2 of them, got"):
+        env.reset(seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reset_mask": np.array([True, False])}, "must be 3 booleans, at least one of them True"),
+        ({"reset_mask": np.array([1, 0, 1])}, "must be 3 booleans"),
+        ({"reset_mask": np.zeros(3, bool)}, "at least one of them True"),
+        ({"task": {"goal_x": [0.0, 0.1], "goal_y": 0}}, "the column goal_x has 2 values for 3 slots"),
+        ([("task", 1)], "options must be a mapping"),
+    ],
+)
+def test_options_of_vector_environments(options, words):
+    env = make_vec("PointRobot-v0", 3)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=words):
+        env.reset(options=options)
+
+
+def test_a_mask_needs_something_to_leave_alone():
+    mask = np.array([True, False, True])
+    with pytest.raises(ValueError, match="the first reset begins an episode in every slot"):
+        make_vec("PointRobot-v0", 3).reset(seed=0, options={"reset_mask": mask})
+    with pytest.raises(ValueError, match="unknown reset option 'reset_mask'; available: task"):
+        make("PointRobot-v0").reset(seed=0, options={"reset_mask": np.array([True])})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"split": None}, "unknown split None of PointRobot-v0; available: train, test, ood, fresh"),
+        ({"split": ["test"]}, "unknown split"),
+        ({"episodes_per_task": True}, "must be a whole number of at least 1, got True"),
+        ({"episodes_per_task": "2"}, "got '2'"),
+        ({"episodes_per_task": np.array([2])}, "must be a whole number"),
+        ({"sessions": "geometric"}, "sessions are described by a mapping"),
+        ({"sessions": {}}, "unknown kind of sessions None"),
+        ({"max_episode_steps": 5.0}, "must be 1 to 20, got 5.0"),
+        ({"max_episode_steps": True}, "must be 1 to 20, got True"),
+    ],
+)
+def test_arguments_of_other_types(given, words):
+    with pytest.raises(ValueError, match=words):
+        make("PointRobot-v0", **given)
+    with pytest.raises(ValueError, match=words):
+        make_vec("PointRobot-v0", 2, **given)
+
+
+def test_arguments_of_vector_environments():
+    for mode in ("Disabled", AutoresetMode.DISABLED, "next", None):
+        with pytest.raises(ValueError, match=r"unknown autoreset_mode .*available: SameStep, NextStep"):
+            make_vec("PointRobot-v0", 2, autoreset_mode=mode)
+    for count in (2.0, True, "2", None, 0, -1):
+        with pytest.raises(ValueError, match="num_envs must be at least 1, got"):
+            make_vec("PointRobot-v0", count)
+    assert make_vec("PointRobot-v0", np.int32(2)).num_envs == 2
+
+
+def test_numpys_numbers_are_numbers():
+    sessions = {"kind": "geometric", "p": np.float32(0.25)}
+    env = gym.make("metabench/PointRobot-v0", episodes_per_task=np.uint8(2), sessions=sessions)
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.episodes_per_task == 2 and again.spec.kwargs["sessions"] == {"kind": "geometric", "p": 0.25}
+    fixed = make_vec("PointRobot-v0", 2, sessions={"kind": "fixed", "length": np.array(3)})
+    fixed.reset(seed=0)
+    assert [fixed.step(np.zeros((2, 2)))[4]["session_ended"][0] for _ in range(6)] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("action", [[[0.1], [0.1, 0.2]], object(), {"x": 1}, np.array([0.1, None]), ["0.1", "0.2"]])
+def test_what_is_no_action(action):
+    env = make("PointRobot-v0")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="actions must"):
+        env.step(action)
+    assert env._trials.simulator.elapsed[0] == 0
+
+
+@pytest.mark.parametrize("action", [np.True_, np.array(True), np.array(1.0), 2**70, np.float16(1), np.array([True])])
+def test_what_is_no_discrete_action(action):
+    env = make("GridSwitch-v0")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        env.step(action)
+    assert env._trials.simulator.elapsed[0] == 0

@@ -39,7 +39,7 @@ from metabench.datasets.record import Recording, record
 from metabench.datasets.shards import Shards
 from metabench.evaluation.evaluate import versions
 from metabench.evaluation.results import write_atomically
-from metabench.rng import Array
+from metabench.rng import Array, whole_number
 
 PLAN = "plan.json"
 
@@ -76,6 +76,8 @@ def generate(
     """
     from filelock import FileLock
 
+    episodes, seed = _whole("episodes", episodes), _whole("the seed of a dataset", seed)
+    state_every = None if state_every is None else _whole("state_every", state_every)
     recipe = plan(DatasetId.parse(id) if isinstance(id, str) else id, split, episodes, seed, agent, state_every)
     target = split_folder(recipe.id, split, root or data_root())
     work = target.with_name(f".{split}.generating")
@@ -95,6 +97,13 @@ def generate(
         if work.exists():
             shutil.rmtree(work)
     return target
+
+
+def _whole(name: str, value: Any) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return number
 
 
 def _check_same(recipe: Recipe, target: Path) -> None:

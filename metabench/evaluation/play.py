@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.agent import Agent, Timestep
-from metabench.envs import MetaVectorEnv
+from metabench.envs import MetaVectorEnv, check_actions
 from metabench.evaluation.results import PROTOCOL_VERSION, check_version
 from metabench.rng import Array
 
@@ -92,11 +92,12 @@ def play(
         What happened in each step.
     """
     stream = Stream(observation[:, :columns], env.single_action_space, version)
-    belief = agent.begin(env.num_envs)
+    belief, space = agent.begin(env.num_envs), env.family.action_space
     while True:
         step = stream.timestep()
-        action, belief = agent.act(step, belief)
-        action = np.array(action)
+        answer, belief = agent.act(step, belief)
+        # What is recorded and shown is what is played; a copy, because agents may reuse their arrays.
+        action = np.array(check_actions(answer, space, env.num_envs))
         if before:
             before(step, action)
         observation, reward, terminated, truncated, info = env.step(action)

@@ -158,6 +158,7 @@ class MetaWorld(Family[Any, Any]):
     dt = 0.0125
     render_fps = 80
     render_modes = ("rgb_array", "ansi", "human")
+    diverges = True
     backends = ("batched", "reference")
 
     def __init__(self, task: str = "", benchmark: str = ""):

@@ -70,7 +70,7 @@ def test_point_robot_equals_the_reference_step_for_step():
     env.reset(seed=0, options={"task": list(range(len(goals)))})
     position = np.zeros_like(goals)
     for _ in range(19):
-        action = rng.uniform(-0.2, 0.2, goals.shape)
+        action = rng.uniform(-0.2, 0.2, goals.shape).astype(env.single_action_space.dtype)
         position = position + np.clip(action, -0.1, 0.1)
         observation, reward, *_ = env.step(action)
         assert np.array_equal(observation, position.astype(np.float32))

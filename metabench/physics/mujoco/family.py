@@ -69,6 +69,7 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     model_fields: ClassVar[tuple[str, ...] | None] = None  # the context's fields that it reads; all by default
     forward_after: ClassVar[bool] = False  # whether `mj_forward` follows a step, so that `outputs` are of its end
     render_modes = ("human", "rgb_array", "ansi")
+    diverges = True
     camera: ClassVar[str] = "track"  # of the pictures, where the model has it
     threads: int | None = None  # of the stepping; METABENCH_THREADS or all cores by default
 
