@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -67,6 +67,28 @@ def read_config(kind: type[T], values: Mapping[str, Any], renamed: Mapping[str, 
     return _build(kind, nested)
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
-    hints = get_type_hints(kind)
-    return kind(**{n: _build(hints[n], v) if is_dataclass(hints[n]) else v for n, v in values.items()})
+def with_settings(config: T, changes: Mapping[str, Any]) -> T:
+    """The settings with some of them changed, by their dotted names: {"iterations": 40, "sac.discount": 0.9}.
+
+    Raises:
+        ValueError: One sentence, for a name that is no setting.
+    """
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        known = {field.name for field in fields(cast("Any", config))}
+        if head not in known or (rest and not is_dataclass(getattr(config, head))):
+            raise ValueError(f"{name!r} is no setting; available: {', '.join(sorted(known))}")
+        inner = with_settings(getattr(config, head), {rest: value}) if rest else value
+        config = replace(cast("Any", config), **{head: inner})
+    return config
+
+
+def _build(kind: type[T], values: Mapping[str, Any], start: T | None = None) -> T:
+    """The settings `start`, a group's own defaults where there are none, with `values` in their places."""
+    hints, given = get_type_hints(kind), dict(values)
+    own = {field.name: field.default for field in fields(cast("Any", kind))}
+    for name, value in values.items():
+        if is_dataclass(hints[name]):
+            group = own[name] if start is None else getattr(start, name)
+            given[name] = _build(hints[name], value, group if isinstance(group, hints[name]) else None)
+    return kind(**given) if start is None else replace(cast("Any", start), **given)

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import read_config, with_settings
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ def test_what_is_written_is_read_back():
     assert read_config(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
     assert read_config(Config, {}) == Config()
     assert read_config(Config, {"ppo": {"clip": 0.1}}) == Config(ppo=PPO(0.1))
+    assert read_config(Config, {"critic": {"widths": [5]}}).critic == Rates(0.3, (5,)), "the group's own default"
+
+
+def test_settings_are_changed_by_name():
+    config = with_settings(Config(), {"frames": 8, "critic.widths": (1,), "critic": Rates(0.4), "ppo.clip": 0.5})
+    assert config == Config(8, PPO(0.5), Rates(), Rates(0.4))
+    assert with_settings(Config(), {"critic.widths": (1,)}).critic == Rates(0.3, (1,))
+    for name in ("clip", "ppo.clap", "frames.more"):
+        with pytest.raises(ValueError, match="is no setting"):
+            with_settings(Config(), {name: 1})
 
 
 def test_flat_settings_find_their_group():
