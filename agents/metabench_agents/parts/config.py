@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -86,9 +86,16 @@ def with_settings(config: T, changes: Mapping[str, Any]) -> T:
 def _build(kind: type[T], values: Mapping[str, Any], start: T | None = None) -> T:
     """The settings `start`, a group's own defaults where there are none, with `values` in their places."""
     hints, given = get_type_hints(kind), dict(values)
-    own = {field.name: field.default for field in fields(cast("Any", kind))}
+    own = {field.name: field for field in fields(cast("Any", kind))}
     for name, value in values.items():
         if is_dataclass(hints[name]):
-            group = own[name] if start is None else getattr(start, name)
-            given[name] = _build(hints[name], value, group if isinstance(group, hints[name]) else None)
+            group = _default(own[name]) if start is None else getattr(start, name)
+            given[name] = _build(hints[name], value, group)
     return kind(**given) if start is None else replace(cast("Any", start), **given)
+
+
+def _default(field: Field[Any]) -> Any:
+    """What a field is where nothing is said; None if that has to be said."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from metabench_agents.parts.config import read_config, with_settings
@@ -25,7 +25,7 @@ class Config:
     frames: int = 5
     ppo: PPO = PPO()
     model: Rates = Rates()
-    critic: Rates = Rates(0.3)
+    critic: Rates = field(default_factory=lambda: Rates(0.3))
 
 
 def test_what_is_written_is_read_back():
