@@ -1,9 +1,10 @@
 """Every algorithm's published policy, the checkpoint without what only training needs, plays as the whole one does."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from metabench_agents.parts.config import read_config
 
 import metabench
 from metabench.datasets import generate
@@ -41,14 +42,20 @@ def data(tmp_path_factory):
     patch.undo()
 
 
+def leaves(settings):
+    """The names of all settings, groups aside."""
+    return {name for key, value in settings.items() for name in (leaves(value) if isinstance(value, dict) else {key})}
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_is_published_is_enough_to_play(tmp_path, name):
     plugin = load_plugin(name)
     id = "GridSwitch-v0" if name in ("varibad", "dynamite", "dynamite-iql") else "PointRobot-v0"
     wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
     wanted |= {"data": ON_DATA[name]} if name in ON_DATA else {}
-    known = asdict(plugin.Config())
-    config = replace(plugin.Config(), **{key: value for key, value in wanted.items() if key in known})
+    renamed = getattr(plugin, "RENAMED", {})  # old flat names are understood wherever settings are in groups
+    known = leaves(asdict(plugin.Config())) | set(renamed)
+    config = read_config(plugin.Config, {key: value for key, value in wanted.items() if key in known}, renamed)
     run = plugin.Run(tmp_path / "run", show=False)
     plugin.train(id, config, seed=0, run=run)
     (tmp_path / "published").mkdir()
