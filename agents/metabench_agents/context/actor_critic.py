@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from metabench_agents.context.features import Features
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.compiling import compiled
 from metabench_agents.parts.fast.linear import Linear
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL's code
@@ -192,8 +193,8 @@ class LatentSAC:
         }
         rate = config.learning_rate
         self.optimisers = {name: torch.optim.Adam(group, lr=rate, fused=True) for name, group in groups.items()}
-        wrap: Callable[[Any], Any] = torch.compile if config.compile else lambda function: function
-        self._critic, self._actor = wrap(self._critic_stage), wrap(self._actor_stage)
+        self._critic = compiled(self._critic_stage, config.compile)
+        self._actor = compiled(self._actor_stage, config.compile)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which networks run: a fresh one per stage, because it caches the weights it has cast."""

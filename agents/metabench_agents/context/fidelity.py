@@ -26,7 +26,6 @@ class ImaginationErrors(NamedTuple):
 
     state: Array  # [H] root mean square over tasks and columns, in standard deviations of each column
     reward: Array  # [H] root mean square, in the reward's own unit
-    columns: Array  # [H, O] root mean square of every column in its own unit
 
 
 def simulated(
@@ -82,7 +81,7 @@ def imagination_errors(decoder: NeuralDecoder, played: Transitions, alive: Tenso
     spread = played.next_observation[alive].double().std(0)
     scale = torch.where(spread > 1e-6, spread, 1.0)
     reward = (((rewards - played.reward).double() ** 2 * weight).sum(0) / count).sqrt()
-    return ImaginationErrors((squares / scale**2).mean(-1).sqrt().numpy(), reward.numpy(), squares.sqrt().numpy())
+    return ImaginationErrors((squares / scale**2).mean(-1).sqrt().numpy(), reward.numpy())
 
 
 def quality(

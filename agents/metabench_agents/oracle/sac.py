@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from metabench_agents.parts.compiling import can_compile as can_compile
+from metabench_agents.parts.compiling import compiled
 from metabench_agents.parts.fast.precision import products
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's
@@ -238,11 +238,6 @@ class Moments:
         self.count, self.mean, self.square = float(tensors["count"]), tensors["mean"].clone(), tensors["square"].clone()
 
 
-def can_compile() -> bool:
-    """Whether there is the C++ compiler that `compiled=True` needs."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
 class SAC:
     """What is learned, the scaling of its observations, and the update, compiled or not.
 
@@ -258,9 +253,7 @@ class SAC:
         self.state = initial_state(observation, action, config, generator)
         self.moments = Moments(observation)
         self.center, self.inverse = torch.zeros(observation), torch.ones(observation)
-        self._update: Callable[..., dict[str, Tensor]] = (
-            torch.compile(update, fullgraph=True) if config.compiled else update  # pyright: ignore[reportAssignmentType]
-        )
+        self._update = compiled(update, config.compiled, fullgraph=True)
 
     def observe(self, observation: Tensor) -> None:
         """Lets the scaling follow `[B, O]` more observations."""

@@ -162,6 +162,12 @@ def test_the_critics_alone_teach_the_encoder():
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
 
+def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
+        parts(compile=True)
+
+
 def test_freezing_is_undone():
     network = mlp(2, 4, 1, 1)
     x = torch.randn(3, 2, requires_grad=True)

@@ -106,7 +106,7 @@ def test_learned_data_never_enter_an_evaluation():
     agent = pearl.PEARLAgent(state.network, 1)
     clean = metabench.evaluate(agent, "PointRobot-v0").array()
     pearl.collect(state, range(4), SMALL, stream(0))
-    assert state.replay.transitions == 4 * 60
+    assert sum(state.replay.count) == 4 * 60
     assert np.array_equal(clean, metabench.evaluate(agent, "PointRobot-v0").array())
     held = [v for v in vars(agent).values() if not isinstance(v, (int, str))]
     assert held == [state.network], "the agent holds nothing but networks"
@@ -130,7 +130,7 @@ def test_contexts_are_prior_episodes_and_steps_are_counted():
     state = pearl.build("PointRobot-v0", SMALL, seed=0)
     _, _, replay, collector = state
     pearl.collect(state, [0, 1, 2, 3], SMALL, stream(0))
-    assert collector.frames == replay.transitions == 4 * 3 * 20
+    assert collector.frames == sum(replay.count) == 4 * 3 * 20
     assert [end - first for first, end in replay.context] == [20] * 4  # one prior episode
     pearl.collect(state, [2], SMALL, stream(1))
     assert collector.frames == 300 and replay.context[2] == (60, 80) and replay.context[1] == (0, 20)

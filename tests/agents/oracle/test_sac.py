@@ -136,6 +136,13 @@ def test_compiled_equals_eager(batch):
         torch.testing.assert_close(states[1][1][name], value, rtol=1e-5, atol=1e-5)
 
 
+def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    SAC(S, A, CONFIG, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
+        SAC(S, A, SACConfig(compiled=True), torch.Generator().manual_seed(0))
+
+
 def test_moments_are_numpys():
     g = torch.Generator().manual_seed(0)
     parts = [torch.randn((n, 3), generator=g) * torch.tensor([1.0, 100.0, 0.0]) + 7.0 for n in (1, 5, 40)]
