@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ class CollectionConfig:
     initial_episodes: int = 10  # per task, before the first update, with z from the prior
     prior_episodes: int = 2  # of each chosen task with z from the prior: the new context
     context_episodes: int = 0  # of each, further, that enter the context too; the first still with z from the prior
-    posterior_episodes: int = 2  # of each, further, outside the context; the first still with z from the prior
+    posterior_episodes: int = field(default=2, metadata={"low": 0})  # of each, further, outside the context; likewise
 
     def initial(self) -> CollectionConfig:
         """What is played before the first update."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +24,13 @@ Array = npt.NDArray[Any]
 class ImaginationConfig:
     """What is imagined, and how much at a time."""
 
-    tasks: int = 8  # played beside the real ones: meta-imagination; 0 for none
+    tasks: int = field(default=8, metadata={"low": 0})  # played beside the real ones: meta-imagination; 0 for none
     rollouts: str = "all"  # MDP-imagination: "all" tasks, "imagined" ones, "none" (imagined tasks relabel real steps)
     density: int = 4  # D: parts that a gap between neighbouring tasks is cut into
     every: int = 100  # updates between imaginations
     episodes: int = 16  # imagined ones of each task
     steps: int = 0  # their length, from any real states; 0 for whole episodes from where real ones start
-    share: float = 0.5  # of a real task's batch that is imagined, with rollouts "all"
+    share: float = field(default=0.5, metadata={"low": 0, "high": 1})  # imagined part of a real task's batch, for "all"
 
 
 class Imagined(NamedTuple):

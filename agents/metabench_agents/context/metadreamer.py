@@ -30,7 +30,9 @@ Choices and deviations, with reasons:
   do.
 - The decoder also predicts whether the task's own rule ends the episode.
 - Observations are told to all networks as in `pearl.py`; the decoder's units are moments of the initial data.
-- Soft actor-critic, its option `normalised_values`, data collection and test protocol are PEARL's as in `pearl.py`.
+- Soft actor-critic, its option `normalised_values`, data collection and test protocol are PEARL's as in `pearl.py`; so
+  the encoder is told of the transition that ends an episode where the next one begins, unless it was trained under the
+  protocol `slots-1`.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Config:
     """Settings of one training run; the defaults are the run R8IR8."""
 
     split: str = "train"  # tasks to learn from
-    tasks: int = 8  # how many of them, spread evenly over the table; 0 for all
+    tasks: int = field(default=8, metadata={"low": 0})  # how many, spread evenly over the table; 0 for all
     iterations: int = 100  # rounds of collecting and updating
     collection: CollectionConfig = field(default_factory=CollectionConfig)  # what is played
     updates: int = 500  # of policy and values per iteration

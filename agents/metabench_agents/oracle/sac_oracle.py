@@ -37,7 +37,7 @@ class Config:
     frames: int = 1_000_000  # environment steps in all
     slots: int = 64  # episodes played together
     updates: int = 8  # per step of all slots
-    random_episodes: int = 1  # per slot, before the policy plays
+    random_episodes: int = field(default=1, metadata={"low": 0})  # per slot, before the policy plays
     capacity: int = 1_000_000  # steps kept
     tasks: Literal["fresh", "train", "legal"] = "fresh"  # where training tasks come from
     stage_every: int = 5  # iterations (episodes of all slots) between stages
