@@ -52,7 +52,7 @@ NAME = "pearl"
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class FactorEncoderConfig:
     """Settings of the encoder and what it learns from."""
 
     context: int = 64  # transitions of each task that it sees in an update
@@ -75,7 +75,7 @@ class Config:
     batch: int = 256  # transitions of each task in an update
     replay: int = 1_000_000  # the most transitions kept per task
     latent: int = 5  # dimensions of z
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # transitions to factors of the posterior
+    encoder: FactorEncoderConfig = field(default_factory=FactorEncoderConfig)  # transitions to factors of the posterior
     sac: LatentSACConfig = field(default_factory=LatentSACConfig)  # policy and values
     exploration_episodes: int = 1  # of a trial at test time, with z from the prior
     evaluate_every: int = 0  # iterations between evaluations for the learning curve; 0 for none

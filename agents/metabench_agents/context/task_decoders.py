@@ -25,7 +25,7 @@ MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class TransitionDecoderConfig:
     """Which decoder, and how large."""
 
     kind: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
@@ -75,7 +75,9 @@ class Units(nn.Module):
 class NeuralDecoder(nn.Module):
     """(s, a, z) -> change of s, reward, end: one network, no physics."""
 
-    def __init__(self, features: Features, space: spaces.Box, action: int, latent: int, config: DecoderConfig):
+    def __init__(
+        self, features: Features, space: spaces.Box, action: int, latent: int, config: TransitionDecoderConfig
+    ):
         super().__init__()
         self.features, self.units = features, Units(space.shape[0])
         self.register_buffer("low", torch.as_tensor(space.low))
@@ -128,7 +130,7 @@ class KinematicDecoder(NeuralDecoder):
         space: spaces.Box,
         action: int,
         latent: int,
-        config: DecoderConfig,
+        config: TransitionDecoderConfig,
         pairs: Sequence[Pair],
         dt: float,
         bound: float = MAX_ACCELERATION,
@@ -193,7 +195,9 @@ def cluster_losses(means: Tensor, separation: float) -> tuple[Tensor, Tensor]:
     return within, ((separation - gap).clamp_min(0.0) ** 2).mean()
 
 
-def make_decoder(config: DecoderConfig, family: Any, features: Features, action: int, latent: int) -> NeuralDecoder:
+def make_decoder(
+    config: TransitionDecoderConfig, family: Any, features: Features, action: int, latent: int
+) -> NeuralDecoder:
     """The decoder of a family: "physics", "neural", or "auto", which is physics where `point_masses` are observed.
 
     Raises:

@@ -14,8 +14,8 @@ from metabench_agents.context.features import Features
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import (
-    DecoderConfig,
     NeuralDecoder,
+    TransitionDecoderConfig,
     cluster_losses,
     reconstruction,
     vae_loss,
@@ -38,7 +38,9 @@ class TaskModelConfig:
     between: float = 1.0  # weight of separation between tasks
     separation: float = 1.0  # sigma: how far apart tasks' centres are pushed
     deviation: float = 0.1  # of reconstructed columns, in their standard deviations over a step
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # (s, a, z) to the next s, the reward, the end
+    decoder: TransitionDecoderConfig = field(
+        default_factory=TransitionDecoderConfig
+    )  # (s, a, z) to the next s, the reward, the end
 
 
 class TaskModel(nn.Module):

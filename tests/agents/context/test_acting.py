@@ -10,7 +10,7 @@ from gymnasium import spaces
 from metabench_agents.context import metadreamer, pearl
 from metabench_agents.context.actor_critic import LatentSACConfig
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import DecoderConfig
+from metabench_agents.context.task_decoders import TransitionDecoderConfig
 from metabench_agents.context.task_encoder import TaskModelConfig
 from metabench_agents.parts.run import CHECKPOINT, CONFIG
 
@@ -25,13 +25,15 @@ def untrained(algorithm, protocol):
     """An agent of small random networks, whose encoder tells contexts apart."""
     torch.manual_seed(0)
     if algorithm is pearl:
-        encoder = pearl.EncoderConfig(hidden=8, layers=1, next_observation=True)
+        encoder = pearl.FactorEncoderConfig(hidden=8, layers=1, next_observation=True)
         config = pearl.Config(sac=SIZES, encoder=encoder)
         network = pearl.build("PointRobot-v0", config, 0).network
         agent = pearl.PEARLAgent(network, 1, protocol)
         parts = network.encoder
     else:
-        config = metadreamer.Config(sac=SIZES, model=TaskModelConfig(width=8, decoder=DecoderConfig(hidden=8)))
+        config = metadreamer.Config(
+            sac=SIZES, model=TaskModelConfig(width=8, decoder=TransitionDecoderConfig(hidden=8))
+        )
         network = metadreamer.build("PointRobot-v0", config, 0).network
         agent, parts = metadreamer.MetaDreamerAgent(network, 1, protocol), network.model
     for parameter in parts.parameters():

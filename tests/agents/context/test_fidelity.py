@@ -7,12 +7,12 @@ from metabench_agents.context.actor_critic import LatentActorCritic, LatentSACCo
 from metabench_agents.context.fidelity import dream, imagination_errors, simulated
 from metabench_agents.context.imagination import rollouts
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import DecoderConfig, NeuralDecoder, Prediction
+from metabench_agents.context.task_decoders import NeuralDecoder, Prediction, TransitionDecoderConfig
 from metabench_agents.parts.run import stream
 
 import metabench
 
-SMALL = DecoderConfig(hidden=8, layers=1)
+SMALL = TransitionDecoderConfig(hidden=8, layers=1)
 
 
 class TrueModel(NeuralDecoder):

@@ -11,12 +11,12 @@ from metabench_agents.context.imagination import (
     rollouts,
 )
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import DecoderConfig, NeuralDecoder, Prediction
+from metabench_agents.context.task_decoders import NeuralDecoder, Prediction, TransitionDecoderConfig
 from metabench_agents.parts.run import stream
 
 import metabench
 
-SMALL = DecoderConfig(hidden=8, layers=1)
+SMALL = TransitionDecoderConfig(hidden=8, layers=1)
 
 
 def test_interpolation_by_hand():
@@ -80,7 +80,7 @@ def test_rollouts_end_where_the_model_says(parts):
         metabench.make_vec("PointRobot-v0", 1).single_observation_space,
         2,
         3,
-        DecoderConfig(hidden=8, layers=1),
+        TransitionDecoderConfig(hidden=8, layers=1),
     )
     z = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     first, second = rollouts(decoder, core, torch.zeros(2, 2), z, z, 7, stream(0))
@@ -100,7 +100,7 @@ def test_imagined_states_stay_in_the_space(parts):
         metabench.make_vec("PointRobot-v0", 1).single_observation_space,
         2,
         3,
-        DecoderConfig(hidden=8, layers=1),
+        TransitionDecoderConfig(hidden=8, layers=1),
     )
     z = torch.zeros(1, 3)
     (rows,) = rollouts(decoder, core, torch.zeros(1, 2), z, z, 3, stream(0))

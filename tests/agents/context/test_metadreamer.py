@@ -12,7 +12,7 @@ from metabench_agents.context.collect import CollectionConfig
 from metabench_agents.context.imagination import ImaginationConfig, factor_map
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import DecoderConfig
+from metabench_agents.context.task_decoders import TransitionDecoderConfig
 from metabench_agents.context.task_encoder import TaskModelConfig, model_loss
 from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.run import Run, load_checkpoint, stream
@@ -27,7 +27,9 @@ SMALL = metadreamer.Config(
     updates=4,
     meta_batch=5,
     batch=16,
-    model=TaskModelConfig(updates=3, context=15, targets=8, width=8, decoder=DecoderConfig(hidden=16, layers=1)),
+    model=TaskModelConfig(
+        updates=3, context=15, targets=8, width=8, decoder=TransitionDecoderConfig(hidden=16, layers=1)
+    ),
     imagination=ImaginationConfig(tasks=3, every=2, episodes=2),
     sac=LatentSACConfig(hidden=16, layers=1, learning_rate=1e-3),
     evaluate_every=2,

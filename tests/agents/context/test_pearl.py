@@ -24,7 +24,7 @@ SMALL = pearl.Config(
     updates=3,
     meta_batch=3,
     batch=16,
-    encoder=pearl.EncoderConfig(context=8, hidden=16, layers=1),
+    encoder=pearl.FactorEncoderConfig(context=8, hidden=16, layers=1),
     sac=LatentSACConfig(hidden=16, layers=1),
     evaluate_every=2,
     evaluate_splits=("test",),
@@ -257,7 +257,7 @@ def test_published_settings_are_oysters(id):
         reward_scale=told["reward_scale"],
         target_rate=told["soft_target_tau"],
     )
-    encoder = pearl.EncoderConfig(
+    encoder = pearl.FactorEncoderConfig(
         context=told["embedding_batch_size"],
         next_observation=told["use_next_obs_in_context"],
         kl_weight=told["kl_lambda"],
@@ -314,7 +314,7 @@ def test_settings_are_written_in_groups_and_flat_ones_are_read(tmp_path):
         {
             "sac.hidden": 16,
             "sac.layers": 1,
-            "encoder": pearl.EncoderConfig(8, hidden=16, layers=1),
+            "encoder": pearl.FactorEncoderConfig(8, hidden=16, layers=1),
             "collection.tasks_per_iteration": 2,
         },
     )

@@ -11,10 +11,10 @@ from metabench_agents.context.features import Features, Pair, kinematic_pairs, p
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import (
-    DecoderConfig,
     KinematicDecoder,
     NeuralDecoder,
     Prediction,
+    TransitionDecoderConfig,
     Units,
     cluster_losses,
     make_decoder,
@@ -25,7 +25,7 @@ from metabench_agents.context.task_decoders import (
 import metabench
 from metabench import Field
 
-SMALL = DecoderConfig(hidden=8, layers=1)
+SMALL = TransitionDecoderConfig(hidden=8, layers=1)
 SPACE = spaces.Box(np.array([-10.0, -5.0, 0.0]), np.array([10.0, 5.0, 1.0]), dtype=np.float64)
 TOLD = Features([Field(name, 0, 1) for name in "abc"])
 FIELDS = (
