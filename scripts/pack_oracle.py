@@ -37,8 +37,8 @@ def pack(folder: Path) -> Path:
     settings, stages = load_config(folder), weights.Stages.load(folder / weights.STAGES)
     benchmark = settings["benchmark"]
     space: Any = metabench.spec(benchmark).family().action_space
-    noisy = [level(actor.Agent(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
-    calm = [level(actor.Agent(w, space), benchmark) for w in stages.weights]
+    noisy = [level(actor.TrainedOracle(w, space, noise_seed=SEED), benchmark) for w in stages.weights]
+    calm = [level(actor.TrainedOracle(w, space), benchmark) for w in stages.weights]
     random = level(simple.random.build(benchmark, "train", SEED), benchmark)
     best = int(np.argmax(calm))
     shares = [(value - random) / (noisy[best] - random) for value in noisy[: best + 1]]

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from metabench_agents import rl2
 from metabench_agents.belief import dynamite, dynamite_iql, varibad
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 
 import metabench
@@ -103,7 +103,7 @@ def train(benchmark: str, name: str, seed: int) -> None:
     """One run of one variant, its evaluations and its curve."""
     module, changes = VARIANTS[benchmark][name]
     folder = RUNS / ("" if benchmark == "GridSwitch-v0" else benchmark) / f"{name}-s{seed}"
-    config = changed(module.Config(), changes)
+    config = with_settings(module.Config(), changes)
     agent = module.train(benchmark, config, seed=seed, run=Run(folder, show=False))
     keep(benchmark, name, agent, seed)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -118,7 +118,7 @@ def train(benchmark: str, name: str, seed: int) -> None:
 
 def offline(name: str, seed: int) -> None:
     """One run of an offline agent on GridSwitch's dataset and its evaluations."""
-    config = changed(dynamite_iql.Config(), OFFLINE[name])
+    config = with_settings(dynamite_iql.Config(), OFFLINE[name])
     run = Run(RUNS / f"{name}-s{seed}", show=False)
     keep("GridSwitch-v0", name, dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=run), seed)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
 from metabench_agents.belief.model import BeliefModel, compiled
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -64,10 +64,10 @@ def main() -> None:
             for form in ("eager", "graphs"):
                 torch.manual_seed(0)
                 if name == "varibad":
-                    model: Any = BeliefModel(changed(varibad.Config(), sizes).model, env, TICKS).cuda()
+                    model: Any = BeliefModel(with_settings(varibad.Config(), sizes).model, env, TICKS).cuda()
                     pure = varibad.elbo
                 else:
-                    config = changed(dynamite.Config(), sizes)
+                    config = with_settings(dynamite.Config(), sizes)
                     model = sessions.SessionModel(config.sessions, config.model, env, TICKS).cuda()
                     pure = sessions.elbo
                 made = compiled(pure) if form == "graphs" else pure

@@ -17,7 +17,8 @@ import argparse
 import numpy as np
 import torch
 from metabench_agents.context import pearl
-from metabench_agents.context.actor_critic import ActorCritic, Learner, Settings
+from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import stream
 
 import metabench
@@ -25,7 +26,7 @@ import metabench
 BENCHMARK, EPISODES, INITIAL, TRAIN_SEED = "HighwayMerge-v0", 4, 2, 3
 
 
-def mean_return(core: ActorCritic, z: torch.Tensor, repeats: int = 4) -> float:
+def mean_return(core: LatentActorCritic, z: torch.Tensor, repeats: int = 4) -> float:
     """Of mean actions, `repeats` fresh episodes of each task; `z` is `[T, L]`."""
     tasks = np.repeat(np.arange(len(z)), repeats)
     env = metabench.make_vec(BENCHMARK, len(tasks), split="train", episodes_per_task=10**6)
@@ -51,12 +52,14 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="no layer norms")
     options = vars(parser.parse_args())
     iterations, count, plain = options.pop("iterations"), options.pop("tasks_per_iteration"), options.pop("plain")
+    updates = options.pop("updates")
     rows = metabench.spec(BENCHMARK).table().rows["train"]
     low, high = rows.min(0), rows.max(0)
     z = torch.as_tensor(3.0 * (rows - low) / (high - low) - 1.5, dtype=torch.float32)
-    config = pearl.Config(**options, latent=z.shape[1], batch=64, hidden=128, normalised_values=not plain)
+    sac = {f"sac.{name}": value for name, value in {**options, "hidden": 128, "normalised_values": not plain}.items()}
+    config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64), sac)
     network, _, replay, collector = pearl.build(BENCHMARK, config, TRAIN_SEED)
-    learner = Learner(network.core, Settings.of(config))  # there is no encoder to learn
+    learner = LatentSAC(network.core, config.sac, device=config.device)  # there is no encoder to learn
     for iteration in range(iterations):
         generator = stream(1, iteration)
         if iteration == 0:

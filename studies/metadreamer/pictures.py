@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from metabench_agents.context.imagination import dream, simulated
+from metabench_agents.context.fidelity import dream, simulated
 from metabench_agents.parts.run import stream
 
 from studies.efficiency import Curve

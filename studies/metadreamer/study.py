@@ -29,8 +29,7 @@ from typing import Any
 import numpy as np
 from metabench_agents.context import metadreamer
 from metabench_agents.context.disentanglement import dci, mig
-from metabench_agents.context.dreams import factor_map
-from metabench_agents.context.imagination import choose, interpolate
+from metabench_agents.context.imagination import choose, factor_map, interpolate
 from metabench_agents.parts.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
 
 import metabench
@@ -243,7 +242,7 @@ def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
     latent_space(out / f"latents-{variant}.png", beliefs.mean.numpy(), state.factors, names, dimensions)
     centers = beliefs.mean.mean(1)
     for k, name in enumerate(names):
-        every = interpolate(centers, state.factors, dimensions, config.density)
+        every = interpolate(centers, state.factors, dimensions, config.imagination.density)
         along = [
             i
             for i in range(len(every.base))
@@ -255,7 +254,7 @@ def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
         along = sorted(along, key=lambda i: every.factors[i, k])
         picked = every.take(np.array(along)[np.linspace(0, len(along) - 1, min(6, len(along))).astype(int)])
         title = f"{name} from {picked.factors[:, k].min():.2f} to {picked.factors[:, k].max():.2f}"
-        horizon = config.rollout_steps or metabench.spec(benchmark).horizon
+        horizon = config.imagination.steps or metabench.spec(benchmark).horizon
         columns = [f.name for f in metabench.spec(benchmark).family().observation_fields]
         path = out / f"traversal-{variant}-{name}.png"
         traversal(path, benchmark, state.network, picked.z, picked.factors, columns, study.columns, horizon, title)

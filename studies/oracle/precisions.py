@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from metabench_agents.oracle import sac_oracle
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 
 from metabench.yardsticks import simple
@@ -25,9 +26,9 @@ SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle 
     "PointRobot-v0": {
         "slots": 32,
         "random_episodes": 4,
-        "hidden": 64,
-        "batch": 128,
-        "actor_rate": 1e-3,
+        "sac.hidden": 64,
+        "sac.batch": 128,
+        "sac.actor_rate": 1e-3,
         "stage_every": 20,
     }
 }
@@ -35,7 +36,8 @@ SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle 
 
 def trained(benchmark: str, frames: int, seed: int, bfloat16: bool, out: Path) -> dict[str, float]:
     """Return on the training tasks and seconds of one run."""
-    config = sac_oracle.Config(frames=frames, bfloat16=bfloat16, compiled=True, **SETTINGS.get(benchmark, {}))
+    changes = {"frames": frames, "sac.bfloat16": bfloat16, "sac.compiled": True, **SETTINGS.get(benchmark, {})}
+    config = with_settings(sac_oracle.Config(), changes)
     folder = out / f"{benchmark}-{'bf16' if bfloat16 else 'fp32'}-s{seed}"
     start = time.process_time()
     agent = sac_oracle.train(benchmark, config, seed=seed, run=Run(folder, show=False))

@@ -19,7 +19,7 @@ from metabench_agents.belief.model import BeliefModel, compiled, fit
 from metabench_agents.belief.policy import BeliefActorCritic, collect, ppo_update
 from metabench_agents.belief.sessions import SessionModel, elbo
 from metabench_agents.oracle import sac
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import chained_prior, reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 from metabench_agents.parts.run import stream
@@ -111,7 +111,7 @@ def test_elbo(benchmark, size):
     torch.set_num_threads(1)
     id, ticks, count, changes = SIZES[size]
     env = metabench.make_vec(id, 1)
-    model = BeliefModel(changed(varibad.Config(), changes).model, env, ticks)
+    model = BeliefModel(with_settings(varibad.Config(), changes).model, env, ticks)
     theirs, batch = copy.deepcopy(model), trials_of(env, ticks, count)
     ours_now = drawn_loss(varibad.elbo, model, batch, stream(0))
     assert torch.allclose(ours_now, plain_loss(theirs, batch, stream(0)), rtol=1e-5)
@@ -143,7 +143,7 @@ def test_compiled_elbo(benchmark, pairs):
     torch.set_num_threads(1)
     env = metabench.make_vec("GridSwitch-v0", 1)
     some = {"model.terms": 0, "model.steps": 0} if pairs == "all" else {}
-    config = changed(dynamite.Config(), {"model.reward_loss": "bernoulli"} | some)
+    config = with_settings(dynamite.Config(), {"model.reward_loss": "bernoulli"} | some)
     model, batch = SessionModel(config.sessions, config.model, env, 60), trials_of(env, 60, 32)
     pure, draws = compiled(elbo), model.base.draw(batch, stream(0))
     assert torch.allclose(pure(model, batch, draws)[0], elbo(model, batch, draws)[0], rtol=1e-5)
@@ -160,7 +160,7 @@ def test_compiled_elbo(benchmark, pairs):
 def iteration(agent, id, trials, changes):
     """One iteration of training after the warm-up as a function, the seconds of its parts, and its frames."""
     module = {"varibad": varibad, "dynamite": dynamite}[agent]
-    config = changed(module.Config(trials=trials), changes)
+    config = with_settings(module.Config(trials=trials), changes)
     spec = metabench.spec(id)
     ticks = spec.horizon * spec.episodes
     env = metabench.make_vec(id, trials)
@@ -235,7 +235,9 @@ def test_training_frames_on_a_grid(benchmark, agent):
     own, _, own_frames = iteration(
         agent, "GridSwitch-v0", {"varibad": varibad, "dynamite": dynamite}[agent].Config().trials, {}
     )
-    plain = PlainWay("GridSwitch-v0", 16, changed(varibad.Config(), GRID_TRAINING | {"model.decoder.sees": "cells"}))
+    plain = PlainWay(
+        "GridSwitch-v0", 16, with_settings(varibad.Config(), GRID_TRAINING | {"model.decoder.sees": "cells"})
+    )
     functions = {"same": same, "pairs": pairs, "drawn": drawn, "own": own, "plain": plain}
     counts = dict.fromkeys(functions, frames) | {"own": own_frames, "plain": 16 * 60}
     rates = {name: counts[name] / took for name, took in interleaved(functions, rounds=7).items()}
@@ -253,7 +255,7 @@ def test_training_frames_on_a_cheetah(benchmark, agent):
     pytest.importorskip("mujoco")
     torch.set_num_threads(1)
     same, parts, frames = iteration(agent, "CheetahDirSwitch-v0", 64, CHEETAH_TRAINING)
-    plain = PlainWay("CheetahDirSwitch-v0", 64, changed(varibad.Config(), CHEETAH_TRAINING))
+    plain = PlainWay("CheetahDirSwitch-v0", 64, with_settings(varibad.Config(), CHEETAH_TRAINING))
     seconds = interleaved({"same": same, "plain": plain}, rounds=3)
     rates = {"same": frames / seconds["same"], "plain": frames / seconds["plain"]}
     total = sum(parts.values())

@@ -14,8 +14,9 @@ import pytest
 import torch
 from metabench_agents.context import pearl
 from metabench_agents.context.actor_critic import mlp, squash
-from metabench_agents.context.posterior import Evidence, Gaussian
+from metabench_agents.context.posterior import DiagonalGaussian, Evidence
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.fast.linear import prefers_onednn
 from metabench_agents.parts.run import stream
 from torch import nn
@@ -95,13 +96,14 @@ class TheirWay:
 
 def ours(bf16):
     """PEARL's update in this package, on random experience."""
-    config = pearl.Config(context=CONTEXT, bf16=bf16, tasks=45)
-    network, learner, replay, _ = pearl.build("CheetahVel-v0", config, seed=0)
+    config = with_settings(pearl.Config(), {"tasks": 45, "encoder.context": CONTEXT, "sac.bf16": bf16})
+    state = pearl.build("CheetahVel-v0", config, seed=0)
+    replay = state.replay
     for task in range(len(replay)):
         replay.begin_context(task)
         replay.add(task, torch.randn(400, replay.width, generator=stream(task)), context=True)
     generator = stream(0)
-    return lambda: pearl.update(network, learner, replay, config, generator)
+    return lambda: pearl.update(state, config, generator)
 
 
 def processor_seconds(functions, rounds):
@@ -140,7 +142,7 @@ def test_the_reference_does_the_same_work():
     theirs = TheirWay()
     context = torch.randn(TASKS, CONTEXT, SEES + ACTS + 1)
     beliefs = theirs._posterior(context)
-    factors = Gaussian.of(theirs.nets["encoder"](context))
+    factors = DiagonalGaussian.of(theirs.nets["encoder"](context))
     mean = torch.stack([belief.mean for belief in beliefs])
     assert torch.allclose(Evidence.total(factors).posterior().mean, mean, atol=1e-5)
     assert np.isfinite(mean.detach().numpy()).all()

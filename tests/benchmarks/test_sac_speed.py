@@ -4,7 +4,7 @@ import pytest
 import torch
 from interleaving import interleaved
 from metabench_agents.oracle import sac
-from metabench_agents.oracle.sac import SAC, SACConfig, Transitions
+from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
 from torch import nn
 from torch.nn import functional as F
 
@@ -66,7 +66,7 @@ class Eager:
 def test_updates():
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
-    batch = Transitions(
+    batch = SACBatch(
         torch.randn(B, S, generator=g),
         torch.rand(B, A, generator=g) * 2 - 1,
         torch.randn(B, generator=g),

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from metabench import Timestep
-from metabench_agents.context.posterior import Gaussian, Guess
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.context.posterior import DiagonalGaussian, Guess
 from metabench_agents.context.replay import Transitions
 
 
-class Belief(NamedTuple):
+class GuessingBelief(NamedTuple):
     """What the agent remembers of B trials."""
 
     memory: Any  # of everything seen in the trial, as `GuessingAgent.take_in` makes it
@@ -25,36 +26,41 @@ class GuessingAgent:
     """Acts by the policy's mean on a guess that is drawn where an episode begins; what is remembered is a subclass's.
 
     Args:
-        network: With a `latent_sac.ActorCritic` as `core`.
+        network: With an `actor_critic.LatentActorCritic` as `core`.
         exploration_episodes: Of a trial, with guesses from the prior; from then on they are from the posterior.
+        protocol: The version that it is to be played under. Under `slots-1` an agent is not told how an episode ended,
+            and the episode's last transition does not enter its memory.
         seed: Of the guesses.
     """
 
-    def __init__(self, network: Any, exploration_episodes: int, seed: int = 0):
-        self.network, self.exploration_episodes, self.seed = network, exploration_episodes, seed
+    def __init__(self, network: Any, exploration_episodes: int, protocol: str = PROTOCOL_VERSION, *, seed: int = 0):
+        self.network, self.exploration_episodes = network, exploration_episodes
+        self.protocol, self.seed = protocol, seed
 
     def nothing(self, num_trials: int) -> Any:
         """The memory of B trials before their first transition."""
         raise NotImplementedError
 
-    def take_in(self, seen: Transitions, counts: Tensor, memory: Any) -> tuple[Any, Gaussian]:
+    def take_in(self, seen: Transitions, counts: Tensor, memory: Any) -> tuple[Any, DiagonalGaussian]:
         """The memory with one more transition `[B, ...]` where `counts` `[B]` is true, and the posterior from it."""
         raise NotImplementedError
 
-    def begin(self, num_trials: int) -> Belief:
+    def begin(self, num_trials: int) -> GuessingBelief:
         """Nothing seen."""
         core = self.network.core
         guess = Guess.begin(num_trials, core.latent, self.seed)
-        return Belief(self.nothing(num_trials), guess, torch.zeros(num_trials, core.observation))
+        return GuessingBelief(self.nothing(num_trials), guess, torch.zeros(num_trials, core.observation))
 
     @torch.inference_mode()
-    def act(self, step: Timestep, belief: Belief) -> tuple[np.ndarray, Belief]:
+    def act(self, step: Timestep, belief: GuessingBelief) -> tuple[np.ndarray, GuessingBelief]:
         """Takes in the transition just completed; where an episode begins, guesses anew."""
         core, first = self.network.core, np.asarray(step.first)
         observation, reward = torch.as_tensor(step.observation).float(), torch.as_tensor(step.reward).float()
         action = core.actions.from_env(step.action)
-        seen = Transitions(belief.observation, action, reward, observation, torch.zeros_like(reward))
-        memory, posterior = self.take_in(seen, torch.from_numpy(~first), belief.memory)
+        counts = ~first if self.protocol == "slots-1" else belief.guess.episode >= 0  # nothing precedes a trial
+        led_to = torch.as_tensor(np.where(first[:, None], step.final, step.observation)).float()
+        seen = Transitions(belief.observation, action, reward, led_to, torch.zeros_like(reward))
+        memory, posterior = self.take_in(seen, torch.from_numpy(counts), belief.memory)
         guess = belief.guess.renew(first, posterior, self.exploration_episodes)
         act = core.act(core.see(observation, guess.z), torch.zeros_like(action))
-        return core.actions.to_env(act.action), Belief(memory, guess, observation)
+        return core.actions.to_env(act.action), GuessingBelief(memory, guess, observation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +11,29 @@ import torch
 from torch import Tensor
 
 import metabench
-from metabench_agents.context.actor_critic import ActorCritic
-from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.actor_critic import LatentActorCritic
+from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
 
 UNLIMITED = 2**31 - 1  # episodes of a trial: a slot never leaves its task
 
 
-class Played(NamedTuple):
+@dataclass(frozen=True)
+class CollectionConfig:
+    """How much is played in an iteration; the defaults are oyster's."""
+
+    tasks_per_iteration: int = 5  # tasks that new data are collected for
+    initial_episodes: int = 10  # per task, before the first update, with z from the prior
+    prior_episodes: int = 2  # of each chosen task with z from the prior: the new context
+    context_episodes: int = 0  # of each, further, that enter the context too; the first still with z from the prior
+    posterior_episodes: int = field(default=2, metadata={"low": 0})  # of each, further, outside the context; likewise
+
+    def initial(self) -> CollectionConfig:
+        """What is played before the first update."""
+        return replace(self, prior_episodes=self.initial_episodes, context_episodes=0, posterior_episodes=0)
+
+
+class PlayedEpisodes(NamedTuple):
     """Whole episodes of B slots."""
 
     rows: list[Tensor]  # packed transitions [n, W] of each slot in the order they were played
@@ -41,12 +57,12 @@ class Collector:
 
     def play(
         self,
-        network: ActorCritic,
+        network: LatentActorCritic,
         tasks: Sequence[int],
         latent: Callable[[int], Tensor],
         episodes: int,
         generator: torch.Generator,
-    ) -> Played:
+    ) -> PlayedEpisodes:
         """Plays `episodes` episodes of each task (a row of the split) with the policy's random actions.
 
         Steps that a slot idles through while others finish belong to nobody: they are not kept and not counted.
@@ -82,11 +98,11 @@ class Collector:
             episode += done
         self.frames += int(np.sum(lives))
         table, kept = torch.stack(ticks), torch.from_numpy(np.stack(lives))  # [ticks, B, W], [ticks, B]
-        return Played([table[kept[:, slot], slot] for slot in slots], torch.from_numpy(returns), starts)
+        return PlayedEpisodes([table[kept[:, slot], slot] for slot in slots], torch.from_numpy(returns), starts)
 
     @staticmethod
     @torch.inference_mode()
-    def _act(network: ActorCritic, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+    def _act(network: LatentActorCritic, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(len(observation), network.actions.size, generator=generator)
         return network.act(network.see(observation, z), noise).action.clone()
 
@@ -105,12 +121,12 @@ class Collector:
 
 
 def gather(
-    network: ActorCritic,
+    network: LatentActorCritic,
     collector: Collector,
     replay: TaskReplay,
     tasks: Sequence[int],
-    infer: Callable[[], Gaussian],
-    episodes: tuple[int, int],
+    infer: Callable[[], DiagonalGaussian],
+    config: CollectionConfig,
     generator: torch.Generator,
     rows: Sequence[int] | None = None,
 ) -> tuple[dict[str, float], Tensor]:
@@ -122,8 +138,8 @@ def gather(
         replay: Where the transitions go.
         tasks: Numbers of the replay's tasks.
         infer: Beliefs `[T, L]` about the tasks given their contexts.
-        episodes: How many with z from the prior, and how many further; of these the first is still with z from the
-            prior, as in PEARL's code.
+        config: How many episodes of each kind. Of the further ones the first is still with z from the prior, as in
+            PEARL's code.
         generator: For latents and actions.
         rows: The tasks' rows in the split; their numbers by default.
 
@@ -140,16 +156,24 @@ def gather(
     def prior(number: int) -> Tensor:
         return torch.randn(len(tasks), network.latent, generator=generator)
 
-    explored = collector.play(network, rows or tasks, prior, episodes[0], generator)
-    for task, new in zip(tasks, explored.rows, strict=True):
+    def play(latent: Callable[[int], Tensor], episodes: int, context: bool) -> PlayedEpisodes:
+        played = collector.play(network, rows or tasks, latent, episodes, generator)
+        for task, new in zip(tasks, played.rows, strict=True):
+            replay.add(task, new, context=context)
+        return played
+
+    for task in tasks:
         replay.begin_context(task)
-        replay.add(task, new, context=True)
+    explored = play(prior, config.prior_episodes, True)
+    adapted = []
+    for number in range(config.context_episodes):  # one by one: each adds to what the next guess is made from
+        adapted.append(play(lambda _, number=number: guess(number), 1, True).returns)
+    if config.posterior_episodes:
+        adapted.append(play(guess, config.posterior_episodes, False).returns)
     metrics = {"return_prior": float(explored.returns.mean())}
-    if episodes[1]:
-        adapted = collector.play(network, rows or tasks, guess, episodes[1], generator)
-        for task, new in zip(tasks, adapted.rows, strict=True):
-            replay.add(task, new, context=False)
-        informed = adapted.returns[:, 1:] if episodes[1] > 1 else adapted.returns
+    if adapted:
+        returns = torch.cat(adapted[-1:] if config.posterior_episodes else adapted, dim=1)
+        informed = returns[:, 1:] if returns.shape[1] > 1 else returns
         metrics["return_posterior"] = float(informed.mean())
     return metrics, explored.starts
 

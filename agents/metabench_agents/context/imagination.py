@@ -1,8 +1,9 @@
-"""Imagination: new latent tasks between known ones, and experience of real and imagined tasks in a generative model."""
+"""Imagination: latent tasks between known ones, and experience of real and imagined tasks in a generative model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import metabench
-from metabench_agents.context.actor_critic import ActorCritic
-from metabench_agents.context.replay import Transitions
+from metabench_agents.context.actor_critic import LatentActorCritic
+from metabench_agents.context.disentanglement import match, monotone_information
+from metabench_agents.context.posterior import DiagonalGaussian
+from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """What is imagined, and how much at a time."""
+
+    tasks: int = field(default=8, metadata={"low": 0})  # played beside the real ones: meta-imagination; 0 for none
+    rollouts: str = "all"  # MDP-imagination: "all" tasks, "imagined" ones, "none" (imagined tasks relabel real steps)
+    density: int = 4  # D: parts that a gap between neighbouring tasks is cut into
+    every: int = 100  # updates between imaginations
+    episodes: int = 16  # imagined ones of each task
+    steps: int = 0  # their length, from any real states; 0 for whole episodes from where real ones start
+    share: float = field(default=0.5, metadata={"low": 0, "high": 1})  # imagined part of a real task's batch, for "all"
 
 
 class Imagined(NamedTuple):
@@ -73,7 +88,7 @@ def choose(imagined: Imagined, count: int, generator: torch.Generator) -> Imagin
 @torch.inference_mode()
 def rollouts(
     decoder: NeuralDecoder,
-    core: ActorCritic,
+    core: LatentActorCritic,
     starts: Tensor,
     world: Tensor,
     guess: Tensor,
@@ -120,65 +135,74 @@ def relabel(decoder: NeuralDecoder, seen: Transitions, z: Tensor) -> Transitions
     return Transitions(seen.observation, seen.action, step.reward, step.next_observation, ends).to(torch.device("cpu"))
 
 
-class Errors(NamedTuple):
-    """How imagined trajectories differ from simulated ones with the same start and actions, by step."""
+class Known(NamedTuple):
+    """Of the R real tasks."""
 
-    state: Array  # [H] root mean square over tasks and columns, in standard deviations of each column
-    reward: Array  # [H] root mean square, in the reward's own unit
-    columns: Array  # [H, O] root mean square of every column in its own unit
+    beliefs: DiagonalGaussian  # [R, C, L] after C contexts of each
+    factors: Array  # [R, K] their parameters
+    starts: Tensor  # [R, O] a first observation of each
+    replay: TaskReplay  # their experience
 
 
-def simulated(
-    benchmark: str,
-    factors: Array,
-    core: ActorCritic,
-    guess: Tensor,
-    steps: int,
-    seed: int | Sequence[int],
+class Dream(NamedTuple):
+    """What one imagination gives the policy to learn from."""
+
+    beliefs: DiagonalGaussian  # [R, C, L] about the real tasks
+    imagined: Imagined | None  # M tasks
+    variance: Tensor  # [R + M, L] of guesses about them
+    replay: TaskReplay | None  # of R + M tasks, where there were rollouts
+
+
+def factor_map(beliefs: DiagonalGaussian, factors: Array) -> tuple[int, ...]:
+    """f(k): the latent dimension of each factor, by mutual information over all beliefs about real tasks."""
+    contexts = beliefs.mean.shape[1]
+    table = monotone_information(beliefs.mean.flatten(0, 1).numpy(), np.repeat(factors, contexts, axis=0))
+    return match(table)
+
+
+def dream_of(
+    decoder: NeuralDecoder,
+    core: LatentActorCritic,
+    known: Known,
+    config: ImaginationConfig,
+    horizon: int,
     generator: torch.Generator,
-) -> tuple[Transitions, Tensor]:
-    """Episodes of the simulator on tasks with these factors, by the policy: columns `[B, H, ...]`, alive `[B, H]`."""
-    env = metabench.make_vec(benchmark, len(factors))
-    names = metabench.spec(benchmark).table().ranges
-    tasks = [dict(zip(names, row.tolist(), strict=True)) for row in factors]
-    observation, _ = env.reset(seed=seed, options={"task": tasks})
-    alive, rows, lives = np.ones(len(factors), dtype=bool), [], []
-    for _ in range(min(steps, metabench.spec(benchmark).horizon)):
-        seen = torch.as_tensor(observation, dtype=torch.float32)
-        with torch.inference_mode():
-            noise = torch.randn(len(factors), core.actions.size, generator=generator)
-            action = core.act(core.see(seen, guess), noise).action
-        observation, reward, terminated, truncated, info = env.step(core.actions.to_env(action))
-        done = terminated | truncated
-        after = np.where(done[:, None], info["final_obs"], observation) if done.any() else observation
-        columns = (seen, action, torch.from_numpy(reward), torch.as_tensor(after), torch.from_numpy(terminated))
-        rows.append(Transitions(*columns).pack())
-        lives.append(alive)
-        alive = alive & ~done
-    table = torch.stack(rows, dim=1)
-    sizes = (table.shape[-1] - 2 - core.actions.size) // 2, core.actions.size
-    return Transitions.unpack(table, *sizes), torch.from_numpy(np.stack(lives, axis=1))
+) -> Dream:
+    """Tasks between the real ones, and rollouts of the policy in the decoder.
 
+    Half of the rollouts act on guesses from the prior, as half of the real episodes do.
 
-@torch.inference_mode()
-def dream(decoder: NeuralDecoder, played: Transitions, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The decoder's own trajectory from each episode's start under its actions: next observations, rewards `[B, H]`."""
-    observation, states, rewards = played.observation[:, 0], [], []
-    for t in range(played.reward.shape[1]):
-        step = decoder.imagine(observation, played.action[:, t], z)
-        observation = step.next_observation
-        states.append(observation)
-        rewards.append(step.reward)
-    return torch.stack(states, dim=1), torch.stack(rewards, dim=1)
-
-
-def imagination_errors(decoder: NeuralDecoder, played: Transitions, alive: Tensor, z: Tensor) -> Errors:
-    """Compares `dream` with what the simulator played; steps after an episode's end do not count."""
-    states, rewards = dream(decoder, played, z)
-    weight = alive.double()
-    count = weight.sum(0).clamp_min(1.0)
-    squares = ((states - played.next_observation).double() ** 2 * weight[..., None]).sum(0) / count[:, None]  # [H, O]
-    spread = played.next_observation[alive].double().std(0)
-    scale = torch.where(spread > 1e-6, spread, 1.0)
-    reward = (((rewards - played.reward).double() ** 2 * weight).sum(0) / count).sqrt()
-    return Errors((squares / scale**2).mean(-1).sqrt().numpy(), reward.numpy(), squares.sqrt().numpy())
+    Args:
+        decoder: The generative model.
+        core: The policy.
+        known: Of the real tasks.
+        config: What to imagine.
+        horizon: Steps of a whole episode.
+        generator: For everything drawn.
+    """
+    beliefs = known.beliefs
+    centers, spread = beliefs.mean.mean(1), beliefs.variance.mean(1)
+    imagined, latents, variance, bases = None, centers, spread, np.arange(len(centers))
+    if config.tasks:
+        every = interpolate(centers, known.factors, factor_map(beliefs, known.factors), config.density)
+        imagined = choose(every, config.tasks, generator)
+        latents = torch.cat((centers, imagined.z))
+        variance = torch.cat((spread, spread[torch.as_tensor(imagined.base)]))
+        bases = np.concatenate((bases, imagined.base))
+    if config.rollouts == "none":
+        return Dream(beliefs, imagined, variance, None)
+    first = 0 if config.rollouts == "all" else len(centers)
+    played, count, steps = list(range(first, len(latents))), config.episodes, config.steps or horizon
+    world = latents[first:].repeat_interleave(count, 0)
+    guess = torch.randn(world.shape, generator=generator)
+    informed = (torch.arange(len(world)) % 2 == 0)[:, None]
+    deviation = variance[first:].sqrt().repeat_interleave(count, 0)
+    guess = torch.where(informed, world + deviation * guess, guess)
+    if config.steps:  # short rollouts from the start would never come to what is late in an episode
+        starts = known.replay.sample(bases[first:].tolist(), count, generator).observation.flatten(0, 1)
+    else:
+        starts = known.starts[torch.as_tensor(bases[first:])].repeat_interleave(count, 0)
+    replay = TaskReplay(len(latents), starts.shape[1], core.actions.size, count * steps)
+    for number, rows in enumerate(rollouts(decoder, core, starts, world, guess, steps, generator)):
+        replay.add(played[number // count], rows, context=False)
+    return Dream(beliefs, imagined, variance, replay)

@@ -20,19 +20,14 @@ Array = npt.NDArray[Any]
 MIN_VARIANCE = 1e-7  # of a factor, as in PEARL's code
 
 
-class Gaussian(NamedTuple):
+class DiagonalGaussian(NamedTuple):
     """A Gaussian with a diagonal covariance."""
 
     mean: Tensor  # [..., L]
     variance: Tensor  # [..., L]
 
     @classmethod
-    def prior(cls, *shape: int) -> Gaussian:
-        """The standard normal, `[*shape]`."""
-        return cls(torch.zeros(shape), torch.ones(shape))
-
-    @classmethod
-    def of(cls, parameters: Tensor) -> Gaussian:
+    def of(cls, parameters: Tensor) -> DiagonalGaussian:
         """From a network's outputs `[..., 2 L]`: means, and variances through softplus."""
         mean, raw = parameters.float().chunk(2, dim=-1)
         return cls(mean, F.softplus(raw).clamp_min(MIN_VARIANCE))
@@ -62,21 +57,21 @@ class Evidence(NamedTuple):
         return cls(torch.zeros(shape), torch.zeros(shape))
 
     @classmethod
-    def total(cls, factors: Gaussian) -> Evidence:
+    def total(cls, factors: DiagonalGaussian) -> Evidence:
         """Of factors `[..., N, L]`, over N."""
         precision = factors.variance.reciprocal()
         return cls(precision.sum(-2), (factors.mean * precision).sum(-2))
 
-    def plus(self, factor: Gaussian, counts: Tensor) -> Evidence:
+    def plus(self, factor: DiagonalGaussian, counts: Tensor) -> Evidence:
         """With one more factor `[..., L]` where `counts` `[...]` is true."""
         precision = torch.where(counts[..., None], factor.variance.reciprocal(), 0.0)
         return Evidence(self.precision + precision, self.weighted + factor.mean * precision)
 
-    def posterior(self) -> Gaussian:
+    def posterior(self) -> DiagonalGaussian:
         """The product of the factors; the prior where there are none. PEARL does not count the prior as a factor."""
         some = self.precision > 0
         variance = torch.where(some, self.precision, 1.0).reciprocal()
-        return Gaussian(torch.where(some, self.weighted * variance, 0.0), variance)
+        return DiagonalGaussian(torch.where(some, self.weighted * variance, 0.0), variance)
 
 
 class Guess(NamedTuple):
@@ -93,7 +88,7 @@ class Guess(NamedTuple):
         streams = SlotRng.counting(seed * 2**32, num_trials).state()
         return cls(torch.zeros(num_trials, latent), np.full(num_trials, -1), *streams)
 
-    def renew(self, first: Array, posterior: Gaussian, exploration_episodes: int) -> Guess:
+    def renew(self, first: Array, posterior: DiagonalGaussian, exploration_episodes: int) -> Guess:
         """A new draw where an episode begins: in a trial's first episodes from the prior, then from `posterior`."""
         if not first.any():
             return self

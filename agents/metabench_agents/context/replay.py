@@ -61,16 +61,6 @@ class TaskReplay:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def transitions(self) -> int:
-        """How many transitions are kept."""
-        return sum(min(count, self.capacity) for count in self.count)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the arrays take."""
-        return sum(rows.nbytes for rows in self.rows)
-
     def begin_context(self, task: int) -> None:
         """Forgets the task's context: the transitions stay, the encoder no longer sees them."""
         self.context[task] = (self.count[task], self.count[task])

@@ -8,6 +8,7 @@ and the rest is p' = p + v dt, v' = v + a dt (explicit Euler, as MetaDreamer's p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,19 @@ from torch.nn import functional as F
 
 from metabench_agents.context.actor_critic import mlp
 from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
-from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 
 MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
+
+
+@dataclass(frozen=True)
+class TransitionDecoderConfig:
+    """Which decoder, and how large."""
+
+    kind: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
+    hidden: int = 128  # width of its network
+    layers: int = 2  # hidden layers
 
 
 class Prediction(NamedTuple):
@@ -65,12 +75,14 @@ class Units(nn.Module):
 class NeuralDecoder(nn.Module):
     """(s, a, z) -> change of s, reward, end: one network, no physics."""
 
-    def __init__(self, features: Features, space: spaces.Box, action: int, latent: int, hidden: int, layers: int):
+    def __init__(
+        self, features: Features, space: spaces.Box, action: int, latent: int, config: TransitionDecoderConfig
+    ):
         super().__init__()
         self.features, self.units = features, Units(space.shape[0])
         self.register_buffer("low", torch.as_tensor(space.low))
         self.register_buffer("high", torch.as_tensor(space.high))
-        self.body = mlp(features.size + action + latent, hidden, layers, space.shape[0] + 2)
+        self.body = mlp(features.size + action + latent, config.hidden, config.layers, space.shape[0] + 2)
 
     def raw(self, observation: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network's outputs `[..., O]`, `[...]`, `[...]`."""
@@ -106,8 +118,7 @@ class KinematicDecoder(NeuralDecoder):
         space: Of observations.
         action: Columns of an action.
         latent: Columns of z.
-        hidden: Width of the network.
-        layers: Its hidden layers.
+        config: The network's size.
         pairs: Which columns are positions and velocities.
         dt: Seconds of a step.
         bound: Of accelerations, m/s^2.
@@ -119,13 +130,12 @@ class KinematicDecoder(NeuralDecoder):
         space: spaces.Box,
         action: int,
         latent: int,
-        hidden: int,
-        layers: int,
+        config: TransitionDecoderConfig,
         pairs: Sequence[Pair],
         dt: float,
         bound: float = MAX_ACCELERATION,
     ):
-        super().__init__(features, space, action, latent, hidden, layers)
+        super().__init__(features, space, action, latent, config)
         if not pairs:
             raise ValueError(
                 "there are no positions with velocities among the observation columns: use the neural decoder"
@@ -156,7 +166,7 @@ def reconstruction(predicted: Prediction, seen: Transitions, units: Units, devia
 
 
 def vae_loss(
-    likelihood: Tensor, posterior: Gaussian, beta: float, transitions: int
+    likelihood: Tensor, posterior: DiagonalGaussian, beta: float, transitions: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The beta-VAE's loss per task: transitions * mean reconstruction + beta * KL(q || N(0, 1)), averaged over tasks.
 
@@ -185,16 +195,19 @@ def cluster_losses(means: Tensor, separation: float) -> tuple[Tensor, Tensor]:
     return within, ((separation - gap).clamp_min(0.0) ** 2).mean()
 
 
-def make_decoder(kind: str, family: Any, features: Features, action: int, latent: int, hidden: int, layers: int) -> Any:
+def make_decoder(
+    config: TransitionDecoderConfig, family: Any, features: Features, action: int, latent: int
+) -> NeuralDecoder:
     """The decoder of a family: "physics", "neural", or "auto", which is physics where `point_masses` are observed.
 
     Raises:
         ValueError: For another kind, or physics where no columns are positions with velocities.
     """
+    kind = config.kind
     if kind not in ("auto", "physics", "neural"):
         raise ValueError(f"unknown decoder {kind!r}; available: auto, physics, neural")
     fields, space = family.observation_fields, family.observation_space
     if kind == "neural" or (kind == "auto" and not point_masses(fields)):
-        return NeuralDecoder(features, space, action, latent, hidden, layers)
+        return NeuralDecoder(features, space, action, latent, config)
     pairs = kinematic_pairs(fields)
-    return KinematicDecoder(features, space, action, latent, hidden, layers, pairs, float(family.dt))
+    return KinematicDecoder(features, space, action, latent, config, pairs, float(family.dt))

@@ -5,29 +5,42 @@ What MetaDreamer calls its task encoder and generative model; it knows nothing o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from metabench_agents.context.features import Features
-from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import NeuralDecoder, cluster_losses, reconstruction, vae_loss
+from metabench_agents.context.task_decoders import (
+    NeuralDecoder,
+    TransitionDecoderConfig,
+    cluster_losses,
+    reconstruction,
+    vae_loss,
+)
 from metabench_agents.parts.fast.linear import Linear
 from metabench_agents.parts.layers import GRU
 
 
 @dataclass(frozen=True)
-class ModelWeights:
-    """Of `model_loss`."""
+class TaskModelConfig:
+    """Settings of the model of tasks and its updates."""
 
-    beta: float  # of the divergence from the prior
-    within: float  # of compactness within tasks
-    between: float  # of separation between tasks
-    separation: float  # sigma: how far apart tasks' centres are pushed
-    deviation: float  # of reconstructed columns, in their standard deviations over a step
-    transitions: int  # for how many transitions z has to speak
+    updates: int = 200  # of encoder and decoder per iteration
+    learning_rate: float = 3e-3  # Adam's
+    context: int = 60  # consecutive transitions of each task that the encoder sees, and that z has to speak for
+    targets: int = 64  # transitions of each task that beliefs are asked to reconstruct
+    width: int = 64  # of the GRU
+    beta: float = 5.0  # weight of the divergence from the prior
+    within: float = 1.0  # weight of compactness within tasks
+    between: float = 1.0  # weight of separation between tasks
+    separation: float = 1.0  # sigma: how far apart tasks' centres are pushed
+    deviation: float = 0.1  # of reconstructed columns, in their standard deviations over a step
+    decoder: TransitionDecoderConfig = field(
+        default_factory=TransitionDecoderConfig
+    )  # (s, a, z) to the next s, the reward, the end
 
 
 class TaskModel(nn.Module):
@@ -38,11 +51,12 @@ class TaskModel(nn.Module):
         decoder: Of transitions given z.
         actions: Columns of an action.
         latent: Dimensions of z.
-        width: Of the GRU.
+        config: The GRU's width.
     """
 
-    def __init__(self, features: Features, decoder: NeuralDecoder, actions: int, latent: int, width: int):
+    def __init__(self, features: Features, decoder: NeuralDecoder, actions: int, latent: int, config: TaskModelConfig):
         super().__init__()
+        width = config.width
         self.features, self.decoder, self.latent = features, decoder, latent
         self.embed = Linear(features.size + features.observation + actions + 1, width)
         self.memory = GRU(width, width)
@@ -56,16 +70,16 @@ class TaskModel(nn.Module):
         facts = (self.features(seen.observation), change, seen.action, reward[..., None])
         return torch.relu(self.embed(torch.cat(facts, dim=-1)))
 
-    def beliefs(self, context: Transitions) -> Gaussian:
+    def beliefs(self, context: Transitions) -> DiagonalGaussian:
         """After each transition of contexts `[B, N, ...]`: `[B, N, L]`."""
         x = self.embedded(context).transpose(0, 1)
         hidden = self.memory(x, x.new_zeros(x.shape[1], self.memory.hidden))
-        return Gaussian.of(self.out(hidden.transpose(0, 1)))
+        return DiagonalGaussian.of(self.out(hidden.transpose(0, 1)))
 
-    def posterior(self, context: Transitions, lengths: Tensor) -> Gaussian:
+    def posterior(self, context: Transitions, lengths: Tensor) -> DiagonalGaussian:
         """After the first `lengths` `[B]` transitions: `[B, L]`."""
         every, rows = self.beliefs(context), torch.arange(len(lengths))
-        return Gaussian(*(column[rows, lengths - 1] for column in every))
+        return DiagonalGaussian(*(column[rows, lengths - 1] for column in every))
 
 
 def model_loss(
@@ -73,7 +87,7 @@ def model_loss(
     context: Transitions,
     lengths: Tensor,
     seen: Transitions,
-    weights: ModelWeights,
+    config: TaskModelConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
@@ -84,7 +98,7 @@ def model_loss(
         lengths: `[T, P]` how many of them there are.
         seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
             after a random part of it.
-        weights: Of the loss.
+        config: The loss's weights.
         generator: For the parts and the samples of z.
     """
     tasks, contexts = lengths.shape
@@ -92,7 +106,7 @@ def model_loss(
     rows, whole = torch.arange(tasks * contexts), lengths.flatten()
     part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
     ends = torch.stack((whole, part), dim=1) - 1
-    belief = Gaussian(
+    belief = DiagonalGaussian(
         *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
     )  # [T, P, 2, L]
     noise = torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device)
@@ -101,8 +115,8 @@ def model_loss(
     shape = (tasks, contexts, 2, count)
     wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))
     predicted = model.decoder(wide.observation, wide.action, z.expand(*shape, -1))
-    likelihood = reconstruction(predicted, wide, model.decoder.units, weights.deviation)
-    vae, metrics = vae_loss(likelihood, belief, weights.beta, weights.transitions)
-    within, between = cluster_losses(belief.mean[:, :, 0], weights.separation)
-    total = vae + weights.within * within + weights.between * between
+    likelihood = reconstruction(predicted, wide, model.decoder.units, config.deviation)
+    vae, metrics = vae_loss(likelihood, belief, config.beta, config.context)
+    within, between = cluster_losses(belief.mean[:, :, 0], config.separation)
+    total = vae + config.within * within + config.between * between
     return total, metrics | {"within": within.detach(), "between": between.detach()}

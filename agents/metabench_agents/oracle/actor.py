@@ -11,13 +11,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metabench import SlotRng, Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.oracle.sac import CLIP, SAC, gaussian
 
 NAME = "sac-oracle"
 PARTS = ("center", "inverse", "w1", "b1", "w2", "b2", "w3", "b3")  # of what is kept of an actor, half precision
 
 
-class Agent:
+class TrainedOracle:
     """A trained actor that sees the task.
 
     Belief: the streams of its noise, or nothing where it takes the mean's action.
@@ -25,11 +26,18 @@ class Agent:
 
     name, privileged = NAME, True
 
-    def __init__(self, weights: Mapping[str, Tensor], space: spaces.Box, noise_seed: int | None = None):
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        space: spaces.Box,
+        noise_seed: int | None = None,
+        protocol: str = PROTOCOL_VERSION,
+    ):
         self.weights = {name: tensor.float() for name, tensor in weights.items()}
         self.actor = [self.weights[name] for name in PARTS[2:]]
         self.low, self.high = np.asarray(space.low), np.asarray(space.high)
         self.noise_seed = noise_seed  # None: the mean's action
+        self.protocol = protocol
 
     def begin(self, num_trials: int) -> Any:
         """Keys and counters of the trials' streams; None without noise."""
@@ -57,5 +65,5 @@ def to_space(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 
 def snapshot(sac: SAC) -> dict[str, Tensor]:
     """The actor with its scaling in half precision: what a stage keeps."""
-    tensors = (sac.center, sac.inverse, *sac.learner.actor)
+    tensors = (sac.center, sac.inverse, *sac.state.actor)
     return {name: tensor.detach().half().clone() for name, tensor in zip(PARTS, tensors, strict=True)}

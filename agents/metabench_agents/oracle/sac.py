@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from metabench_agents.parts.compiling import can_compile as can_compile
+from metabench_agents.parts.compiling import compiled
 from metabench_agents.parts.fast.precision import products
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's
@@ -47,17 +47,17 @@ class SACConfig:
     """Settings of the update."""
 
     hidden: int = 256  # width of both hidden layers, of actor and critics
-    batch: int = 256  # transitions of an update
+    batch: int = 256  # steps of an update
     discount: float = 0.99  # gamma
     target_rate: float = 0.005  # how far the target critics follow in an update
-    critic_rate: float = 1e-3  # Adam's learning rate of the critics and of the temperature
+    critic_rate: float = 1e-3  # Adam's learning rate of the critics and the temperature
     actor_rate: float = 3e-4  # Adam's learning rate of the actor
-    entropy: float = 1.0  # the target entropy is minus this per action dimension
-    bfloat16: bool = False  # whether matrix products take bfloat16 inputs
-    compiled: bool = False  # whether the update is one compiled graph
+    entropy: float = 1.0  # target entropy is minus this per action dimension
+    bfloat16: bool = False  # matrix products with bfloat16 inputs: faster where the CPU has them in hardware
+    compiled: bool = False  # the update as one compiled graph: faster after some thousand updates
 
 
-class Transitions(NamedTuple):
+class SACBatch(NamedTuple):
     """A batch of steps."""
 
     observation: Tensor  # [B, O]
@@ -119,7 +119,7 @@ def sample(net: Net, observation: Tensor, noise: Tensor, bfloat16: bool = False)
     return action, (density - torch.log(1.0 - action**2 + TANH_MARGIN)).sum(-1)
 
 
-def critic_loss(net: Net, batch: Transitions, target: Tensor, bfloat16: bool = False) -> tuple[Tensor, Tensor]:
+def critic_loss(net: Net, batch: SACBatch, target: Tensor, bfloat16: bool = False) -> tuple[Tensor, Tensor]:
     """Mean squared error of both critics against `[B]` targets, summed over the two; and their mean value."""
     value = critics(net, batch.observation, batch.action, bfloat16)
     return ((value - target) ** 2).mean(-1).sum(), value.mean()
@@ -135,7 +135,7 @@ def actor_loss(
 
 
 def soft_target(
-    critic: Net, actor: Net, batch: Transitions, noise: Tensor, temperature: Tensor, config: SACConfig
+    critic: Net, actor: Net, batch: SACBatch, noise: Tensor, temperature: Tensor, config: SACConfig
 ) -> Tensor:
     """`[B]` r + gamma (1 - terminal) (min Q'(s', a') - alpha log pi(a'|s')), a' from the policy."""
     action, log_prob = sample(actor, batch.next_observation, noise, config.bfloat16)
@@ -152,7 +152,7 @@ def adam(params: Net, grads: Net, first: Net, second: Net, step: Tensor, rate: f
         param.sub_(rate * (m / correct_first) / ((v / correct_second).sqrt() + EPSILON))
 
 
-class Learner(NamedTuple):
+class SACState(NamedTuple):
     """Everything an update reads and changes."""
 
     actor: Net
@@ -165,7 +165,7 @@ class Learner(NamedTuple):
     step: Tensor  # [] float: updates done
 
 
-def initial_learner(observation: int, action: int, config: SACConfig, generator: torch.Generator) -> Learner:
+def initial_state(observation: int, action: int, config: SACConfig, generator: torch.Generator) -> SACState:
     """Fresh networks, zero moments, temperature 1."""
     actor = initial_net(1, (observation, config.hidden, config.hidden, 2 * action), generator)
     critic = initial_net(2, (observation + action, config.hidden, config.hidden, 1), generator)
@@ -175,24 +175,26 @@ def initial_learner(observation: int, action: int, config: SACConfig, generator:
         return [torch.zeros_like(x) for x in net], [torch.zeros_like(x) for x in net]
 
     target = [x.clone() for x in critic]
-    return Learner(actor, critic, target, temperature, zeros(actor), zeros(critic), zeros(temperature), torch.zeros(()))
+    return SACState(
+        actor, critic, target, temperature, zeros(actor), zeros(critic), zeros(temperature), torch.zeros(())
+    )
 
 
-def update(learner: Learner, batch: Transitions, noise: Noise, config: SACConfig) -> dict[str, Tensor]:
+def update(state: SACState, batch: SACBatch, noise: Noise, config: SACConfig) -> dict[str, Tensor]:
     """One update of everything, in place: critics, actor, temperature, target critics. Returns metrics."""
-    actor, critic, bf16 = learner.actor, learner.critic, config.bfloat16
-    learner.step.add_(1.0)
-    alpha = learner.temperature[0].exp()
-    target = soft_target(learner.target, actor, batch, noise.following, alpha, config)
+    actor, critic, bf16 = state.actor, state.critic, config.bfloat16
+    state.step.add_(1.0)
+    alpha = state.temperature[0].exp()
+    target = soft_target(state.target, actor, batch, noise.following, alpha, config)
     grads, (loss, value) = grad_and_value(lambda p: critic_loss(p, batch, target, bf16), has_aux=True)(critic)
-    adam(critic, grads, *learner.critic_moments, learner.step, config.critic_rate)
+    adam(critic, grads, *state.critic_moments, state.step, config.critic_rate)
     grads, (policy_loss, log_prob) = grad_and_value(
         lambda p: actor_loss(p, critic, batch.observation, noise.here, alpha, bf16), has_aux=True
     )(actor)
-    adam(actor, grads, *learner.actor_moments, learner.step, config.actor_rate)
+    adam(actor, grads, *state.actor_moments, state.step, config.actor_rate)
     gap = log_prob.mean() - config.entropy * batch.action.shape[-1]  # the loss -alpha (log pi + target) by log alpha
-    adam(learner.temperature, [-alpha * gap], *learner.temperature_moments, learner.step, config.critic_rate)
-    for slow, fast in zip(learner.target, critic, strict=True):
+    adam(state.temperature, [-alpha * gap], *state.temperature_moments, state.step, config.critic_rate)
+    for slow, fast in zip(state.target, critic, strict=True):
         slow.lerp_(fast, config.target_rate)
     return {
         "critic_loss": loss,
@@ -236,13 +238,8 @@ class Moments:
         self.count, self.mean, self.square = float(tensors["count"]), tensors["mean"].clone(), tensors["square"].clone()
 
 
-def can_compile() -> bool:
-    """Whether there is the C++ compiler that `compiled=True` needs."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
 class SAC:
-    """A learner, the scaling of its observations, and the update, compiled or not.
+    """What is learned, the scaling of its observations, and the update, compiled or not.
 
     Args:
         observation: Columns of the observation, the exposed task included where there is one.
@@ -253,12 +250,10 @@ class SAC:
 
     def __init__(self, observation: int, action: int, config: SACConfig, generator: torch.Generator):
         self.config, self.action = config, action
-        self.learner = initial_learner(observation, action, config, generator)
+        self.state = initial_state(observation, action, config, generator)
         self.moments = Moments(observation)
         self.center, self.inverse = torch.zeros(observation), torch.ones(observation)
-        self._update: Callable[..., dict[str, Tensor]] = (
-            torch.compile(update, fullgraph=True) if config.compiled else update  # pyright: ignore[reportAssignmentType]
-        )
+        self._update = compiled(update, config.compiled, fullgraph=True)
 
     def observe(self, observation: Tensor) -> None:
         """Lets the scaling follow `[B, O]` more observations."""
@@ -270,31 +265,31 @@ class SAC:
         return ((observation - self.center) * self.inverse).clamp(-CLIP, CLIP)
 
     @torch.no_grad()
-    def update(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(self, batch: SACBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """One update on a batch of raw observations; returns metrics as tensors."""
         batch = batch._replace(
             observation=self.scaled(batch.observation), next_observation=self.scaled(batch.next_observation)
         )
         drawn = torch.randn((2, *batch.action.shape), generator=generator)
         with products("fp32"):
-            return self._update(self.learner, batch, Noise(drawn[0], drawn[1]), self.config)
+            return self._update(self.state, batch, Noise(drawn[0], drawn[1]), self.config)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None) -> Tensor:
         """Actions `[B, A]` in [-1, 1]; the mean's without a generator."""
-        return act(self.learner.actor, self.scaled(observation), generator)
+        return act(self.state.actor, self.scaled(observation), generator)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything from which training continues to the same bits."""
         named = {f"moments/{name}": tensor for name, tensor in self.moments.tensors().items()}
-        return named | {f"learner/{index}": tensor for index, tensor in enumerate(_leaves(self.learner))}
+        return named | {f"learner/{index}": tensor for index, tensor in enumerate(_leaves(self.state))}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.moments.load({n.removeprefix("moments/"): t for n, t in tensors.items() if n.startswith("moments/")})
         if self.moments.count:
             self.center, self.inverse = self.moments.scale()
-        for index, tensor in enumerate(_leaves(self.learner)):
+        for index, tensor in enumerate(_leaves(self.state)):
             tensor.copy_(tensors[f"learner/{index}"])
 
 

@@ -12,7 +12,7 @@ so that the yardstick knows its way on the ranges of `ood` too; rows of evaluati
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,8 @@ from torch import Tensor
 
 import metabench
 from metabench.evaluation.results import Protocol
-from metabench_agents.oracle.actor import NAME, PARTS, Agent, snapshot, to_space
-from metabench_agents.oracle.sac import SAC, SACConfig, Transitions
+from metabench_agents.oracle.actor import NAME, PARTS, TrainedOracle, snapshot, to_space
+from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
 from metabench_agents.oracle.weights import STAGES, Stages
 from metabench_agents.parts.memory import Replay
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
@@ -37,18 +37,11 @@ class Config:
     frames: int = 1_000_000  # environment steps in all
     slots: int = 64  # episodes played together
     updates: int = 8  # per step of all slots
-    random_episodes: int = 1  # per slot, before the policy plays
+    random_episodes: int = field(default=1, metadata={"low": 0})  # per slot, before the policy plays
     capacity: int = 1_000_000  # steps kept
     tasks: Literal["fresh", "train", "legal"] = "fresh"  # where training tasks come from
     stage_every: int = 5  # iterations (episodes of all slots) between stages
-    hidden: int = 256  # width of both hidden layers
-    batch: int = 256  # steps of an update
-    discount: float = 0.99  # gamma
-    critic_rate: float = 1e-3  # Adam's learning rate of the critics and the temperature
-    actor_rate: float = 3e-4  # Adam's learning rate of the actor
-    entropy: float = 1.0  # target entropy is minus this per action dimension
-    bfloat16: bool = False  # matrix products with bfloat16 inputs: faster where the CPU has them in hardware
-    compiled: bool = False  # the update as one compiled graph: faster after some thousand updates
+    sac: SACConfig = field(default_factory=SACConfig)  # the update
 
 
 def draw_tasks(benchmark: str, tasks: str, count: int, seed: int) -> Any:
@@ -93,15 +86,15 @@ def collect(sac: SAC, env: Any, replay: Replay, config: Config, iteration: int, 
         sac.observe(observation)
         metrics: dict[str, Tensor] = {}
         if iteration >= config.random_episodes:
-            for part in replay.sample(config.updates, config.batch, generator):
-                metrics = sac.update(Transitions(*part), generator)
+            for part in replay.sample(config.updates, config.sac.batch, generator):
+                metrics = sac.update(SACBatch(*part), generator)
         yield float(reward.mean()), metrics
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> TrainedOracle:
     """Trains on the benchmark's training tasks and returns the agent; continues the run in `run.folder`.
 
-    An iteration is one episode's length of all slots. It depends on the learner, the replay, the seed and its own
+    An iteration is one episode's length of all slots. It depends on what is learned, the replay, the seed and its own
     number.
 
     Raises:
@@ -114,10 +107,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
         raise ValueError(f"{NAME} needs actions in a bounded box, and those of {benchmark} are {space}")
     horizon, columns = metabench.spec(benchmark).horizon, int(np.prod(env.single_observation_space.shape or ()))
-    settings = SACConfig(
-        **{name: getattr(config, name) for name in SACConfig.__dataclass_fields__ if hasattr(config, name)}
-    )
-    sac = SAC(columns, space.shape[0], settings, stream(seed))
+    sac = SAC(columns, space.shape[0], config.sac, stream(seed))
     replay = Replay(min(config.capacity, config.frames + config.slots * horizon), columns, space.shape[0])
     done, stages = 0, Stages([], [])
     if checkpoint:
@@ -138,7 +128,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             row |= {name: float(value) for name, value in metrics.items()}
             last = iteration + 1 == iterations
             if (iteration + 1) % config.stage_every == 0 or last:
-                agent = Agent(snapshot(sac), space)
+                agent = TrainedOracle(snapshot(sac), space)
                 row["return_train"] = training_return(agent, benchmark)
                 stages = stages.add(iteration + 1, row["frames"], row["return_train"], agent.weights)
                 stages.save(run.folder / STAGES)
@@ -148,7 +138,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
                 kept = {f"policy/{name}": part for name, part in snapshot(sac).items()}
                 kept["replay/rows"] = replay.rows[: len(replay)]
                 run.save(iteration + 1, sac.tensors() | kept, {"written": replay.written})
-    return Agent(stages.weights[-1], space)
+    return TrainedOracle(stages.weights[-1], space)
 
 
 def training_return(agent: metabench.Agent[Any], benchmark: str) -> float:
@@ -157,8 +147,9 @@ def training_return(agent: metabench.Agent[Any], benchmark: str) -> float:
     return float(metabench.evaluate(agent, protocol).array().mean())
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> TrainedOracle:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path).tensors
     space: Any = metabench.spec(settings["benchmark"]).family().action_space
-    return Agent({name: saved[f"policy/{name}"] for name in PARTS}, space)
+    weights = {name: saved[f"policy/{name}"] for name in PARTS}
+    return TrainedOracle(weights, space, protocol=settings["protocol"])

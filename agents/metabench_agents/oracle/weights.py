@@ -18,7 +18,7 @@ from torch import Tensor
 
 import metabench
 from metabench import Behaviour
-from metabench_agents.oracle.actor import NAME, PARTS, Agent
+from metabench_agents.oracle.actor import NAME, PARTS, TrainedOracle
 
 STAGES = "stages.safetensors"  # in the folder of a run: every stage so far
 WEIGHTS = Path(__file__).parent / "weights"  # of trained oracles, by benchmark
@@ -109,7 +109,7 @@ def stage_behaviours(benchmark: str, path: Path, quality: str) -> Sequence[Behav
         frames, weights = stages.records[index]["frames"], stages.weights[index]
         settings = {"stage": index, "weights": path.name}
         name = f"{NAME} after {frames} steps"
-        return Behaviour(name, frames, digest, settings, lambda seed: Agent(weights, space, noise_seed=seed))
+        return Behaviour(name, frames, digest, settings, lambda seed: TrainedOracle(weights, space, noise_seed=seed))
 
     return [behaviour(index) for index in chosen[quality]]
 
@@ -117,7 +117,7 @@ def stage_behaviours(benchmark: str, path: Path, quality: str) -> Sequence[Behav
 class _Trained:
     """The trained oracles as a yardstick."""
 
-    def build(self, benchmark: str, split: str, seed: int) -> Agent:
+    def build(self, benchmark: str, split: str, seed: int) -> TrainedOracle:
         """The last stage, taking its mean action; ValueError where none comes with the package."""
         chosen = metabench.spec(benchmark)
         if not has_weights(chosen.id):
@@ -125,7 +125,7 @@ class _Trained:
             raise ValueError(f"trained ones exist for {known}; `metabench train {NAME} {benchmark}` makes one")
         stages, _ = read_stages(chosen.id, weights_path(chosen.id))
         space: Any = chosen.family().action_space
-        return Agent(stages.weights[-1], space)
+        return TrainedOracle(stages.weights[-1], space)
 
 
 trained = _Trained()

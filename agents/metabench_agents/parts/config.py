@@ -73,10 +73,17 @@ def _with(config: T, nested: Mapping[str, Any]) -> T:
     return cast("T", replace(cast("Any", config), **new))
 
 
-def changed(config: T, values: Mapping[str, Any]) -> T:
-    """A copy with some settings changed, those of groups by their path: {"frames": 5, "ppo.clip": 0.1}."""
-    for name, value in values.items():
-        group, _, rest = name.partition(".")
-        new = changed(getattr(config, group), {rest: value}) if rest else value
-        config = cast("T", replace(cast("Any", config), **{group: new}))
+def with_settings(config: T, changes: Mapping[str, Any]) -> T:
+    """The settings with some of them changed, by their dotted names: {"iterations": 40, "sac.discount": 0.9}.
+
+    Raises:
+        ValueError: One sentence, for a name that is no setting.
+    """
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        known = {field.name for field in fields(cast("Any", config))}
+        if head not in known or (rest and not is_dataclass(getattr(config, head))):
+            raise ValueError(f"{name!r} is no setting; available: {', '.join(sorted(known))}")
+        inner = with_settings(getattr(config, head), {rest: value}) if rest else value
+        config = replace(cast("Any", config), **{head: inner})
     return config

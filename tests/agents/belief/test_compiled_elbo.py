@@ -9,7 +9,7 @@ from metabench_agents.belief.model import BeliefModel, Draws, compiled
 from metabench_agents.belief.sessions import SessionModel
 from metabench_agents.belief.sessions import elbo as session_elbo
 from metabench_agents.oracle import sac
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -29,9 +29,9 @@ def case(agent):
     env = metabench.make_vec("GridSwitch-v0", 4)
     torch.manual_seed(0)
     if agent == "varibad":
-        model = BeliefModel(changed(varibad.Config(), SMALL).model, env, 60)
+        model = BeliefModel(with_settings(varibad.Config(), SMALL).model, env, 60)
     else:
-        config = changed(dynamite.Config(), SMALL)
+        config = with_settings(dynamite.Config(), SMALL)
         model = SessionModel(config.sessions, config.model, env, 60)
     seen = torch.randint(5, (2, 60, 4, 6)).float()
     first = torch.zeros(60, 4, dtype=torch.bool)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from metabench_agents.belief import dynamite_iql
 from metabench_agents.belief.sessions import SessionModel
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.layers import ActionHead
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss
 from metabench_agents.parts.run import Run, load_checkpoint
@@ -16,7 +16,7 @@ from metabench_agents.parts.run import Run, load_checkpoint
 import metabench
 from metabench.datasets import DatasetId, generate
 
-SMALL = changed(
+SMALL = with_settings(
     dynamite_iql.Config(width=16),
     {
         "iql.updates": 300,
@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 
 
 def small_run(folder, seed=0, **changes):
-    config = changed(SMALL, changes)
+    config = with_settings(SMALL, changes)
     return dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=Run(folder, show=False, checkpoint_every=1))
 
 
@@ -103,7 +103,7 @@ def test_steps_follow_each_other(data):
     env = metabench.make_vec("GridSwitch-v0", 1)
     trials = dynamite_iql.read_trials("metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
     torch.manual_seed(0)
-    config = changed(SMALL, {"model.reward_loss": "bernoulli"})
+    config = with_settings(SMALL, {"model.reward_loss": "bernoulli"})
     model = SessionModel(config.sessions, config.model, env, 60)
     learner = dynamite_iql.make_learner(config, env, model)
     steps, scale = dynamite_iql.relabel(trials, model, learner.actor.policy, 0.95)
@@ -124,7 +124,7 @@ def test_runs_repeat_continue_and_load(tmp_path, changes):
     whole = load_checkpoint(tmp_path / "a").tensors
     run = Run(tmp_path / "c", show=False, checkpoint_every=1)
     stop = _Stop(run, after=2)
-    config = changed(SMALL, changes)
+    config = with_settings(SMALL, changes)
     with pytest.raises(KeyboardInterrupt):
         dynamite_iql.train("GridSwitch-v0", config, seed=0, run=stop)
     small_run(tmp_path / "c", **changes)

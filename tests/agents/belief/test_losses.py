@@ -9,7 +9,7 @@ from metabench_agents.belief import dynamite, sessions, varibad
 from metabench_agents.belief.encoders import CategoricalLatent, GaussianLatent
 from metabench_agents.belief.model import BeliefModel
 from metabench_agents.belief.policy import BeliefActorCritic, collect
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.layers import Products
 from metabench_agents.parts.losses import (
     chained_prior,
@@ -42,7 +42,7 @@ OFF = {
 
 def make(changes={}):  # noqa: B006  it is read only
     """A DynaMITE model on GridSwitch."""
-    config = changed(dynamite.Config(), SMALL | changes)
+    config = with_settings(dynamite.Config(), SMALL | changes)
     torch.manual_seed(0)
     return sessions.SessionModel(config.sessions, config.model, metabench.make_vec("GridSwitch-v0", 2), 60)
 
@@ -50,14 +50,16 @@ def make(changes={}):  # noqa: B006  it is read only
 def make_varibad(changes={}):  # noqa: B006
     """A VariBAD model on GridSwitch."""
     torch.manual_seed(0)
-    return BeliefModel(changed(varibad.Config(), SMALL | changes).model, metabench.make_vec("GridSwitch-v0", 2), 60)
+    return BeliefModel(
+        with_settings(varibad.Config(), SMALL | changes).model, metabench.make_vec("GridSwitch-v0", 2), 60
+    )
 
 
 def play(trials=5, seed=0):
     """Random trials of GridSwitch with their session labels."""
     env = metabench.make_vec("GridSwitch-v0", trials)
     torch.manual_seed(seed)
-    model = BeliefModel(changed(varibad.Config(), SMALL).model, env, 60)
+    model = BeliefModel(with_settings(varibad.Config(), SMALL).model, env, 60)
     actor = BeliefActorCritic(env, 10, 8, model.reading)
     return collect(model, actor, env, 60, True, seed, stream(seed)).trials
 

@@ -14,7 +14,7 @@ import torch
 from metabench_agents.belief import dynamite, sessions, varibad
 from metabench_agents.belief.learning import has_sessions, trial_length
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import session_of_belief
 from metabench_agents.parts.memory import TrialBuffer
 from metabench_agents.parts.run import Run, load_checkpoint, stream
@@ -45,16 +45,16 @@ CODE = """
 import sys
 from pathlib import Path
 from metabench_agents.belief import dynamite
-from metabench_agents.parts.config import changed
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
-config = changed(dynamite.Config(frames=60 * 16 * 24), SETTINGS)
+config = with_settings(dynamite.Config(frames=60 * 16 * 24), SETTINGS)
 dynamite.train("GridSwitch-v0", config, seed=3, run=Run(Path(sys.argv[1]), show=False, checkpoint_every=2))
 """
 
 
 def small_run(folder, module=dynamite, changes={}, benchmark="GridSwitch-v0", seed=3, iterations=12):  # noqa: B006
-    config = changed(module.Config(), SMALL | changes)
-    config = changed(config, {"frames": trial_length("test", benchmark) * config.trials * iterations})
+    config = with_settings(module.Config(), SMALL | changes)
+    config = with_settings(config, {"frames": trial_length("test", benchmark) * config.trials * iterations})
     return module.train(benchmark, config, seed=seed, run=Run(folder, show=False, checkpoint_every=2))
 
 
@@ -73,7 +73,7 @@ def assert_equal_runs(a, b):
 def networks(benchmark="GridNavigation-v0", trials=6, changes={}):  # noqa: B006  it is read only
     env = metabench.make_vec(benchmark, trials)
     torch.manual_seed(0)
-    config = changed(dynamite.Config(), SMALL | {"model.reward_loss": "mse"} | changes)
+    config = with_settings(dynamite.Config(), SMALL | {"model.reward_loss": "mse"} | changes)
     model = sessions.SessionModel(config.sessions, config.model, env, trial_length("test", benchmark))
     actor = BeliefActorCritic(env, model.latent.parameters, 8, model.base.reading)
     return env, model, actor

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from metabench_agents.context.actor_critic import (
     Act,
     ActionScale,
-    ActorCritic,
-    Learner,
-    Settings,
+    LatentActorCritic,
+    LatentSAC,
+    LatentSACConfig,
     bellman_target,
     critic_loss,
     find_device,
@@ -35,13 +35,14 @@ from metabench import Field
 SEES, ACTS = tuple(Field(name, -2.0, 2.0) for name in "abc"), spaces.Box(-0.1, 0.1, (2,), np.float32)
 
 
-def parts(seed=0, tasks=4, rows=8, **settings):
+def parts(seed=0, tasks=4, rows=8, device="cpu", **settings):
     torch.manual_seed(seed)
-    network = ActorCritic(SEES, ACTS, 2, 16, 2)
+    config = LatentSACConfig(hidden=16, layers=2, **settings)
+    network = LatentActorCritic(SEES, ACTS, 2, config)
     encoder = torch.nn.Linear(3, 2)
     batch = Transitions.unpack(torch.randn(tasks, rows, 10), 3, 2)
     batch = batch._replace(terminal=(batch.terminal > 1.0).float(), action=batch.action.clamp(-1, 1))
-    return network, encoder, batch, Learner(network, Settings(**settings), list(encoder.parameters()))
+    return network, encoder, batch, LatentSAC(network, config, list(encoder.parameters()), device)
 
 
 def test_losses_by_hand():
@@ -58,7 +59,7 @@ def test_losses_by_hand():
 
 def test_normalised_values_are_a_layer_norm_before_each_relu_of_the_values_alone():
     torch.manual_seed(0)
-    network = ActorCritic(SEES, ACTS, 2, 16, 2, normalised=True)
+    network = LatentActorCritic(SEES, ACTS, 2, LatentSACConfig(hidden=16, layers=2, normalised_values=True))
     layers = {
         name: [type(part).__name__ for part in getattr(network, name)] for name in ("policy", "q1", "q2", "value")
     }
@@ -69,7 +70,7 @@ def test_normalised_values_are_a_layer_norm_before_each_relu_of_the_values_alone
     first, second, last = network.q1[0], network.q1[3], network.q1[6]
     hidden = torch.relu(normal(first(x)))
     assert torch.allclose(network.q1(x), last(torch.relu(normal(second(hidden)))), atol=1e-6)
-    plain = ActorCritic(SEES, ACTS, 2, 16, 2)
+    plain = LatentActorCritic(SEES, ACTS, 2, LatentSACConfig(hidden=16, layers=2))
     assert not any(isinstance(part, torch.nn.LayerNorm) for part in plain.modules()), "off by default, as in oyster"
 
 
@@ -141,7 +142,7 @@ def test_an_update_is_the_plain_one(compile):
     network, encoder, batch, learner = parts(compile=compile)
     other, other_encoder = copy.deepcopy(network), copy.deepcopy(encoder)
     facts, noise = torch.randn(4, 3), torch.randn(4, 8, 2)
-    reference(other, other_encoder, batch, facts, noise, learner.settings)
+    reference(other, other_encoder, batch, facts, noise, learner.config)
     z = encoder(facts)
     learner.update(batch, z, noise, 0.1 * (z**2).sum())
     for ours, plain in zip(
@@ -159,6 +160,12 @@ def test_the_critics_alone_teach_the_encoder():
     z = encoder(torch.randn(4, 3))
     learner.update(batch, z, torch.randn(4, 8, 2))
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
+        parts(compile=True)
 
 
 def test_freezing_is_undone():
@@ -203,9 +210,9 @@ def test_linear_layers_equal_torchs():
 
 def solve(seed, bf16, updates=900):
     """PointRobot learned with its goals as latents: the return of the last episodes, trained on all of it."""
-    core = ActorCritic(metabench.spec("PointRobot-v0").family().observation_fields, point_actions(), 2, 64, 2)
-    settings = Settings(learning_rate=3e-3, discount=0.9, reward_scale=20.0, target_rate=0.02, bf16=bf16)
-    learner, collector = Learner(core, settings), Collector("PointRobot-v0", "train", seed)
+    config = LatentSACConfig(64, 2, learning_rate=3e-3, discount=0.9, reward_scale=20.0, target_rate=0.02, bf16=bf16)
+    core = LatentActorCritic(metabench.spec("PointRobot-v0").family().observation_fields, point_actions(), 2, config)
+    learner, collector = LatentSAC(core, config), Collector("PointRobot-v0", "train", seed)
     goals = torch.tensor(metabench.spec("PointRobot-v0").table().rows["train"]).float()
     replay, tasks, generator = TaskReplay(45, 2, 2, 10_000), list(range(45)), stream(seed)
 

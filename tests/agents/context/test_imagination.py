@@ -1,24 +1,22 @@
-"""Imagined tasks and imagined experience: interpolation by hand, rollouts in a known model equal the simulator's."""
+"""Imagined tasks and imagined experience: interpolation by hand, rollouts in a known model."""
 
 import numpy as np
 import pytest
 import torch
-from metabench_agents.context import metadreamer
-from metabench_agents.context.actor_critic import ActorCritic
+from metabench_agents.context.actor_critic import LatentActorCritic, LatentSACConfig
 from metabench_agents.context.imagination import (
     choose,
-    dream,
-    imagination_errors,
     interpolate,
     relabel,
     rollouts,
-    simulated,
 )
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_decoders import NeuralDecoder, Prediction
+from metabench_agents.context.task_decoders import NeuralDecoder, Prediction, TransitionDecoderConfig
 from metabench_agents.parts.run import stream
 
 import metabench
+
+SMALL = TransitionDecoderConfig(hidden=8, layers=1)
 
 
 def test_interpolation_by_hand():
@@ -63,38 +61,10 @@ class TrueModel(NeuralDecoder):
 def parts():
     env = metabench.make_vec("PointRobot-v0", 1)
     torch.manual_seed(0)
-    core = ActorCritic(env.family.observation_fields, env.single_action_space, 3, 16, 1)
-    return TrueModel(core.features, env.single_observation_space, 2, 3, 8, 1), core
-
-
-def test_rollouts_in_the_true_model_are_the_simulators(parts):
-    decoder, core = parts
-    goals = np.array([[0.4, -0.8], [-0.3, 0.2], [0.9, 0.9]])
-    world = torch.cat((torch.tensor(goals), torch.zeros(3, 1)), dim=1).float()
-    played, alive = simulated("PointRobot-v0", goals, core, world, 20, 0, stream(5))
-    imagined = rollouts(decoder, core, torch.zeros(3, 2), world, world, 20, stream(5))
-    assert alive.all() and alive.shape == (3, 20)
-    for slot in range(3):
-        mine = Transitions.unpack(imagined[slot], 2, 2)
-        for ours, theirs in zip(mine, played, strict=True):
-            assert torch.allclose(ours, theirs[slot], atol=1e-5)
-    errors = imagination_errors(decoder, played, alive, world)
-    assert errors.state.max() < 1e-5 and errors.reward.max() < 1e-5 and errors.columns.shape == (20, 2)
-    wrong = imagination_errors(decoder, played, alive, world + 0.5)
-    assert wrong.state.max() < 1e-5 and wrong.reward.min() > 0.05
-
-
-def test_errors_by_hand_and_dead_steps_do_not_count(parts):
-    decoder, _ = parts
-    rows = torch.zeros(2, 3, 8)
-    played = Transitions.unpack(rows, 2, 2)
-    played.next_observation[:, :, 0] = torch.tensor([[1.0, 1.0, 99.0], [2.0, 2.0, 2.0]])
-    alive = torch.tensor([[True, True, False], [True, True, True]])
-    errors = imagination_errors(decoder, played, alive, torch.zeros(2, 3))  # the model stays at 0
-    root = float(np.sqrt(2.5))
-    assert errors.columns[:, 0].tolist() == pytest.approx([root, root, 2.0])
-    spread = float(np.std([1, 1, 2, 2, 2], ddof=1))
-    assert errors.state.tolist() == pytest.approx([root / spread / np.sqrt(2)] * 2 + [2 / spread / np.sqrt(2)])
+    core = LatentActorCritic(
+        env.family.observation_fields, env.single_action_space, 3, LatentSACConfig(hidden=16, layers=1)
+    )
+    return TrueModel(core.features, env.single_observation_space, 2, 3, SMALL), core
 
 
 def test_rollouts_end_where_the_model_says(parts):
@@ -105,7 +75,13 @@ def test_rollouts_end_where_the_model_says(parts):
             step = super().forward(observation, action, z)
             return step._replace(ends=torch.where(z[..., 2] > 0, 9.0, -9.0))
 
-    decoder = Ends(core.features, metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
+    decoder = Ends(
+        core.features,
+        metabench.make_vec("PointRobot-v0", 1).single_observation_space,
+        2,
+        3,
+        TransitionDecoderConfig(hidden=8, layers=1),
+    )
     z = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     first, second = rollouts(decoder, core, torch.zeros(2, 2), z, z, 7, stream(0))
     assert len(first) == 1 and len(second) == 7
@@ -119,7 +95,13 @@ def test_imagined_states_stay_in_the_space(parts):
         def forward(self, observation, action, z):
             return super().forward(observation, action, z)._replace(next_observation=observation + 100.0)
 
-    decoder = Flies(core.features, metabench.make_vec("PointRobot-v0", 1).single_observation_space, 2, 3, 8, 1)
+    decoder = Flies(
+        core.features,
+        metabench.make_vec("PointRobot-v0", 1).single_observation_space,
+        2,
+        3,
+        TransitionDecoderConfig(hidden=8, layers=1),
+    )
     z = torch.zeros(1, 3)
     (rows,) = rollouts(decoder, core, torch.zeros(1, 2), z, z, 3, stream(0))
     assert Transitions.unpack(rows, 2, 2).next_observation.max() == 2.0
@@ -138,16 +120,7 @@ def test_relabelling_keeps_states_and_actions(parts):
     assert (other.terminal == 0).all()
 
 
-def test_dreams_start_where_episodes_do(parts):
-    decoder, _ = parts
-    played = Transitions.unpack(torch.rand(2, 4, 8), 2, 2)
-    states, rewards = dream(decoder, played, torch.zeros(2, 3))
-    assert torch.allclose(states[:, -1], played.observation[:, 0] + 0.1 * played.action.sum(1))
-    assert rewards.shape == (2, 4)
-
-
 def test_nothing_is_differentiated_through_the_model(parts):
     decoder, core = parts
     (rows,) = rollouts(decoder, core, torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 3), 3, stream(0))
     assert not rows.requires_grad
-    assert metadreamer.NAME == "metadreamer"

@@ -7,45 +7,40 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.context import metadreamer
-from metabench_agents.context.dreams import factor_map
-from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.actor_critic import LatentSACConfig
+from metabench_agents.context.collect import CollectionConfig
+from metabench_agents.context.imagination import ImaginationConfig, factor_map
+from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
-from metabench_agents.context.task_encoder import ModelWeights, model_loss
+from metabench_agents.context.task_decoders import TransitionDecoderConfig
+from metabench_agents.context.task_encoder import TaskModelConfig, model_loss
+from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
-from metabench import Timestep
+from metabench.evaluation.play import Stream
 
 SMALL = metadreamer.Config(
     tasks=4,
-    imagined_tasks=3,
     iterations=4,
-    initial_episodes=2,
-    tasks_per_iteration=2,
-    prior_episodes=2,
-    posterior_episodes=2,
-    model_updates=3,
+    collection=CollectionConfig(initial_episodes=2, tasks_per_iteration=2, prior_episodes=2, posterior_episodes=2),
     updates=4,
-    imagine_every=2,
-    rollouts_per_task=2,
     meta_batch=5,
     batch=16,
-    context=15,
-    targets=8,
-    hidden=16,
-    layers=1,
-    core=8,
-    decoder_hidden=16,
-    decoder_layers=1,
+    model=TaskModelConfig(
+        updates=3, context=15, targets=8, width=8, decoder=TransitionDecoderConfig(hidden=16, layers=1)
+    ),
+    imagination=ImaginationConfig(tasks=3, every=2, episodes=2),
+    sac=LatentSACConfig(hidden=16, layers=1, learning_rate=1e-3),
     evaluate_every=2,
     evaluate_splits=("test",),
 )
 
 
-def started(**kwargs):
-    config = replace(SMALL, **kwargs)
+def started(**changes):
+    config = with_settings(SMALL, changes)
     state = metadreamer.build("PointRobot-v0", config, seed=1)
-    initial = replace(config, prior_episodes=2, posterior_episodes=1)
+    initial = with_settings(config, {"collection.prior_episodes": 2, "collection.posterior_episodes": 1})
     metadreamer.collect(state, list(range(len(state.replay))), initial, stream(0))
     state.network.model.decoder.units.fit(state.replay.sample(range(len(state.replay)), 100, stream(1)))
     return state, config
@@ -54,27 +49,25 @@ def started(**kwargs):
 def test_the_agent_believes_what_the_encoder_does():
     """Tick by tick the agent has the beliefs that training computes over the whole context."""
     state, _config = started()
-    agent, trials, steps = metadreamer.Agent(state.network, 1), 3, 45
+    agent, trials, steps = metadreamer.MetaDreamerAgent(state.network, 1), 3, 45
     env = metabench.make_vec("PointRobot-v0", trials, split="test", episodes_per_task=9)
     observation, _ = env.reset(seed=0)
-    belief, seen, before = agent.begin(trials), [], None
-    action, reward, first = np.zeros((trials, 2), np.float32), np.zeros(trials), np.ones(trials, dtype=bool)
+    belief, seen, stream = agent.begin(trials), [], Stream(observation, env.single_action_space)
     for _ in range(steps):
-        if not first[0]:
-            seen.append((before, action, reward, observation))
         held = belief.memory.clone()
-        step = Timestep(observation, action, reward, first, np.zeros_like(observation))
-        action, after = agent.act(step, belief)
+        action, after = agent.act(stream.timestep(), belief)
         assert torch.equal(held, belief.memory), "act changed the belief it was given"
         belief, before = after, observation
-        observation, reward, terminated, truncated, _ = env.step(action)
-        first = terminated | truncated
-        reward, action = np.where(first, 0.0, reward), np.where(first[:, None], np.float32(0), action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        done = terminated | truncated
+        seen.append((before, action, reward, info["final_obs"] if done.all() else observation))
+        stream.advance(action, observation, reward, done, info.get("final_obs"))
+    seen.pop()  # the last step has not been shown yet
     o, a, r, n = (torch.as_tensor(np.stack(column, axis=1)).float() for column in zip(*seen, strict=True))
     context = Transitions(o, a / 0.1, r, n, torch.zeros_like(r))
     expected = state.network.model.posterior(context, torch.full((trials,), len(seen)))
     with torch.inference_mode():
-        ours = Gaussian.of(state.network.model.out(belief.memory))
+        ours = DiagonalGaussian.of(state.network.model.out(belief.memory))
     assert torch.allclose(ours.mean, expected.mean, atol=1e-5)
     assert torch.allclose(ours.variance, expected.variance, atol=1e-5)
     assert belief.guess.episode.tolist() == [2] * trials
@@ -95,7 +88,7 @@ def test_model_loss_is_the_sum_of_its_parts():
     """Brute force: every context, part and target by itself."""
     state, config = started()
     model, generator = state.network.model, stream(7)
-    weights = ModelWeights(3.0, 0.5, 2.0, 4.0, config.deviation, 15)
+    weights = replace(config.model, beta=3.0, within=0.5, between=2.0, separation=4.0)
     context, lengths = state.replay.windows([0, 0, 1, 1, 2, 2], 15, stream(4))
     context = Transitions(*(column.unflatten(0, (3, 2)) for column in context))
     seen = state.replay.sample([0, 1, 2], 5, stream(5))
@@ -119,7 +112,7 @@ def test_model_loss_is_the_sum_of_its_parts():
                     square = ((step.next_observation - seen.next_observation[t, m]) / units.step).pow(2).sum()
                     square = square + ((step.reward - seen.reward[t, m]) / units.reward_scale) ** 2
                     ends = torch.log1p(torch.exp(step.ends))  # none ends
-                    rebuilt.append(square / (2 * config.deviation**2) + ends)
+                    rebuilt.append(square / (2 * config.model.deviation**2) + ends)
     centers = means.mean(1)
     within = ((means - centers[:, None]) ** 2).sum(-1).mean()
     gaps = torch.stack([(centers[a] - centers[b]).norm() for a, b in ((0, 1), (0, 2), (1, 2))])
@@ -147,7 +140,7 @@ def test_the_policy_does_not_teach_the_model_nor_the_other_way():
 @pytest.mark.parametrize("run", metadreamer.RUNS)
 def test_each_run_dreams_what_its_name_says(run):
     state, config = started(
-        **{**metadreamer.RUNS[run], "imagined_tasks": min(3, metadreamer.RUNS[run]["imagined_tasks"])}
+        **{**metadreamer.RUNS[run], "imagination.tasks": min(3, metadreamer.RUNS[run]["imagination.tasks"])}
     )
     dream = metadreamer.imagine(state, config, stream(0))
     assert len(state.replay) == (16 if "16" in run else 8)
@@ -165,7 +158,7 @@ def test_each_run_dreams_what_its_name_says(run):
 def test_short_rollouts_start_anywhere():
     """Whole episodes begin where real ones do, at the origin; short rollouts in any real state of their base task."""
     for steps, anywhere in ((0, False), (3, True)):
-        state, config = started(rollout_steps=steps, rollouts_per_task=20)
+        state, config = started(**{"imagination.steps": steps, "imagination.episodes": 20})
         state.network.model.decoder.body[-1].bias.data[-1] = -9.0  # no episode ends early
         dream = metadreamer.imagine(state, config, stream(0))
         rows = torch.stack([own[: 20 * (steps or 20) : steps or 20] for own in dream.replay.rows])
@@ -186,12 +179,12 @@ def test_ablations_run(ablation):
 
 
 def test_imagined_batches_mix_real_and_imagined_rows():
-    state, config = started(imagined_share=0.25, batch=16)
+    state, config = started(**{"imagination.share": 0.25, "batch": 16})
     dream = metadreamer.imagine(state, config, stream(0))
     for rows in state.replay.rows:
         rows[:, -1] = 5.0  # mark what is real
     seen = []
-    state.learner.update = lambda batch, z, noise: seen.append(batch.terminal) or {}
+    state.sac.update = lambda batch, z, noise: seen.append(batch.terminal) or {}
     for n in range(10):
         metadreamer.update(state, dream, config, stream(n))
     counts = {int((row == 5.0).sum()) for marks in seen for row in marks}
@@ -204,7 +197,7 @@ def test_the_map_finds_the_factors():
     means = torch.zeros(8, 16, 4)
     means[..., 3], means[..., 1] = (torch.tensor(-(factors[:, k] ** 3))[:, None].float() for k in (0, 1))
     means += 0.01 * torch.randn(means.shape, generator=stream(0))
-    assert factor_map(Gaussian(means, torch.ones_like(means)), factors) == (3, 1)
+    assert factor_map(DiagonalGaussian(means, torch.ones_like(means)), factors) == (3, 1)
 
 
 def test_few_tasks_are_spread_over_the_table():
@@ -247,15 +240,54 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     assert np.isfinite(metabench.evaluate(metadreamer.load(tmp_path / "whole"), "PointRobot-v0").array()).all()
 
 
+def test_flat_settings_are_read():
+    """Every setting that the first runs wrote, each with a value of its own, comes to its group."""
+    flat = {name: index + 2 for index, name in enumerate(FLAT)}
+    config = read_config(metadreamer.Config, flat, metadreamer.RENAMED)
+
+    def at(path):
+        value = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        return value
+
+    assert {name: at(path) for name, path in FLAT.items()} == flat
+
+
+FLAT = {
+    **{name: name for name in ("split", "tasks", "iterations", "updates", "meta_batch", "batch", "replay", "latent")},
+    **{name: name for name in ("exploration_episodes", "evaluate_every", "evaluate_splits", "device")},
+    **{name: f"collection.{name}" for name in ("initial_episodes", "tasks_per_iteration", "prior_episodes")},
+    "posterior_episodes": "collection.posterior_episodes",
+    **{name: f"imagination.{name}" for name in ("rollouts", "density")},
+    "imagined_tasks": "imagination.tasks",
+    "imagine_every": "imagination.every",
+    "rollouts_per_task": "imagination.episodes",
+    "rollout_steps": "imagination.steps",
+    "imagined_share": "imagination.share",
+    **{
+        name: f"model.{name}" for name in ("context", "targets", "deviation", "beta", "within", "between", "separation")
+    },
+    "model_updates": "model.updates",
+    "model_rate": "model.learning_rate",
+    "core": "model.width",
+    "decoder": "model.decoder.kind",
+    "decoder_hidden": "model.decoder.hidden",
+    "decoder_layers": "model.decoder.layers",
+    **{name: f"sac.{name}" for name in ("hidden", "layers", "normalised_values", "learning_rate", "discount")},
+    **{name: f"sac.{name}" for name in ("reward_scale", "target_rate", "bf16", "compile")},
+}
+
+
 def test_what_does_not_fit_is_told_in_a_sentence():
     for changes, words in (
-        ({"rollouts": "some"}, "unknown rollouts 'some'"),
+        ({"imagination.rollouts": "some"}, "unknown rollouts 'some'"),
         ({"tasks": 99}, "tasks must be 1 to 45"),
-        ({"rollouts": "imagined", "imagined_tasks": 0}, "need imagined_tasks"),
-        ({"decoder": "physics"}, "no positions with velocities"),
+        ({"imagination.rollouts": "imagined", "imagination.tasks": 0}, "need imagination.tasks"),
+        ({"model.decoder.kind": "physics"}, "no positions with velocities"),
     ):
         with pytest.raises(ValueError, match=words):
-            metadreamer.build("PointRobot-v0", replace(SMALL, **changes), 0)
+            metadreamer.build("PointRobot-v0", with_settings(SMALL, changes), 0)
 
 
 def test_imagination_compares_with_the_simulator():
@@ -275,7 +307,7 @@ def test_imagination_compares_with_the_simulator():
     goals = torch.tensor(state.factors).float()[:, None].expand(-1, 64, -1)
     means = torch.cat((goals, torch.zeros(4, 64, 2)), dim=-1)
     original = metadreamer.real_beliefs
-    metadreamer.real_beliefs = lambda *a, **k: Gaussian(means, torch.ones_like(means))
+    metadreamer.real_beliefs = lambda *a, **k: DiagonalGaussian(means, torch.ones_like(means))
     try:
         scores = metadreamer.diagnose(state, config, stream(0))
     finally:

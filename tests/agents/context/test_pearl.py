@@ -1,41 +1,38 @@
 """PEARL: its test protocol, its contexts, its counting, and that a run continues to the same bits."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from metabench_agents.context import pearl
+from metabench_agents.context.actor_critic import LatentSACConfig
+from metabench_agents.context.collect import CollectionConfig
 from metabench_agents.context.posterior import Evidence
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
-from metabench import Timestep
+from metabench.evaluation.play import Stream
 
 SMALL = pearl.Config(
     tasks=4,
     iterations=4,
-    initial_episodes=1,
-    tasks_per_iteration=2,
-    prior_episodes=1,
-    posterior_episodes=2,
+    collection=CollectionConfig(initial_episodes=1, tasks_per_iteration=2, prior_episodes=1, posterior_episodes=2),
     updates=3,
     meta_batch=3,
     batch=16,
-    context=8,
-    hidden=16,
-    layers=1,
-    encoder_hidden=16,
-    encoder_layers=1,
+    encoder=pearl.FactorEncoderConfig(context=8, hidden=16, layers=1),
+    sac=LatentSACConfig(hidden=16, layers=1),
     evaluate_every=2,
     evaluate_splits=("test",),
 )
 
 
-def untrained(benchmark="PointRobot-v0", **kwargs):
-    network, *_ = pearl.build(benchmark, replace(SMALL, **kwargs), seed=1)
+def untrained(benchmark="PointRobot-v0", **changes):
+    network = pearl.build(benchmark, with_settings(SMALL, changes), seed=1).network
     for layer in network.encoder:  # encoders start next to zero: all factors would be equal
         if hasattr(layer, "weight"):
             torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(3))
@@ -45,30 +42,27 @@ def untrained(benchmark="PointRobot-v0", **kwargs):
 def play(agent, trials=3, episodes=4, seed=0):
     """The stream of some trials: (step, belief after it) of each tick, as the evaluator plays."""
     env = metabench.make_vec("PointRobot-v0", trials, split="test", episodes_per_task=episodes)
-    observation, _ = env.reset(seed=seed)
+    stream = Stream(env.reset(seed=seed)[0], env.single_action_space, agent.protocol)
     belief, ticks = agent.begin(trials), []
-    action, reward = np.zeros((trials, 2), np.float32), np.zeros(trials)
-    first = np.ones(trials, dtype=bool)
     for _ in range(20 * episodes):
-        step = Timestep(observation, action, reward, first, np.zeros_like(observation))
+        step = stream.timestep()
         action, belief = agent.act(step, belief)
         ticks.append((step, belief))
-        observation, reward, terminated, truncated, _ = env.step(action)
-        first = terminated | truncated
-        reward = np.where(first, 0.0, reward)
-        action = np.where(first[:, None], np.float32(0), action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        stream.advance(action, observation, reward, terminated | truncated, info.get("final_obs"))
     return ticks
 
 
 @pytest.mark.parametrize("next_observation", [False, True])
 def test_the_context_is_what_this_trial_has_shown(next_observation):
     """The posterior of each episode is that of the trial's own transitions, computed here from the stream alone."""
-    network = untrained(next_observation=next_observation)
-    ticks = play(pearl.Agent(network, exploration_episodes=1))
+    network = untrained(**{"encoder.next_observation": next_observation})
+    ticks = play(pearl.PEARLAgent(network, exploration_episodes=1))
     seen, before = [], None
     for step, belief in ticks:
-        if not step.first[0]:
-            seen.append((before.observation, step.action, step.reward, step.observation))
+        if before:
+            led_to = step.final if step.first[0] else step.observation
+            seen.append((before.observation, step.action, step.reward, led_to))
         before = step
         if not seen:
             assert torch.equal(belief.memory.precision, torch.zeros(3, 5))
@@ -84,9 +78,9 @@ def test_exploration_does_not_know_what_has_been_seen():
     """Guesses of exploration episodes are the same whatever the rewards; those after them are not."""
     network = untrained()
     network.encoder[-1].bias.data[5:] = -3.0
-    honest = play(pearl.Agent(network, exploration_episodes=2))
+    honest = play(pearl.PEARLAgent(network, exploration_episodes=2))
 
-    class Blind(pearl.Agent):
+    class Blind(pearl.PEARLAgent):
         def act(self, step, belief):
             return super().act(step._replace(reward=step.reward - 7.0), belief)
 
@@ -99,7 +93,7 @@ def test_exploration_does_not_know_what_has_been_seen():
 
 
 def test_a_guess_holds_for_an_episode_and_prior_guesses_are_standard_normal():
-    ticks = play(pearl.Agent(untrained(), exploration_episodes=9), trials=400, episodes=3)
+    ticks = play(pearl.PEARLAgent(untrained(), exploration_episodes=9), trials=400, episodes=3)
     z = torch.stack([belief.guess.z for _, belief in ticks]).view(3, 20, 400, 5)
     assert (z == z[:, :1]).all()
     guesses = z[:, 0].flatten()
@@ -108,18 +102,18 @@ def test_a_guess_holds_for_an_episode_and_prior_guesses_are_standard_normal():
 
 def test_learned_data_never_enter_an_evaluation():
     """Same parameters, other training data: the same evaluation. (Another implementation failed here.)"""
-    network, _learner, replay, collector = pearl.build("PointRobot-v0", SMALL, seed=0)
-    agent = pearl.Agent(network, 1)
+    state = pearl.build("PointRobot-v0", SMALL, seed=0)
+    agent = pearl.PEARLAgent(state.network, 1)
     clean = metabench.evaluate(agent, "PointRobot-v0").array()
-    pearl.collect(network, collector, replay, range(4), SMALL, stream(0))
-    assert replay.transitions == 4 * 60
+    pearl.collect(state, range(4), SMALL, stream(0))
+    assert sum(state.replay.count) == 4 * 60
     assert np.array_equal(clean, metabench.evaluate(agent, "PointRobot-v0").array())
     held = [v for v in vars(agent).values() if not isinstance(v, (int, str))]
-    assert held == [network], "the agent holds nothing but networks"
+    assert held == [state.network], "the agent holds nothing but networks"
 
 
 def test_act_leaves_the_belief_alone_and_evaluations_repeat():
-    agent = pearl.Agent(untrained(), 1)
+    agent = pearl.PEARLAgent(untrained(), 1)
     step, belief = play(agent, episodes=2)[25]
     copies = [x.clone() for x in (*belief.memory, belief.guess.z, belief.observation)]
     streams = [s.copy() for s in belief.guess[2:]]
@@ -133,11 +127,12 @@ def test_act_leaves_the_belief_alone_and_evaluations_repeat():
 
 
 def test_contexts_are_prior_episodes_and_steps_are_counted():
-    network, _, replay, collector = pearl.build("PointRobot-v0", SMALL, seed=0)
-    pearl.collect(network, collector, replay, [0, 1, 2, 3], SMALL, stream(0))
-    assert collector.frames == replay.transitions == 4 * 3 * 20
+    state = pearl.build("PointRobot-v0", SMALL, seed=0)
+    _, _, replay, collector = state
+    pearl.collect(state, [0, 1, 2, 3], SMALL, stream(0))
+    assert collector.frames == sum(replay.count) == 4 * 3 * 20
     assert [end - first for first, end in replay.context] == [20] * 4  # one prior episode
-    pearl.collect(network, collector, replay, [2], SMALL, stream(1))
+    pearl.collect(state, [2], SMALL, stream(1))
     assert collector.frames == 300 and replay.context[2] == (60, 80) and replay.context[1] == (0, 20)
     window, _ = replay.windows([2], 20, stream(2))
     table = metabench.spec("PointRobot-v0").table().rows["train"]
@@ -185,14 +180,155 @@ def test_what_does_not_fit_is_told_in_a_sentence():
         pearl.build("GridNavigation-v0", SMALL, 0)
     with pytest.raises(ValueError, match="tasks must be 1 to 45"):
         pearl.build("PointRobot-v0", replace(SMALL, tasks=46), 0)
-    assert pearl.published("CheetahVel-v0").context == 100
-    assert pearl.published("ReacherGoal-v0") == pearl.Config()
+
+
+DEFAULTS = {  # configs/default.py of katerakelly/oyster at 44e20fd, in its own terms: steps, not episodes
+    "meta_batch": 16,
+    "num_iterations": 500,
+    "num_initial_steps": 2000,
+    "num_tasks_sample": 5,
+    "num_steps_prior": 400,
+    "num_steps_posterior": 0,
+    "num_extra_rl_steps_posterior": 400,
+    "num_train_steps_per_itr": 2000,
+    "batch_size": 256,
+    "embedding_batch_size": 64,
+    "max_path_length": 200,
+    "discount": 0.99,
+    "soft_target_tau": 0.005,
+    "policy_lr": 3e-4,
+    "reward_scale": 5.0,
+    "kl_lambda": 0.1,
+    "use_next_obs_in_context": False,
+    "num_exp_traj_eval": 1,
+    "latent_size": 5,
+    "net_size": 300,
+}
+BODY = {"num_extra_rl_steps_posterior": 600, "num_exp_traj_eval": 2}
+ANT = {**BODY, "num_train_steps_per_itr": 4000, "embedding_batch_size": 256}
+PARAM = {**ANT, "embedding_batch_size": 100, "meta_batch": 10, "use_next_obs_in_context": True}
+SHORT = {"num_initial_steps": 200, "num_train_steps_per_itr": 1000, "max_path_length": 20, "reward_scale": 100.0}
+OYSTER = {  # its configs/*.json: what differs from the defaults
+    "CheetahVel-v0": {**BODY, "embedding_batch_size": 100},
+    "CheetahDir-v0": {
+        "meta_batch": 4,
+        "num_steps_prior": 1000,
+        "num_extra_rl_steps_posterior": 1000,
+        "num_exp_traj_eval": 2,
+        "embedding_batch_size": 256,
+    },
+    "AntDir-v0": {**ANT, "meta_batch": 4},
+    "AntGoal-v0": {**ANT, "meta_batch": 10, "kl_lambda": 1.0},
+    "HumanoidDir-v0": ANT,
+    "WalkerParam-v0": PARAM,
+    "HopperParam-v0": PARAM,
+    "PointRobot-v0": {**SHORT, "num_steps_prior": 200, "num_extra_rl_steps_posterior": 200},
+    "SparsePointRobot-v0": {
+        **SHORT,
+        "num_tasks_sample": 10,
+        "num_steps_prior": 100,
+        "num_steps_posterior": 900,
+        "num_extra_rl_steps_posterior": 0,
+        "embedding_batch_size": 1024,
+        "discount": 0.9,
+        "kl_lambda": 1.0,
+        "num_exp_traj_eval": 5,
+    },
+    "ReacherGoal-v0": {},  # oyster has none: its defaults
+}
+
+
+@pytest.mark.parametrize("id", OYSTER)
+def test_published_settings_are_oysters(id):
+    """Every number of its files, translated from steps to episodes."""
+    told, ours = DEFAULTS | OYSTER[id], pearl.published(id)
+    episode = told["max_path_length"]
+    collection = CollectionConfig(
+        tasks_per_iteration=told["num_tasks_sample"],
+        initial_episodes=told["num_initial_steps"] // episode,
+        prior_episodes=told["num_steps_prior"] // episode,
+        context_episodes=told["num_steps_posterior"] // episode,
+        posterior_episodes=told["num_extra_rl_steps_posterior"] // episode,
+    )
+    sac = LatentSACConfig(
+        hidden=told["net_size"],
+        learning_rate=told["policy_lr"],
+        discount=told["discount"],
+        reward_scale=told["reward_scale"],
+        target_rate=told["soft_target_tau"],
+    )
+    encoder = pearl.FactorEncoderConfig(
+        context=told["embedding_batch_size"],
+        next_observation=told["use_next_obs_in_context"],
+        kl_weight=told["kl_lambda"],
+    )
+    assert ours == pearl.Config(
+        iterations=told["num_iterations"],
+        collection=collection,
+        updates=told["num_train_steps_per_itr"],
+        meta_batch=told["meta_batch"],
+        batch=told["batch_size"],
+        latent=told["latent_size"],
+        encoder=encoder,
+        sac=sac,
+        exploration_episodes=told["num_exp_traj_eval"],
+    )
+    assert set(pearl.PUBLISHED) == set(OYSTER) - {"ReacherGoal-v0"}
+
+
+def test_context_episodes_enter_the_context_one_by_one():
+    """Prior and context episodes are the context, in order; each guess after the first knows those before it."""
+    config = with_settings(SMALL, {"collection.context_episodes": 3, "collection.posterior_episodes": 1})
+    state = pearl.build("PointRobot-v0", config, seed=0)
+    known, infer = [], state.network.posterior
+
+    def watched(context):
+        known.append(state.replay.context[0])
+        return infer(context)
+
+    state.network.posterior = watched
+    row = pearl.collect(state, [0, 1], config, stream(0))
+    assert known == [(0, 20), (0, 40), (0, 60), (0, 80)], "before each of the three, and before the last"
+    assert state.replay.context[:2] == [(0, 80)] * 2 and state.replay.count[:2] == [100] * 2
+    assert state.collector.frames == 2 * 5 * 20 and {"return_prior", "return_posterior"} <= set(row)
+    pearl.collect(state, [0], config, stream(1))
+    assert state.replay.context[0] == (100, 180)
+
+
+def test_settings_are_written_in_groups_and_flat_ones_are_read(tmp_path):
+    config = replace(SMALL, iterations=1)
+    pearl.train("PointRobot-v0", config, seed=0, run=Run(tmp_path, show=False))
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings["config"] == json.loads(json.dumps(asdict(config)))
+    agent = pearl.load(tmp_path)
+    flat = {
+        "hidden": 16,
+        "layers": 1,
+        "encoder_hidden": 16,
+        "encoder_layers": 1,
+        "context": 8,
+        "tasks_per_iteration": 2,
+    }
+    assert read_config(pearl.Config, flat, pearl.RENAMED) == with_settings(
+        pearl.Config(),
+        {
+            "sac.hidden": 16,
+            "sac.layers": 1,
+            "encoder": pearl.FactorEncoderConfig(8, hidden=16, layers=1),
+            "collection.tasks_per_iteration": 2,
+        },
+    )
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"config": flat}))
+    again = pearl.load(tmp_path)
+    assert agent.protocol == again.protocol == "slots-2"
+    for one, other in zip(agent.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.slow
 def test_it_learns_point_robot(tmp_path):
     """After eight exploration episodes it walks to goals it was not trained on."""
-    config = replace(pearl.Config(), **POINT_ROBOT)
+    config = with_settings(pearl.Config(), POINT_ROBOT)
     agent = pearl.train("PointRobot-v0", config, seed=0, run=Run(tmp_path, show=False))
     protocol = metabench.Protocol(benchmark="PointRobot-v0", split="test", episodes=9, repeats=4, seed=0)
     returns = metabench.evaluate(agent, protocol).trials().mean(axis=0)
@@ -204,19 +340,19 @@ def test_it_learns_point_robot(tmp_path):
 
 POINT_ROBOT = {
     "iterations": 40,
-    "prior_episodes": 10,
-    "tasks_per_iteration": 45,
-    "posterior_episodes": 4,
+    "collection.prior_episodes": 10,
+    "collection.tasks_per_iteration": 45,
+    "collection.posterior_episodes": 4,
     "updates": 600,
     "batch": 64,
-    "context": 60,
-    "hidden": 64,
-    "layers": 2,
-    "encoder_hidden": 128,
-    "kl_weight": 1e-2,
-    "learning_rate": 3e-3,
-    "discount": 0.9,
-    "reward_scale": 10.0,
-    "target_rate": 0.02,
+    "encoder.context": 60,
+    "encoder.hidden": 128,
+    "encoder.kl_weight": 1e-2,
+    "sac.hidden": 64,
+    "sac.layers": 2,
+    "sac.learning_rate": 3e-3,
+    "sac.discount": 0.9,
+    "sac.reward_scale": 10.0,
+    "sac.target_rate": 0.02,
     "exploration_episodes": 8,
 }

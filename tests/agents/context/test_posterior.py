@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from metabench_agents.context.posterior import MIN_VARIANCE, Evidence, Gaussian
+from metabench_agents.context.posterior import MIN_VARIANCE, DiagonalGaussian, Evidence
 from torch.distributions import Normal, kl_divergence
 
 
 def test_product_by_hand():
     # N(1, 1) N(4, 1/2): precision 3, mean (1 + 8) / 3.
-    factors = Gaussian(torch.tensor([[1.0], [4.0]]), torch.tensor([[1.0], [0.5]]))
+    factors = DiagonalGaussian(torch.tensor([[1.0], [4.0]]), torch.tensor([[1.0], [0.5]]))
     posterior = Evidence.total(factors).posterior()
     assert posterior.mean.tolist() == pytest.approx([3.0])
     assert posterior.variance.tolist() == pytest.approx([1.0 / 3.0])
@@ -18,7 +18,7 @@ def test_product_by_hand():
 
 def test_product_is_the_product_of_the_densities():
     torch.manual_seed(0)
-    factors = Gaussian(torch.randn(4, 2), torch.rand(4, 2) + 0.1)
+    factors = DiagonalGaussian(torch.randn(4, 2), torch.rand(4, 2) + 0.1)
     posterior = Evidence.total(factors).posterior()
     x = torch.linspace(-2.0, 2.0, 9)[:, None]
     logs = Normal(factors.mean, factors.variance.sqrt()).log_prob(x[:, None]).sum(1)  # [9, 2], up to a constant
@@ -28,17 +28,19 @@ def test_product_is_the_product_of_the_densities():
 
 def test_one_at_a_time_equals_all_at_once_in_any_order():
     torch.manual_seed(1)
-    factors = Gaussian(torch.randn(3, 7, 5), torch.rand(3, 7, 5) + 0.1)
+    factors = DiagonalGaussian(torch.randn(3, 7, 5), torch.rand(3, 7, 5) + 0.1)
     order, running = torch.randperm(7), Evidence.none(3, 5)
     for n in order.tolist():
-        running = running.plus(Gaussian(factors.mean[:, n], factors.variance[:, n]), torch.ones(3, dtype=torch.bool))
+        running = running.plus(
+            DiagonalGaussian(factors.mean[:, n], factors.variance[:, n]), torch.ones(3, dtype=torch.bool)
+        )
     for one, all_at_once in zip(running.posterior(), Evidence.total(factors).posterior(), strict=True):
         assert torch.allclose(one, all_at_once, atol=1e-5)
 
 
 def test_no_factors_leave_the_prior():
     evidence = Evidence.none(2, 3)
-    factor = Gaussian(torch.ones(2, 3), torch.full((2, 3), 0.5))
+    factor = DiagonalGaussian(torch.ones(2, 3), torch.full((2, 3), 0.5))
     after = evidence.plus(factor, torch.tensor([True, False])).posterior()
     assert after.mean.tolist() == [[1.0] * 3, [0.0] * 3]
     assert after.variance.tolist() == [[0.5] * 3, [1.0] * 3]
@@ -46,16 +48,16 @@ def test_no_factors_leave_the_prior():
 
 def test_kl_against_torch():
     torch.manual_seed(2)
-    belief = Gaussian(torch.randn(4, 3), torch.rand(4, 3) + 0.1)
+    belief = DiagonalGaussian(torch.randn(4, 3), torch.rand(4, 3) + 0.1)
     expected = kl_divergence(Normal(belief.mean, belief.variance.sqrt()), Normal(0.0, 1.0)).sum(-1)
     assert torch.allclose(belief.kl(), expected, atol=1e-6)
-    assert Gaussian.prior(2, 3).kl().tolist() == [0.0, 0.0]
+    assert DiagonalGaussian(torch.zeros(2, 3), torch.ones(2, 3)).kl().tolist() == [0.0, 0.0]
     # By hand: N(1, 4): 0.5 (4 + 1 - 1 - log 4).
-    assert float(Gaussian(torch.ones(1), torch.full((1,), 4.0)).kl()) == pytest.approx(2.0 - math.log(2.0))
+    assert float(DiagonalGaussian(torch.ones(1), torch.full((1,), 4.0)).kl()) == pytest.approx(2.0 - math.log(2.0))
 
 
 def test_parameters_of_a_network_and_samples():
-    belief = Gaussian.of(torch.tensor([0.5, -1.0, 0.0, -100.0]))
+    belief = DiagonalGaussian.of(torch.tensor([0.5, -1.0, 0.0, -100.0]))
     assert belief.mean.tolist() == [0.5, -1.0]
     assert belief.variance.tolist() == pytest.approx([math.log(2.0), MIN_VARIANCE])
     noise = torch.tensor([2.0, 0.0])

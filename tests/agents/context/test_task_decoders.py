@@ -1,5 +1,6 @@
 """Generative models: kinematics by hand, losses by hand, which columns are positions and velocities."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 from gymnasium import spaces
 from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
-from metabench_agents.context.posterior import Gaussian
+from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import (
     KinematicDecoder,
     NeuralDecoder,
     Prediction,
+    TransitionDecoderConfig,
     Units,
     cluster_losses,
     make_decoder,
@@ -23,6 +25,7 @@ from metabench_agents.context.task_decoders import (
 import metabench
 from metabench import Field
 
+SMALL = TransitionDecoderConfig(hidden=8, layers=1)
 SPACE = spaces.Box(np.array([-10.0, -5.0, 0.0]), np.array([10.0, 5.0, 1.0]), dtype=np.float64)
 TOLD = Features([Field(name, 0, 1) for name in "abc"])
 FIELDS = (
@@ -70,7 +73,7 @@ def constant_outputs(decoder, values):
 
 def test_kinematics_by_hand():
     """x = 1 m at 2 m/s for 0.5 s under 3 tanh(0.7) m/s^2; the third column moves as the network says."""
-    decoder = KinematicDecoder(TOLD, SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.5)
+    decoder = KinematicDecoder(TOLD, SPACE, 1, 2, SMALL, [Pair(0, 1)], dt=0.5)
     constant_outputs(decoder, [9.0, 0.7, 0.25, -1.5, 2.0])
     decoder.units.step.copy_(torch.tensor([7.0, 7.0, 0.4]))
     decoder.units.center.copy_(torch.tensor([1.0, 1.0, 0.1]))
@@ -84,14 +87,14 @@ def test_kinematics_by_hand():
 
 def test_accelerations_are_bounded():
     decoder = constant_outputs(
-        KinematicDecoder(TOLD, SPACE, 1, 2, 8, 1, [Pair(0, 1)], dt=0.1), [0.0, 1e6, 0.0, 0.0, 0.0]
+        KinematicDecoder(TOLD, SPACE, 1, 2, SMALL, [Pair(0, 1)], dt=0.1), [0.0, 1e6, 0.0, 0.0, 0.0]
     )
     step = decoder(torch.zeros(1, 3), torch.zeros(1, 1), torch.zeros(1, 2))
     assert step.next_observation[0, 1].item() == pytest.approx(0.3)
 
 
 def test_the_neural_decoder_and_bounds_by_hand():
-    decoder = constant_outputs(NeuralDecoder(TOLD, SPACE, 1, 2, 8, 1), [20.0, -1.0, 0.5, 4.0, 0.0])
+    decoder = constant_outputs(NeuralDecoder(TOLD, SPACE, 1, 2, SMALL), [20.0, -1.0, 0.5, 4.0, 0.0])
     step = decoder(torch.tensor([[1.0, 2.0, 0.9]]), torch.zeros(1, 1), torch.zeros(1, 2))
     assert step.next_observation[0].tolist() == pytest.approx([21.0, 1.0, 1.4]) and step.reward.item() == 4.0
     decoder.units.reward_high.fill_(3.0)
@@ -123,7 +126,7 @@ def test_reconstruction_by_hand():
 
 
 def test_vae_loss_by_hand():
-    belief = Gaussian(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0], [1.0]]))  # KL 0.5 and 0
+    belief = DiagonalGaussian(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0], [1.0]]))  # KL 0.5 and 0
     loss, metrics = vae_loss(torch.tensor([[2.0, 4.0], [0.0, 2.0]]), belief, beta=5.0, transitions=10)
     assert float(loss) == pytest.approx(10 * 2.0 + 5.0 * 0.25)
     assert float(metrics["kl"]) == pytest.approx(0.25)
@@ -160,7 +163,7 @@ def test_which_decoder_a_family_gets():
     def made(kind, fields):
         space = spaces.Box(-1.0, 1.0, (len(fields),))
         family = SimpleNamespace(observation_fields=fields, dt=0.1, observation_space=space)
-        return type(make_decoder(kind, family, Features(fields), 1, 2, 8, 1))
+        return type(make_decoder(replace(SMALL, kind=kind), family, Features(fields), 1, 2))
 
     assert made("auto", FIELDS[:4]) is KinematicDecoder
     assert made("neural", FIELDS[:4]) is NeuralDecoder
@@ -177,13 +180,13 @@ def test_which_decoder_a_family_gets():
 def test_which_decoder_our_families_get(id, kind):
     spec = metabench.spec(id)
     family = spec.family()
-    assert type(make_decoder("auto", family, Features(family.observation_fields), 1, 2, 8, 1)) is kind
+    assert type(make_decoder(SMALL, family, Features(family.observation_fields), 1, 2)) is kind
 
 
 def test_the_kinematics_are_highway_merges():
     """Played in the simulator, positions move by speed * dt; with the right accelerations speeds follow too."""
     env = metabench.make_vec("HighwayMerge-v0", 4)
-    decoder = make_decoder("auto", env.family, Features(env.family.observation_fields), 1, 2, 8, 1)
+    decoder = make_decoder(SMALL, env.family, Features(env.family.observation_fields), 1, 2)
     assert len(decoder.position) == len(decoder.velocity) == 9 and decoder.dt == 0.2
     before, _ = env.reset(seed=0)
     for _ in range(20):

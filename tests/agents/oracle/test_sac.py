@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from metabench_agents.oracle import sac
-from metabench_agents.oracle.sac import SAC, Noise, SACConfig, Transitions
+from metabench_agents.oracle.sac import SAC, Noise, SACBatch, SACConfig
 from metabench_agents.parts.memory import Replay
 
 S, A, B = 5, 3, 16
@@ -17,12 +17,12 @@ def batch():
     g = torch.Generator().manual_seed(1)
     r = lambda *shape: torch.randn(shape, generator=g)  # noqa: E731
     terminal = (torch.rand(B, generator=g) < 0.3).float()
-    return Transitions(r(B, S), torch.tanh(r(B, A)), r(B), r(B, S), terminal)
+    return SACBatch(r(B, S), torch.tanh(r(B, A)), r(B), r(B, S), terminal)
 
 
 @pytest.fixture
-def learner():
-    return sac.initial_learner(S, A, CONFIG, torch.Generator().manual_seed(0))
+def state():
+    return sac.initial_state(S, A, CONFIG, torch.Generator().manual_seed(0))
 
 
 def noise(seed=2):
@@ -46,9 +46,9 @@ def plain_policy(net, observation, eps):
     return torch.tanh(u), (normal.log_prob(u) - torch.log(1 - torch.tanh(u) ** 2 + 1e-6)).sum(-1)
 
 
-def test_log_density_is_that_of_a_squashed_gaussian(learner, batch):
-    action, log_prob = sac.sample(learner.actor, batch.observation, noise().here)
-    expected_action, expected = plain_policy(learner.actor, batch.observation, noise().here)
+def test_log_density_is_that_of_a_squashed_gaussian(state, batch):
+    action, log_prob = sac.sample(state.actor, batch.observation, noise().here)
+    expected_action, expected = plain_policy(state.actor, batch.observation, noise().here)
     torch.testing.assert_close(action, expected_action)
     torch.testing.assert_close(log_prob, expected)
 
@@ -64,19 +64,19 @@ def test_density_integrates_to_one():
     assert torch.trapezoid(log_prob.exp(), a).item() == pytest.approx(1.0, abs=2e-3)
 
 
-def test_target_by_hand(learner, batch):
+def test_target_by_hand(state, batch):
     alpha = torch.tensor([0.3])
-    ours = sac.soft_target(learner.target, learner.actor, batch, noise().following, alpha, CONFIG)
-    action, log_prob = plain_policy(learner.actor, batch.next_observation, noise().following)
-    both = [plain_net(learner.target, torch.cat((batch.next_observation, action), -1), k)[:, 0] for k in (0, 1)]
+    ours = sac.soft_target(state.target, state.actor, batch, noise().following, alpha, CONFIG)
+    action, log_prob = plain_policy(state.actor, batch.next_observation, noise().following)
+    both = [plain_net(state.target, torch.cat((batch.next_observation, action), -1), k)[:, 0] for k in (0, 1)]
     expected = batch.reward + 0.99 * (1 - batch.terminal) * (torch.minimum(*both) - 0.3 * log_prob)
     torch.testing.assert_close(ours, expected)
     assert (ours[batch.terminal == 1] == batch.reward[batch.terminal == 1]).all()
 
 
-def test_update_equals_a_plain_one(learner, batch):
+def test_update_equals_a_plain_one(state, batch):
     """Five updates against autograd and torch.optim.Adam."""
-    plain = sac.initial_learner(S, A, CONFIG, torch.Generator().manual_seed(0))
+    plain = sac.initial_state(S, A, CONFIG, torch.Generator().manual_seed(0))
     actor, critic, log_alpha = plain.actor, plain.critic, plain.temperature[0]
     for tensor in (*actor, *critic, log_alpha):
         tensor.requires_grad_(True)
@@ -86,7 +86,7 @@ def test_update_equals_a_plain_one(learner, batch):
     for seed in range(5):
         eps = noise(seed)
         with torch.no_grad():
-            sac.update(learner, batch, eps, CONFIG)
+            sac.update(state, batch, eps, CONFIG)
             alpha = log_alpha.exp()
             target = sac.soft_target(slow, actor, batch, eps.following, alpha, CONFIG)
         x = torch.cat((batch.observation, batch.action), -1)
@@ -105,15 +105,15 @@ def test_update_equals_a_plain_one(learner, batch):
         alpha_opt.step()
         with torch.no_grad():
             slow = [a.lerp(b, 0.005) for a, b in zip(slow, critic, strict=True)]
-    ours = (*learner.actor, *learner.critic, *learner.target, *learner.temperature)
+    ours = (*state.actor, *state.critic, *state.target, *state.temperature)
     theirs = (*actor, *critic, *slow, log_alpha)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_is_near(learner, batch):
-    exact = sac.critics(learner.critic, batch.observation, batch.action)
-    near = sac.critics(learner.critic, batch.observation, batch.action, bfloat16=True)
+def test_bfloat16_is_near(state, batch):
+    exact = sac.critics(state.critic, batch.observation, batch.action)
+    near = sac.critics(state.critic, batch.observation, batch.action, bfloat16=True)
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0.02)
     assert not torch.equal(near, exact)
 
@@ -122,18 +122,25 @@ def test_bfloat16_is_near(learner, batch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 @pytest.mark.skipif(not sac.can_compile(), reason="torch.compile needs a C++ compiler")
 def test_compiled_equals_eager(batch):
-    learners = []
+    states = []
     for compiled in (False, True):
         one = SAC(S, A, SACConfig(hidden=8, batch=B, compiled=compiled), torch.Generator().manual_seed(0))
         one.observe(batch.observation)
         generator = torch.Generator().manual_seed(5)
         for _ in range(10):
             metrics = one.update(batch, generator)
-        learners.append((one.tensors(), metrics))
-    for name, tensor in learners[0][0].items():
-        torch.testing.assert_close(learners[1][0][name], tensor, rtol=1e-4, atol=1e-5)
-    for name, value in learners[0][1].items():
-        torch.testing.assert_close(learners[1][1][name], value, rtol=1e-5, atol=1e-5)
+        states.append((one.tensors(), metrics))
+    for name, tensor in states[0][0].items():
+        torch.testing.assert_close(states[1][0][name], tensor, rtol=1e-4, atol=1e-5)
+    for name, value in states[0][1].items():
+        torch.testing.assert_close(states[1][1][name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    SAC(S, A, CONFIG, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
+        SAC(S, A, SACConfig(compiled=True), torch.Generator().manual_seed(0))
 
 
 def test_moments_are_numpys():
@@ -149,7 +156,7 @@ def test_moments_are_numpys():
     assert inverse[2] == 1.0
 
 
-def test_a_restored_learner_goes_on_the_same(batch):
+def test_a_restored_one_goes_on_the_same(batch):
     one, other = (SAC(S, A, CONFIG, torch.Generator().manual_seed(seed)) for seed in (0, 9))
     one.observe(batch.observation)
     one.update(batch, torch.Generator().manual_seed(1))

@@ -1,16 +1,25 @@
 """The task-conditioned oracle: it learns, resumes to the same bits, and keeps stages."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from metabench_agents.oracle import sac, sac_oracle
 from metabench_agents.oracle.actor import PARTS
 from metabench_agents.oracle.weights import STAGES, Stages
+from metabench_agents.parts.run import CONFIG
 
 import metabench
 
 SMALL = sac_oracle.Config(
-    frames=4 * 20 * 8, slots=8, updates=1, hidden=16, batch=32, stage_every=2, tasks="legal", capacity=500
+    frames=4 * 20 * 8,
+    slots=8,
+    updates=1,
+    stage_every=2,
+    tasks="legal",
+    capacity=500,
+    sac=sac.SACConfig(hidden=16, batch=32),
 )
 
 
@@ -40,6 +49,10 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
     assert [record["iteration"] for record in stages.records] == [2, 4]
     again = sac_oracle.load(part)
     assert torch.equal(again.weights["w1"], whole.weights["w1"])
+    written = json.loads((part / CONFIG).read_text())
+    assert written["config"]["sac"]["hidden"] == 16 and again.protocol == whole.protocol == written["protocol"]
+    (part / CONFIG).write_text(json.dumps({key: value for key, value in written.items() if key != "protocol"}))
+    assert sac_oracle.load(part).protocol == "slots-1", "runs that do not say it are the first ones"
 
 
 def test_legal_tasks_are_drawn_from_the_whole_range():
@@ -68,7 +81,7 @@ def test_noise_depends_on_the_trial_alone():
         )
     }
     space = metabench.spec("PointRobot-v0").family().action_space
-    agent = sac_oracle.Agent(weights, space, noise_seed=7)
+    agent = sac_oracle.TrainedOracle(weights, space, noise_seed=7)
     step = metabench.Timestep(np.ones((5, 4)), np.zeros((5, 2)), np.zeros(5), np.ones(5, dtype=bool), np.zeros((5, 4)))
     first, belief = agent.act(step, agent.begin(5))
     again, _ = agent.act(step, agent.begin(5))
@@ -76,7 +89,7 @@ def test_noise_depends_on_the_trial_alone():
     assert (first == again).all() and (first != second).any()
     assert len({tuple(row) for row in first.tolist()}) == 5
     assert first.dtype == np.float32 and (abs(first) <= np.float32(0.1)).all()
-    calm = sac_oracle.Agent(weights, space)
+    calm = sac_oracle.TrainedOracle(weights, space)
     assert (calm.act(step, calm.begin(5))[0] == calm.act(step, None)[0]).all()
 
 
@@ -84,7 +97,12 @@ def test_noise_depends_on_the_trial_alone():
 def test_it_learns_point_robot(tmp_path):
     """To within a tenth of the way between random and the closed-form oracle."""
     config = sac_oracle.Config(
-        frames=40_000, slots=32, updates=8, random_episodes=4, hidden=64, batch=128, actor_rate=1e-3, stage_every=20
+        frames=40_000,
+        slots=32,
+        updates=8,
+        random_episodes=4,
+        stage_every=20,
+        sac=sac.SACConfig(hidden=64, batch=128, actor_rate=1e-3),
     )
     agent = sac_oracle.train("PointRobot-v0", config, seed=0, run=sac_oracle.Run(tmp_path, show=False))
     levels = metabench.spec("PointRobot-v0").references("test")
@@ -106,12 +124,8 @@ def test_bfloat16_learns_as_well(tmp_path):
             frames=40_000,
             slots=32,
             random_episodes=4,
-            hidden=64,
-            batch=128,
-            actor_rate=1e-3,
             stage_every=20,
-            compiled=True,
-            bfloat16=bfloat16,
+            sac=sac.SACConfig(hidden=64, batch=128, actor_rate=1e-3, compiled=True, bfloat16=bfloat16),
         )
         for seed in range(3):
             run = sac_oracle.Run(tmp_path / f"{bfloat16}-{seed}", show=False)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
-from metabench_agents.parts.config import changed, read_config
+from metabench_agents.parts.config import read_config, with_settings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Config:
     frames: int = 5
     ppo: PPO = PPO()
     model: Rates = Rates()
-    critic: Rates = Rates(0.3)
+    critic: Rates = field(default_factory=lambda: Rates(0.3))
 
 
 def test_what_is_written_is_read_back():
@@ -33,17 +33,21 @@ def test_what_is_written_is_read_back():
     assert read_config(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
     assert read_config(Config, {}) == Config()
     assert read_config(Config, {"ppo": {"clip": 0.1}}) == Config(ppo=PPO(0.1))
+    assert read_config(Config, {"critic": {"widths": [5]}}).critic == Rates(0.3, (5,)), "the group's own default"
+
+
+def test_settings_are_changed_by_name():
+    config = with_settings(Config(), {"frames": 8, "critic.widths": (1,), "critic": Rates(0.4), "ppo.clip": 0.5})
+    assert config == Config(8, PPO(0.5), Rates(), Rates(0.4))
+    assert with_settings(Config(), {"critic.widths": (1,)}).critic == Rates(0.3, (1,))
+    for name in ("clip", "ppo.clap", "frames.more"):
+        with pytest.raises(ValueError, match="is no setting"):
+            with_settings(Config(), {name: 1})
 
 
 def test_what_a_group_leaves_out_is_the_algorithms_default():
     """Not that of the group's class: `critic` has a rate of its own."""
     assert read_config(Config, {"critic": {"widths": [1]}}) == Config(critic=Rates(0.3, (1,)))
-
-
-def test_some_settings_are_changed():
-    assert changed(Config(), {"frames": 7, "critic.widths": (2,)}) == Config(7, critic=Rates(0.3, (2,)))
-    with pytest.raises(TypeError, match="clap"):
-        changed(Config(), {"ppo.clap": 1})
 
 
 def test_flat_settings_find_their_group():
