@@ -35,6 +35,7 @@ from metabench.datasets.format import MANIFEST
 from metabench.datasets.ids import split_folder
 from metabench.evaluation.results import Protocol, Result, write_atomically
 from metabench.plugins import load_plugin
+from metabench.runs import RESULT, result_path
 
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")
@@ -129,7 +130,7 @@ def config_of(item: Item, algorithm: Any, preset: str, changes: dict[str, Any]) 
 def run(item: Item, arguments: argparse.Namespace) -> str:
     """Trains and evaluates one run; says what happened."""
     folder = item.folder(arguments.out)
-    target = folder / "result.json"
+    target = result_path(folder, "test")
     if target.exists():
         return "there already"
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,7 @@ def table(arguments: argparse.Namespace) -> str:
     for benchmark in arguments.benchmarks:
         for quality in arguments.qualities:
             rows: dict[str, list[Result]] = {}
-            for path in sorted((arguments.out / benchmark / quality).glob("*/s*/result.json")):
+            for path in sorted((arguments.out / benchmark / quality).glob(f"*/s*/{RESULT}")):
                 result = Result.load(path)
                 rows.setdefault(result.agent, []).append(result)
             if not rows:
