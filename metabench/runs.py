@@ -229,23 +229,44 @@ def without_learner(content: bytes, where: str = "the policy") -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(parts)
 
 
-_LOCKS: weakref.WeakValueDictionary[tuple[int, Path], FileLock] = weakref.WeakValueDictionary()
+class _Writer:
+    """The right to write in a folder: held until nobody in this process refers to it, or the process is gone."""
+
+    def __init__(self, folder: Path):
+        path = folder / LOCK
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+            if not path.exists():  # its last holder removed it between our opening and our locking
+                lock.release()
+                lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"another process is writing to {folder}; wait until it is done, or choose another folder"
+            ) from None
+        self.release = weakref.finalize(self, _release, lock, path, os.getpid())
 
 
-def _lock(folder: Path) -> FileLock:
-    """The right to write in `folder`, held until nobody in this process refers to it, or the process is gone."""
+_INHERITED: list[FileLock] = []  # of a process that forked us: to forget them would unlock them there
+_WRITERS: weakref.WeakValueDictionary[tuple[int, Path], _Writer] = weakref.WeakValueDictionary()
+
+
+def _release(lock: FileLock, path: Path, pid: int) -> None:
+    if pid != os.getpid():
+        _INHERITED.append(lock)
+        return
+    with contextlib.suppress(OSError):  # the folder may be gone
+        path.unlink(missing_ok=True)
+    lock.release(force=True)
+
+
+def _writer(folder: Path) -> _Writer:
+    """This process's right to write in `folder`: a run is continued where it was begun."""
     key = os.getpid(), folder.resolve()
-    if key in _LOCKS:  # this process has it: a run is continued where it was begun
-        return _LOCKS[key]
-    lock = FileLock(folder / LOCK, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another process is writing to {folder}; wait until it is done, or choose another folder"
-        ) from None
-    _LOCKS[key] = lock
-    return lock
+    held = _WRITERS.get(key)
+    if held is None:
+        held = _WRITERS[key] = _Writer(folder)
+    return held
 
 
 class Run:
@@ -274,7 +295,7 @@ class Run:
     def __init__(self, folder: Path, *, show: bool = True, checkpoint_every: int = 50):
         self.folder, self.show = Path(folder), show
         self._every, self._stop = checkpoint_every, False
-        self._held: FileLock | None = None
+        self._held: _Writer | None = None
 
     @property
     def checkpoint_every(self) -> int:
@@ -358,7 +379,7 @@ class Run:
 
     def _open(self, agent: str, benchmark: str, config: Any, seed: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = _lock(self.folder)
+        self._held = _writer(self.folder)
         record = {"agent": agent, "benchmark": benchmark, "seed": seed, "protocol": PROTOCOL_VERSION}
         record |= {"config": asdict(config)}
         path = self.folder / CONFIG

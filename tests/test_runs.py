@@ -216,10 +216,32 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         later.stdout.close()
 
 
-def test_the_same_process_may_begin_again(tmp_path):
+def test_the_same_process_may_begin_again_and_leaves_no_lock(tmp_path):
     first, _ = begun(tmp_path)
     second, _ = begun(tmp_path)
-    assert first is not second
+    del first
+    assert (tmp_path / ".run.lock").exists()  # the second still writes
+    del second
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["config.json", "metrics.jsonl"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_does_not_give_the_folder_away(tmp_path):
+    run, _ = begun(tmp_path)
+    code = f"import os; {HOLDER.split('run.begin')[0]}" + (
+        "\nrun.begin('a', 'B-v0', Config(), 3)\nif os.fork() == 0:\n    del run\n    os._exit(0)\nos.wait()\n"
+        "print('held', flush=True)\ntime.sleep(600)"
+    )
+    run.close()
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is writing to"):
+            begun(tmp_path)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
 
 
 def test_the_module_needs_no_torch():
