@@ -88,7 +88,11 @@ def test_pages_are_generated_for_every_benchmark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "docs/index.md", "docs/extending.md", "docs/concepts.md", "docs/datasets.md"]
+    "path",
+    [
+        "README.md",
+        *(f"docs/{name}.md" for name in ["index", "extending", "concepts", "datasets", "evaluation", "leaderboards"]),
+    ],
 )
 def test_links_inside_the_repository_exist(path):
     text = (ROOT / path).read_text()
