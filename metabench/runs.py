@@ -75,6 +75,11 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def is_published(folder: Path) -> bool:
+    """Whether `folder` is a policy as an entry publishes it, to which nothing may be added, and no run that trained."""
+    return (folder / POLICY).is_file() and not (folder / METRICS).exists()
+
+
 def read_record(folder: Path) -> RunRecord:
     """The record of the run in `folder`; ValueError in one sentence if there is none, or none that can be read."""
     path = folder / CONFIG

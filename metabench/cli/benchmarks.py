@@ -22,7 +22,7 @@ from metabench.evaluation.results import Result
 from metabench.evaluation.summary import Summary, summarise
 from metabench.plugins import agent_names, load_agent, load_plugin, open_run
 from metabench.registry import NAMESPACE, Spec, make_vec, spec, specs
-from metabench.runs import result_path
+from metabench.runs import is_published, result_path
 from metabench.tasks import latent_ranges, param_ranges
 
 
@@ -165,7 +165,7 @@ def evaluate_agent(out: Console, name: str, benchmark: str, split: str, seed: in
             name=label,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if target is None and train_seed is not None:
+    if target is None and train_seed is not None and not is_published(Path(name)):
         target = result_path(Path(name), split)
     if target is not None:
         result.save(target)
