@@ -1,6 +1,7 @@
 """metabench: environments, datasets, agents and one evaluation protocol for meta-reinforcement learning.
 
-`import metabench` registers every benchmark with Gymnasium, by strings: no simulator and no torch is imported.
+`import metabench` registers every benchmark with Gymnasium, by strings: no simulator and no torch is imported. Other
+packages' families (entry points `metabench.families`) are imported, and so register themselves.
 """
 
 from metabench.agent import Agent, Algorithm, Behaviour, Demonstrator, Timestep, Yardstick
@@ -11,7 +12,7 @@ from metabench.evaluation.results import Protocol, Result
 from metabench.family import Diverged, DivergenceWarning, Family, Field
 from metabench.moved import install as _install
 from metabench.physics.metaworld.classes import IDS as _METAWORLD
-from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
+from metabench.registry import Spec, declare, load_families, make, make_vec, register, spec, specs
 from metabench.rng import SlotRng
 from metabench.tasks import Range, Task, TaskTable, latent, param
 
@@ -75,3 +76,4 @@ declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)
 for _id in _METAWORLD:
     declare(_id, "metabench.families.metaworld", 500, "" if "-ML" in _id else "MetaWorld-<Task>-v0")
 declare("WalkerParam-v0", "metabench.families.walker", 200)
+load_families()  # other packages' register themselves, as if they had been imported

@@ -47,17 +47,23 @@ class Agent(Protocol[Belief]):
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """What a learning plug-in offers; a module satisfies it, so the plug-in is the file you read."""
+    """What a learning plug-in offers; a module satisfies it, so the plug-in is the file you read.
+
+    It may have a `Run` of its own, called as `Run(folder, show=True)`: a `metabench.runs.Run` with checkpoints of its
+    kind. A plug-in without one is handed a `metabench.runs.Run`.
+    """
 
     Config: type  # a frozen dataclass, a comment per field
-    Run: Any  # Run(folder, show=True) opens the folder of a training run; an unfinished one is continued
 
     def train(self, benchmark: str, config: Any, *, seed: int, run: Any) -> Agent[Any]:
-        """Trains on the benchmark's `train` split and returns the agent to evaluate."""
+        """Trains on the benchmark's `train` split and returns the agent to evaluate.
+
+        `run.begin` opens the run's folder, where everything that `load` needs is to be written.
+        """
         ...
 
     def load(self, path: Path) -> Agent[Any]:
-        """The agent saved in the checkpoint folder `path`."""
+        """The agent of the run in the folder `path`."""
         ...
 
 

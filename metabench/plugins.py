@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from metabench import packages, runs
 from metabench.agent import Agent, Algorithm, Behaviour, Demonstrator, Yardstick
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench.registry import spec
 from metabench.tasks import suggest
 
@@ -18,9 +18,22 @@ BEHAVIOUR_GROUP = "metabench.behaviours"
 ORACLE_GROUP = "metabench.oracles"  # oracles for benchmarks whose spec names none: trained ones, for instance
 
 
+class Trained(NamedTuple):
+    """The agent of a run's folder."""
+
+    agent: Agent[Any]
+    record: runs.RunRecord
+
+
 def agent_names() -> tuple[str, ...]:
     """The names of all installed agents; nothing is imported."""
-    return tuple(sorted({point.name for point in metadata.entry_points(group=AGENT_GROUP)}))
+    return tuple(sorted(packages.points(AGENT_GROUP)))
+
+
+def trainable_names() -> tuple[str, ...]:
+    """The names of the installed agents that train; those that cannot be loaded are left out."""
+    loaded = packages.working(AGENT_GROUP)
+    return tuple(sorted(point.name for point, plugin in loaded if isinstance(plugin, Algorithm)))
 
 
 def load_plugin(name: str) -> Algorithm | Yardstick:
@@ -28,35 +41,58 @@ def load_plugin(name: str) -> Algorithm | Yardstick:
 
     Raises:
         ValueError: An unknown name, with near ones; or a plug-in that offers neither training nor a yardstick.
-        ImportError: A package it needs is missing, with the command that installs it.
+        ImportError: It cannot be loaded, in one sentence that names it and its package: a package it needs is missing,
+            with the command that installs it, for instance.
     """
-    points = {point.name: point for point in metadata.entry_points(group=AGENT_GROUP)}
+    points = packages.points(AGENT_GROUP)
     if name not in points:
         raise ValueError(f"unknown agent {name!r}; {suggest(name, agent_names())}")
-    try:
-        plugin: Any = points[name].load()
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("metabench", "metabench_agents"):
-            raise
-        raise ImportError(
-            f"the agent {name} needs the package {error.name}, which is not installed: pip install 'metabench[agents]'"
-        ) from error
+    plugin: Any = packages.load(points[name])
     if not isinstance(plugin, Algorithm | Yardstick):
-        raise ValueError(f"{points[name].value} offers neither train and load (an algorithm) nor build (a yardstick)")
+        raise ValueError(
+            f"{points[name].value} of the package {packages.package_of(points[name])} offers neither Config, train and "
+            "load (an algorithm) nor build (a yardstick)"
+        )
     return plugin
+
+
+def open_run(algorithm: Any, folder: Path, **options: Any) -> Any:
+    """The run that an algorithm trains in: of the class it brings, or else a `metabench.runs.Run`."""
+    return getattr(algorithm, "Run", runs.Run)(folder, **options)
+
+
+def load_run(folder: Path) -> Trained:
+    """The trained agent in a run's folder, with the run's record. It is played under the protocol it was trained for.
+
+    Raises:
+        ValueError: In one sentence: there is no run, its agent is not installed or is none that trains.
+    """
+    if not runs.is_run(folder):
+        raise ValueError(f"there is no trained agent in {folder}: it has no {runs.CONFIG}")
+    record = runs.read_record(folder)
+    algorithm: Any = load_plugin(record.agent)
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(f"the run in {folder} is of the agent {record.agent}, which does not train")
+    agent: Any = algorithm.load(folder)
+    if getattr(agent, "protocol", PROTOCOL_VERSION) != record.protocol:
+        try:
+            agent.protocol = record.protocol
+        except AttributeError:
+            raise ValueError(
+                f"the agent of {folder} was trained under the protocol {record.protocol} and does not say so: give it "
+                f"an attribute `protocol`"
+            ) from None
+    return Trained(agent, record)
 
 
 def load_agent(name: str, benchmark: str, split: str, seed: int) -> tuple[Agent[Any], str, int | None]:
     """A yardstick by name or a trained agent by folder; with its name and its training seed."""
     folder = Path(name)
-    if (folder / "config.json").is_file():
-        settings = json.loads((folder / "config.json").read_text())
-        if settings["benchmark"] != spec(benchmark).id:
-            raise ValueError(f"{folder} was trained on {settings['benchmark']}, not on {spec(benchmark).id}")
-        algorithm: Any = load_plugin(settings["agent"])
-        return algorithm.load(folder), settings["agent"], settings["seed"]
     if folder.is_dir():
-        raise ValueError(f"there is no trained agent in {folder}: it has no config.json")
+        if runs.is_run(folder) and (record := runs.read_record(folder)).benchmark != spec(benchmark).id:
+            raise ValueError(f"{folder} was trained on {record.benchmark}, not on {spec(benchmark).id}")
+        agent, record = load_run(folder)
+        return agent, record.agent, record.seed
     plugin: Any = load_plugin(name)
     if not hasattr(plugin, "build"):
         raise ValueError(
@@ -74,11 +110,14 @@ def load_oracle(benchmark: str, split: str, seed: int) -> Agent[Any]:
     chosen = spec(benchmark)
     if chosen.oracle:
         module, _, name = chosen.oracle.partition(":")
-        return getattr(importlib.import_module(module), name).build(chosen.id, split, seed)
-    reasons = []
-    for point in metadata.entry_points(group=ORACLE_GROUP):
+        oracle = getattr(importlib.import_module(module), name, None)
+        if oracle is None:
+            raise ValueError(f"the spec of {chosen.id} names the oracle {chosen.oracle}, but {module} has no {name!r}")
+        return oracle.build(chosen.id, split, seed)
+    reasons: list[str] = []
+    for _, oracle in packages.working(ORACLE_GROUP, reasons=reasons):
         try:
-            return point.load().build(chosen.id, split, seed)
+            return oracle.build(chosen.id, split, seed)
         except ValueError as error:
             reasons.append(str(error))
     raise ValueError(f"there is no oracle for {benchmark}: {'; '.join(reasons) or 'its spec names none'}")
@@ -90,11 +129,11 @@ def behaviours(benchmark: str, split: str, quality: str) -> Sequence[Behaviour]:
     Raises:
         ValueError: One sentence, if none does: with each plug-in's reason.
     """
-    reasons = []
-    for point in metadata.entry_points(group=BEHAVIOUR_GROUP):
-        demonstrator = point.load()
+    reasons: list[str] = []
+    for point, demonstrator in packages.working(BEHAVIOUR_GROUP, reasons=reasons):
         if not isinstance(demonstrator, Demonstrator):
-            raise ValueError(f"{point.value} offers no behaviours(benchmark, split, quality)")
+            reasons.append(f"{point.value} offers no behaviours(benchmark, split, quality)")
+            continue
         try:
             return demonstrator.behaviours(benchmark, split, quality)
         except ValueError as error:

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import gymnasium as gym
 from gymnasium.envs import registration
 from gymnasium.vector import AutoresetMode
 
+from metabench import packages
 from metabench.drift import Drift, parse_sessions
 from metabench.envs import MetaEnv, MetaVectorEnv
 from metabench.family import Family
@@ -90,8 +90,10 @@ def _family(entry_point: str, kwargs: str, id: str, extra: str) -> Family[Any, A
     try:
         return getattr(importlib.import_module(module), name)(**json.loads(kwargs))
     except ModuleNotFoundError as error:
-        hint = f"pip install 'metabench[{extra}]'" if extra else f"pip install {error.name}"
-        raise ImportError(f"{id} needs the package {error.name}, which is not installed: {hint}") from error
+        package = _package_of(module)
+        hint = f"pip install '{package}[{extra}]'" if extra else f"pip install {error.name}"
+        who = id if package == packages.OWN else f"{id} of the package {package}"
+        raise ImportError(f"{who} needs the package {error.name}, which is not installed: {hint}") from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -107,7 +109,8 @@ def _table(id: str, digests: tuple[tuple[str, str], ...], folder: Path, family: 
     if found != dict(digests):
         changed = sorted(split for split in {*found, *dict(digests)} if found.get(split) != dict(digests).get(split))
         raise ValueError(
-            f"the task table of {id} differs from the one its spec names, in the splits {', '.join(changed)}"
+            f"the task table of {id} differs from the one its spec names, in the splits {', '.join(changed)}; "
+            f"the table that is there has the digests {json.dumps(found)}"
         )
     return table
 
@@ -155,8 +158,16 @@ def _register_with_gymnasium(id: str, horizon: int) -> None:
         )
 
 
-def _entry_points() -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=FAMILY_GROUP)}
+def load_families() -> None:
+    """Imports the families of other packages, so that their ids are known; a broken one is named in a warning."""
+    for _ in packages.working(FAMILY_GROUP, own=False):
+        pass
+
+
+def _package_of(module: str) -> str:
+    """The package that offers a family's module; ours if none does."""
+    offered = {point.module: packages.package_of(point) for point in packages.points(FAMILY_GROUP).values()}
+    return offered.get(module, packages.OWN)
 
 
 def spec(id: str) -> Spec:
@@ -165,9 +176,7 @@ def spec(id: str) -> Spec:
     if name not in _SPECS and name in _DECLARED:
         importlib.import_module(_DECLARED[name])
     if name not in _SPECS:
-        for point in _entry_points().values():  # a third party's; asked only for ids nobody here knows
-            if point.value not in _DECLARED.values():
-                point.load()
+        load_families()  # a third party's, installed or mended since we were imported
     if name not in _SPECS:
         known = sorted({*_SPECS, *_DECLARED})
         shown = sorted({_GROUPED.get(one, one) for one in known})
@@ -184,8 +193,7 @@ def specs() -> tuple[Spec, ...]:
     """Every benchmark, by id, third parties' included."""
     for module in set(_DECLARED.values()):
         importlib.import_module(module)
-    for point in _entry_points().values():
-        point.load()
+    load_families()
     return tuple(_SPECS[id] for id in sorted(_SPECS))
 
 

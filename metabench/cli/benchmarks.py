@@ -20,11 +20,10 @@ from metabench.agent import Agent
 from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result
 from metabench.evaluation.summary import Summary, summarise
-from metabench.plugins import agent_names, load_agent, load_plugin
+from metabench.plugins import agent_names, load_agent, load_plugin, open_run
 from metabench.registry import NAMESPACE, Spec, make_vec, spec, specs
+from metabench.runs import is_published, result_path
 from metabench.tasks import latent_ranges, param_ranges
-
-RESULT = "result.json"  # of the split `test`; the others are result-<split>.json
 
 
 def version() -> str:
@@ -166,8 +165,8 @@ def evaluate_agent(out: Console, name: str, benchmark: str, split: str, seed: in
             name=label,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if target is None and train_seed is not None:
-        target = Path(name) / (RESULT if split == "test" else f"result-{split}.json")
+    if target is None and train_seed is not None and not is_published(Path(name)):
+        target = result_path(Path(name), split)
     if target is not None:
         result.save(target)
     out.print(summary_table([summarise([result])]))
@@ -239,11 +238,11 @@ def train_agent(
     for split in splits:
         chosen.table().size(split)
     folder = folder or Path("runs") / f"{chosen.id}-{name}-s{seed}"
-    agent = algorithm.train(chosen.id, config, seed=seed, run=algorithm.Run(folder, show=show_bar))
+    agent = algorithm.train(chosen.id, config, seed=seed, run=open_run(algorithm, folder, show=show_bar))
     summaries = []
     for split in splits:
         result = evaluate(agent, chosen.id, split=split, train_seed=seed, name=name)
-        result.save(folder / (RESULT if split == "test" else f"result-{split}.json"))
+        result.save(result_path(folder, split))
         summaries.append(summarise([result]))
     if summaries:
         out.print(summary_table(summaries))

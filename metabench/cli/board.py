@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from metabench.leaderboard.track import TrackName
+
 out = Console()
 
 
@@ -44,7 +46,7 @@ class Submit:
     version: str = "1"
     """Of the agent; a changed agent is a new entry."""
 
-    track: Literal["online", "offline-zero-shot", "offline-few-shot", "prompt-k", "oracle"] | None = None
+    track: TrackName | None = None
     """How it was trained and is prompted; online by default, oracle for agents that see the task."""
 
     paper: str = ""
@@ -88,7 +90,7 @@ class Submit:
         import datetime
 
         from metabench.cli.board_commands import submit_runs
-        from metabench.leaderboard.records import BOARDS, Dataset, board_of, read_boards
+        from metabench.leaderboard.records import Dataset, board_of, boards_in
 
         pairs = [text.partition("=") for text in self.datasets]
         date = datetime.date.fromisoformat(self.date) if self.date else None
@@ -100,7 +102,7 @@ class Submit:
             "hours": self.hours,
             "hardware": self.hardware,
         }
-        board = board_of(read_boards(self.root / BOARDS), self.board)
+        board = board_of(boards_in(self.root), self.board)
         submit_runs(out, self.runs, board, about, training, self.root, self.policies, self.repetitions)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metabench.evaluation.results import write_atomically
+from metabench.evaluation.results import played_as, write_atomically
 from metabench.leaderboard.folder import find
 from metabench.leaderboard.ranking import rank, read_entries
-from metabench.leaderboard.records import BOARDS, VERIFICATION, Board, read_boards, schemas
+from metabench.leaderboard.records import BOARDS, OWN_BOARDS, VERIFICATION, Board, boards_in, read_boards, schemas
 from metabench.leaderboard.site.build import build
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
+from metabench.leaderboard.track import track_for
 from metabench.leaderboard.verify import Verdict, fresh_seed, record, verify
+from metabench.runs import read_record
 
 
 def boards_for(path: Path, given: Path | None) -> Mapping[str, Board]:
-    """The boards of the leaderboards that `path` lies in: the nearest boards.toml at or above it."""
+    """The boards of the leaderboards that `path` lies in: the nearest boards.toml at or above it, or the package's."""
     if given is not None:
         return read_boards(given)
     here = path.absolute()
     for folder in (here, *here.parents):
         if (folder / BOARDS).is_file():
             return read_boards(folder / BOARDS)
-    raise ValueError(f"there is no {BOARDS} at or above {path}; name one with --boards")
+    return read_boards(OWN_BOARDS)
 
 
 def _bar(label: str) -> Progress:
@@ -58,7 +61,7 @@ def submit_runs(
         raise ValueError(f"{', '.join(r for r in runs if not Path(r).is_dir())} is no folder of a training run")
     if folders:
         entrants = sorted((open_run(f, board, policies) for f in folders), key=lambda e: e.train_seed or 0)
-        names = {json.loads((folder / "config.json").read_text())["agent"] for folder in folders}
+        names = {read_record(folder).agent for folder in folders}
         if len(names) > 1:
             raise ValueError(f"runs of one agent make a submission, these are of {', '.join(sorted(names))}")
         plugin = names.pop()
@@ -68,12 +71,13 @@ def submit_runs(
             raise ValueError("give the folders of all training runs, or the name of one agent that does not train")
         plugin, entrants = runs[0], open_yardstick(runs[0], board, repetitions)
         used = training_of((), (), None, "")
-    sees = bool(getattr(entrants[0].agent, "privileged", False))
-    played_as = getattr(entrants[0].agent, "track", "oracle" if sees else "online")
     told = {name: value for name, value in about.items() if value is not None}
     told.setdefault("agent", plugin)
     told.setdefault("title", plugin)
-    told.setdefault("track", "offline-few-shot" if played_as == "offline" else played_as)
+    told.setdefault("track", track_for(played_as(entrants[0].agent)))
+    for note in dict.fromkeys(entrant.note for entrant in entrants if entrant.note):
+        out.print(note, highlight=False, markup=False)
+    before = set(root.glob("*/*/*"))
     with _bar("trials") as bar:
         tasks = [bar.add_task(_label(e), total=1, start=False) for e in entrants]
 
@@ -83,7 +87,10 @@ def submit_runs(
 
         target = submit(board, entrants, About(plugin=plugin, trains=bool(folders), training=used, **told), root, tell)
     out.print(f"written: {target}\n", highlight=False)
-    verify_paths(out, [target], {board.id: board}, rerun=False, seed=None, write=True)
+    (verdict,) = verify_paths(out, [target], {board.id: board}, rerun=False, seed=None, write=True)
+    if not verdict.accepted and target not in before:
+        shutil.rmtree(target)
+        raise ValueError(f"it was not accepted, and nothing is left of it: {verdict.fault}")
     return target
 
 
@@ -160,7 +167,7 @@ def write_schemas(out: Console, folder: Path) -> None:
 
 def build_site(out: Console, root: Path, target: Path) -> None:
     """Builds the site and says what was built."""
-    built = build(root, read_boards(root / BOARDS), target)
+    built = build(root, boards_in(root), target)
     out.print(
         f"written: {built.folder / 'index.html'} ({built.boards} boards, {built.entries} entries, {built.files} files)",
         highlight=False,
@@ -169,7 +176,7 @@ def build_site(out: Console, root: Path, target: Path) -> None:
 
 def list_boards(out: Console, root: Path) -> None:
     """One line per board and track."""
-    boards = read_boards(root / BOARDS)
+    boards = boards_in(root)
     entries = read_entries(root, boards)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("board", "benchmark", "track", "leads"):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from metabench.cli import benchmarks
 from metabench.cli.board import Submit, Verify
-from metabench.plugins import agent_names, load_plugin
+from metabench.plugins import load_plugin, trainable_names
 
 out, err = Console(), Console(stderr=True)
 
@@ -156,7 +156,7 @@ ABOUT = """The meta-reinforcement-learning benchmark.
 def train(arguments: Sequence[str]) -> None:
     """`metabench train AGENT ID ...`: the agent is found first, because its settings are part of the command line."""
     if not arguments or arguments[0].startswith("-"):
-        names = [name for name in agent_names() if hasattr(load_plugin(name), "Config")]
+        names = trainable_names()
         out.print(
             "usage: metabench train AGENT BENCHMARK [--seed N] [--folder DIR] [the agent's settings]\n", markup=False
         )

@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from metabench.cli.benchmarks import RESULT, summary_table
-from metabench.cli.report import Row, draw, read_metrics, write_page
+from metabench.cli.benchmarks import summary_table
+from metabench.cli.report import Row, draw, write_page
 from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.summary import Summary, reference_levels, summarise
 from metabench.evaluation.switches import reward_around_switches
 from metabench.plugins import load_plugin
+from metabench.runs import METRICS, RESULT, read_metrics, result_path
 
 BENCHMARK, LEARNER = "GridSwitch-v0", "rl2"
 YARDSTICKS = ("random", "win-stay-lose-shift", "bayes", "oracle")
@@ -41,7 +42,7 @@ def quickstart(out: Console, folder: Path, seed: int, frames: int | None) -> lis
     )
     start = time.perf_counter()
     agent = learner.train(BENCHMARK, config, seed=seed, run=learner.Run(folder))
-    metrics = read_metrics(folder / "metrics.jsonl")
+    metrics = read_metrics(folder)
     rates = sorted(row["time/frames_per_s"] for row in metrics)
     out.print(
         f"  {time.perf_counter() - start:.0f} s, {rates[len(rates) // 2]:,.0f} training frames/s (median)",
@@ -54,7 +55,7 @@ def quickstart(out: Console, folder: Path, seed: int, frames: int | None) -> lis
     out.print(_verdict(summaries), highlight=False)
     out.print("[bold]3[/] write the picture and the page", highlight=False)
     _report(agent, seed, folder, summaries, metrics, dataclasses.asdict(config))
-    for name in (RESULT, "metrics.jsonl", "report.png", "report.html"):
+    for name in (RESULT, METRICS, "report.png", "report.html"):
         out.print(f"  {folder / name}", highlight=False)
     return summaries
 
@@ -63,7 +64,7 @@ def _evaluate(agent: Any, seed: int, folder: Path) -> list[Result]:
     results = []
     for split in SPLITS:
         learned = evaluate(agent, BENCHMARK, split=split, train_seed=seed, name=LEARNER)
-        learned.save(folder / (RESULT if split == "test" else f"result-{split}.json"))
+        learned.save(result_path(folder, split))
         results.append(learned)
         for name in YARDSTICKS:
             yardstick: Any = load_plugin(name)

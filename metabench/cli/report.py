@@ -37,11 +37,6 @@ class Row(NamedTuple):
     share: float | None  # of the best that is possible without seeing the task, where that is known
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
-
-
 def draw(
     path: Path,
     title: str,

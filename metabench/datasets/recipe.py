@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metabench.agent import Behaviour
-from metabench.datasets.format import PolicyRecord, hash_file
+from metabench.datasets.format import PolicyRecord
 from metabench.datasets.ids import DatasetId
 from metabench.evaluation.evaluate import versions
 from metabench.plugins import behaviours, load_agent
 from metabench.registry import Spec
+from metabench.runs import is_run, weights_sha256
 
 EPISODES_PER_TASK = 100  # as Meta-DT's collectors
 MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
@@ -114,7 +115,6 @@ def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None,
 
 
 def _behaviour_of(agent: str, benchmark: Spec, split: str) -> Behaviour:
-    weights = Path(agent) / "checkpoint.safetensors"
-    digest = hash_file(weights) if weights.is_file() else ""
+    digest = weights_sha256(Path(agent)) if is_run(Path(agent)) else ""
     label = load_agent(agent, benchmark.id, split, 0)[1]
     return Behaviour(label, 0, digest, {}, lambda seed: load_agent(agent, benchmark.id, split, seed)[0])

@@ -13,7 +13,7 @@ import numpy as np
 from metabench.agent import Agent
 from metabench.envs import MetaVectorEnv
 from metabench.evaluation.play import play
-from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Result, check_version
+from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Result, check_version, played_as
 from metabench.evaluation.traces import Recorder, Trace, TraceHeader, join, spec_digest
 from metabench.registry import make_vec, spec
 from metabench.rng import Array
@@ -144,7 +144,7 @@ def _evaluate(
     result = Result(
         protocol=protocol,
         agent=name or getattr(agent, "name", type(agent).__name__),
-        track=getattr(agent, "track", "oracle" if privileged else "online"),
+        track=played_as(agent),
         task_digest=digest,
         train_seed=train_seed,
         versions=versions(),

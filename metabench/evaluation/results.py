@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,15 @@ SCHEMA = 1  # the version of the record; one file of every version is kept among
 # verified for ever.
 PROTOCOL_VERSIONS = ("slots-1", "slots-2")
 PROTOCOL_VERSION = PROTOCOL_VERSIONS[-1]
+
+# What an agent is played as; `metabench.agent.Agent` tells of it. What the tracks of a leaderboard mean is told in
+# `leaderboard/track.py`.
+PlayedAs: TypeAlias = Literal["online", "offline", "prompt-k", "oracle"]
+
+
+def played_as(agent: Any) -> PlayedAs:
+    """What an agent is played as: what it says, or what follows from what it is shown."""
+    return getattr(agent, "track", "oracle" if getattr(agent, "privileged", False) else "online")
 
 
 def check_version(version: str) -> str:
@@ -51,7 +60,7 @@ class Result(Record):
     schema_version: Literal[1] = SCHEMA
     protocol: Protocol
     agent: str
-    track: Literal["online", "offline", "prompt-k", "oracle"]  # oracle: shown the task; prompt-k: demonstrations
+    track: PlayedAs  # oracle: shown the task; prompt-k: demonstrations
     task_digest: str  # sha256 of the split's table
     train_seed: int | None = None
     versions: Mapping[str, str]

@@ -11,19 +11,12 @@ import numpy as np
 from metabench.evaluation.stats import Interval, iqm, normalise, performance_profile, stratified_bootstrap
 from metabench.evaluation.summary import BOOTSTRAP_SEED, reference_levels
 from metabench.leaderboard.folder import Folder, find
-from metabench.leaderboard.records import Board, Results, Submission, Tier, Track, Verification, board_of
+from metabench.leaderboard.records import Board, Results, Submission, Tier, Verification, board_of
 from metabench.leaderboard.replay import Fault
+from metabench.leaderboard.track import TRACKS, TrackName
 from metabench.rng import Array
 
 THRESHOLDS = np.linspace(0.0, 1.0, 41)  # of the performance profile, on the normalised scale
-# Which episodes of a trial a track is judged on.
-_JUDGED: Mapping[Track, slice] = {
-    "online": slice(None),
-    "oracle": slice(None),
-    "offline-zero-shot": slice(0, 1),
-    "offline-few-shot": slice(-1, None),
-    "prompt-k": slice(-1, None),
-}
 
 
 class Entry(NamedTuple):
@@ -59,7 +52,7 @@ class Table(NamedTuple):
     """One track of one board."""
 
     board: Board
-    track: Track
+    track: TrackName
     normalised: bool  # scores between random (0) and oracle (1); else returns, because there are no references
     levels: Mapping[str, float]  # the yardsticks' mean returns
     rows: tuple[Row, ...]  # ranked, best first
@@ -82,7 +75,7 @@ def read_entries(root: Path, boards: Mapping[str, Board]) -> list[Entry]:
     return entries
 
 
-def rank(board: Board, track: Track, entries: Sequence[Entry]) -> Table:
+def rank(board: Board, track: TrackName, entries: Sequence[Entry]) -> Table:
     """The table of one track.
 
     Ranked are entries that were replayed or reproduced, have enough runs, used no test task, and are their agent's
@@ -112,21 +105,21 @@ def _order(board: Board, row: Row) -> tuple[float, ...]:
 
 def _row(
     board: Board,
-    track: Track,
+    track: TrackName,
     entry: Entry,
     levels: Mapping[str, float] | None,
     newest: Mapping[tuple[str, str], Entry],
 ) -> Row:
     returns = np.stack([result.array() for result in entry.results.results])  # [run, task, repeat, episode]
     scores = normalise(returns, levels["random"], levels["oracle"]) if levels else returns
-    judged = scores[..., _JUDGED[track]].mean(axis=(2, 3))  # [run, task]
+    judged = scores[..., TRACKS[track].judged].mean(axis=(2, 3))  # [run, task]
     interval = stratified_bootstrap(judged, np.random.default_rng(BOOTSTRAP_SEED), iqm)
     return Row(
         entry=entry,
         rank=None,
         why_unranked=_why_unranked(board, entry, newest),
         score=interval,
-        mean=float(returns[..., _JUDGED[track]].mean()),
+        mean=float(returns[..., TRACKS[track].judged].mean()),
         curve=scores.mean(axis=(0, 1, 2)),
         tasks=judged.mean(axis=0),
         profile=performance_profile(judged, THRESHOLDS) if levels else None,

@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Record, Result, parse
+from metabench.leaderboard.track import TRACKS, TrackName
+from metabench.runs import CONFIG, POLICY
+from metabench.runs import policy_sha256 as policy_sha256  # by its older name
 from metabench.tasks import suggest
 
 SUBMISSION_SCHEMA = 1
@@ -24,38 +27,14 @@ SUBMISSION, RESULT, CARD, VERIFICATION, BOARDS = (
     "verification.json",
     "boards.toml",
 )
+OWN_BOARDS = Path(__file__).parent / BOARDS  # the package's, a copy of leaderboards/boards.toml
 
 # What may be a folder's name: lower-case letters, digits, dashes and single dots or underscores inside.
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=48)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Url = Annotated[str, StringConstraints(max_length=300, pattern=r"^(https?://[^\s<>\"'`]+)?$")]
-Track: TypeAlias = Literal["online", "offline-zero-shot", "offline-few-shot", "prompt-k", "oracle"]
 Tier: TypeAlias = Literal["claimed", "replayed", "reproduced"]
-
-TRACKS: Mapping[Track, str] = {
-    "online": "trained by interaction; judged on all episodes of a trial",
-    "offline-zero-shot": "trained on the declared datasets only; judged on the first episode",
-    "offline-few-shot": "trained on the declared datasets only; judged on the last episode, after its own experience",
-    "prompt-k": "trained on the declared datasets only and prompted with k steps of the test task; judged on the last",
-    "oracle": "shown the hidden task: an upper bound, not a competitor",
-}
-
-# The track that the evaluator files a result under, and whether its agent may be shown the hidden task.
-PLAYED_AS: Mapping[Track, str] = {
-    "online": "online",
-    "offline-zero-shot": "offline",
-    "offline-few-shot": "offline",
-    "prompt-k": "prompt-k",
-    "oracle": "oracle",
-}
-SEES: Mapping[Track, tuple[bool, ...]] = {
-    "online": (False,),
-    "offline-zero-shot": (False,),
-    "offline-few-shot": (False,),
-    "prompt-k": (False, True),  # demonstrations are found by the task
-    "oracle": (True,),
-}
 
 
 class Dataset(Record):
@@ -94,7 +73,7 @@ class Submission(Record):
     paper: Url = ""
     code: Url = ""
     commit: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{7,64})?$")] = ""
-    track: Track
+    track: TrackName
     trains: bool  # False: an agent made from the benchmark's definition, whose runs are repetitions
     plugin: Line = ""  # its name among the installed agents, for who wants to run it again
     training: Training
@@ -106,15 +85,8 @@ class Submission(Record):
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
-        offline = self.track not in ("online", "oracle")
-        if offline and not self.training.datasets:
-            raise ValueError(f"the track {self.track} needs the datasets that were trained on, each with its sha256")
-        if offline and self.training.env_steps:
-            raise ValueError(f"the track {self.track} allows no environment steps, {self.training.env_steps} declared")
-        if not self.trains and (self.training.env_steps or self.training.datasets):
-            raise ValueError("an agent that does not train has used no environment steps and no datasets")
-        if self.track == "online" and self.trains and not self.training.env_steps:
-            raise ValueError("a trained agent of the track online has used environment steps; 0 are declared")
+        used = self.training
+        TRACKS[self.track].check_training(self.trains, used.env_steps, len(used.datasets))
         return self
 
     @property
@@ -147,7 +119,7 @@ class Board(Record):
     episodes: int = Field(ge=1)
     repeats: int = Field(ge=1)
     task_digest: Sha256
-    tracks: tuple[Track, ...] = Field(min_length=1)  # each is ranked by itself
+    tracks: tuple[TrackName, ...] = Field(min_length=1)  # each is ranked by itself
     metric: Literal["iqm", "data-efficiency"] = "iqm"
     target: float | None = None  # data-efficiency: the score an agent must reach to be ranked by its environment steps
     min_runs: int = Field(default=5, ge=1)
@@ -215,12 +187,6 @@ def evaluation_seed(board: str, policy_sha256: str, run: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def policy_sha256(files: Mapping[str, bytes]) -> str:
-    """The hash of a policy's files by name."""
-    parts = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def read_boards(path: Path) -> dict[str, Board]:
     """The boards of a TOML file, by id; ValueError in one sentence naming the first fault."""
     if not path.is_file():
@@ -248,6 +214,12 @@ def read_boards(path: Path) -> dict[str, Board]:
     return boards
 
 
+def boards_in(root: Path) -> dict[str, Board]:
+    """The boards of a folder of leaderboards: its own boards.toml, or where it has none the package's."""
+    own = root / BOARDS
+    return read_boards(own if own.is_file() else OWN_BOARDS)
+
+
 def board_of(boards: Mapping[str, Board], id: str) -> Board:
     """One board; ValueError with near names for an unknown one."""
     if id not in boards:
@@ -273,4 +245,4 @@ def dump(record: Record) -> bytes:
 
 
 TRACE_NAME = re.compile(r"^traces/run_(\d{3})\.npz$")
-POLICY_NAME = re.compile(r"^policies/run_(\d{3})/(config\.json|policy\.safetensors)$")
+POLICY_NAME = re.compile(rf"^policies/run_(\d{{3}})/({re.escape(CONFIG)}|{re.escape(POLICY)})$")

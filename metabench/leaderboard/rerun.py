@@ -5,7 +5,6 @@ The agent's code is the installed plug-in; from the submission come only weights
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ import numpy as np
 from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.stats import mean, stratified_bootstrap
 from metabench.leaderboard.folder import Folder
-from metabench.leaderboard.records import SEES, Board, Rerun, Results, Submission, evaluation_seed
+from metabench.leaderboard.records import Board, Rerun, Results, Submission, evaluation_seed
 from metabench.leaderboard.replay import Fault
-from metabench.plugins import agent_names, load_plugin
+from metabench.leaderboard.track import TRACKS
+from metabench.plugins import agent_names, load_plugin, load_run
+from metabench.runs import CONFIG, POLICY, lay_out, parse_record
 
 CONFIDENCE = 0.99  # of the interval of the difference that must contain 0
 _EQUAL = 1e-9  # relative: policies and benchmarks without chance give the same again
@@ -41,7 +42,7 @@ def rerun(folder: Folder, submission: Submission, results: Results, board: Board
     for index, run in enumerate(submission.runs):
         fresh = evaluation_seed(f"{board.id}/{seed}", run.policy_sha256, index)
         agent = _agent(submission, policies.get(index), board, run.train_seed, fresh)
-        if bool(getattr(agent, "privileged", False)) not in SEES[submission.track]:
+        if not TRACKS[submission.track].allows(bool(getattr(agent, "privileged", False))):
             raise Fault(f"the agent {submission.plugin} sees what the track {submission.track} does not show, or less")
         again.append(evaluate(agent, board.played(fresh)).array())
     before = np.stack([result.array() for result in results.results])
@@ -76,19 +77,18 @@ def _agent(submission: Submission, files: Any, board: Board, train_seed: int | N
         if not hasattr(plugin, "build"):
             raise Fault(f"{submission.plugin} is an agent that trains, but was submitted as one that does not")
         return plugin.build(board.benchmark, board.split, fresh)
-    if files is None or set(files) != {"config.json", "policy.safetensors"}:
+    if files is None or set(files) != {CONFIG, POLICY}:
         raise Fault("the policies are not part of the submission: nothing to run again")
     try:
-        settings = json.loads(files["config.json"])
-        told = (settings["agent"], settings["benchmark"], settings["seed"])
-    except (ValueError, KeyError, TypeError):
-        raise Fault("config.json of a policy is no training run's settings") from None
+        run = parse_record(files[CONFIG])
+    except ValueError:
+        raise Fault(f"{CONFIG} of a policy is no training run's settings") from None
+    told = (run.agent, run.benchmark, run.seed)
     if told != (submission.plugin, board.benchmark, train_seed):
         raise Fault(f"the policy is of the run {told}, not of {(submission.plugin, board.benchmark, train_seed)}")
     with tempfile.TemporaryDirectory() as name:
-        for target, source in (("config.json", "config.json"), ("checkpoint.safetensors", "policy.safetensors")):
-            (Path(name) / target).write_bytes(files[source])
+        lay_out(files, Path(name))
         try:
-            return plugin.load(Path(name))
+            return load_run(Path(name)).agent
         except Exception as error:  # weights and settings may be anything; the sentence is for the submitter
             raise Fault(f"the policy cannot be loaded: {type(error).__name__}: {str(error)[:200]}") from None

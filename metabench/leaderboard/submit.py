@@ -7,12 +7,13 @@ import hashlib
 import json
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from metabench.agent import Agent
 from metabench.evaluation.evaluate import evaluate_traced, versions
@@ -27,18 +28,17 @@ from metabench.leaderboard.records import (
     Results,
     Run,
     Submission,
-    Track,
     Training,
     dump,
     evaluation_seed,
-    policy_sha256,
 )
 from metabench.leaderboard.replay import check_actions_inside
-from metabench.plugins import load_plugin
+from metabench.leaderboard.rules import check_agent, check_board, check_policies, check_runs
+from metabench.leaderboard.track import TrackName
+from metabench.plugins import load_plugin, load_run
 from metabench.registry import spec
+from metabench.runs import CONFIG, POLICY, is_run, policy, read_metrics, read_record, without_learner
 
-CONFIG, CHECKPOINT, POLICY, METRICS = "config.json", "checkpoint.safetensors", "policy.safetensors", "metrics.jsonl"
-LEARNERS = ("adam", "optimiser", "optimizer", "replay", "buffer", "target")  # tensors under these are for training only
 _FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512vl", "amx_tile", "asimd", "sve")  # what maths libraries choose by
 
 
@@ -54,7 +54,7 @@ class About:
     paper: str = ""
     code: str = ""
     commit: str = ""
-    track: Track = "online"
+    track: TrackName = "online"
     test_tasks: str = "none"
     plugin: str = ""  # the agent's name among the installed ones, if it has one
     trains: bool = True
@@ -62,13 +62,17 @@ class About:
     card: str = ""  # Markdown; a short one is written if it is empty
 
 
+_TOLD = tuple(part.name for part in fields(About) if part.name != "card")  # what stands in the record
+
+
 class Entrant(NamedTuple):
     """One run that enters."""
 
     agent: Agent[Any]
     train_seed: int | None
-    policy: Mapping[str, bytes]  # files to publish, by name; may be empty
+    policy: Mapping[str, bytes]  # to publish: config.json, policy.safetensors; may be empty
     sha256: str  # of the policy, whether it is published or not
+    note: str = ""  # what a submitter should know before it is played
 
 
 def submit(
@@ -80,6 +84,8 @@ def submit(
 ) -> Path:
     """Evaluates all runs and writes `root/<board>/<agent>/<date>-<id>`; the same input gives the same bytes.
 
+    Whatever a verification would refuse without looking at what was played is refused before anything is played.
+
     Args:
         board: Where to.
         entrants: All runs that were trained, with the seeds 0, 1, ...; for an agent that does not train, repetitions.
@@ -90,6 +96,7 @@ def submit(
     Raises:
         ValueError: In one sentence; nothing is left behind then.
     """
+    plan = planned(board, entrants, about)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".submit-") as name:
         draft = Path(name)
@@ -110,36 +117,57 @@ def submit(
                 write_atomically(draft / "policies" / f"run_{index:03d}" / file, content)
         write_atomically(draft / RESULT, dump(Results(results=tuple(results))))
         write_atomically(draft / CARD, (about.card or _card(about, board)).encode())
-        runs = tuple(Run(train_seed=entrant.train_seed, policy_sha256=entrant.sha256) for entrant in entrants)
-        return _seal(draft, board, about, runs, root)
+        return _seal(draft, plan, root)
 
 
-def _seal(draft: Path, board: Board, about: About, runs: tuple[Run, ...], root: Path) -> Path:
+def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submission:
+    """The record of a submission before anything is played, without the hashes of its files.
+
+    Raises:
+        ValueError: In one sentence: what a verification would refuse it for.
+    """
+    for index, entrant in enumerate(entrants):
+        for name in entrant.policy:
+            if name not in (CONFIG, POLICY):
+                raise ValueError(
+                    f"run {index}: a policy is published as {CONFIG} and {POLICY}, not as {name!r}; leave it out "
+                    f"(policy={{}}) and keep its sha256, or publish its tensors"
+                )
+        if POLICY in entrant.policy:
+            without_learner(entrant.policy[POLICY], f"run {index}")
+    told = {name: getattr(about, name) for name in _TOLD}
+    try:
+        submission = Submission(
+            board=board.id,
+            runs=tuple(Run(train_seed=entrant.train_seed, policy_sha256=entrant.sha256) for entrant in entrants),
+            versions=versions(),
+            cpu_flags=cpu_flags(),
+            files={},
+            **told,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where or 'the submission'}: {first['msg'].removeprefix('Value error, ')}") from None
+    check_board(submission, board)
+    check_runs(submission, board)
+    for index, entrant in enumerate(entrants):
+        check_agent(index, entrant.agent, submission, board)
+    published = {index: entrant.policy for index, entrant in enumerate(entrants) if entrant.policy}
+    check_policies(published, submission)
+    size = sum(len(content) for files in published.values() for content in files.values())
+    if size > MAX_BYTES:
+        raise ValueError(f"the policies have {size:,} bytes, more than the {MAX_BYTES:,} allowed; leave them out")
+    return submission
+
+
+def _seal(draft: Path, plan: Submission, root: Path) -> Path:
     """Adds submission.json and moves the folder where it belongs."""
     files: dict[str, str] = {}
     for path in sorted(draft.rglob("*")):
         if path.is_file():
             files[path.relative_to(draft).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    submission = Submission(
-        board=board.id,
-        agent=about.agent,
-        version=about.version,
-        title=about.title,
-        authors=about.authors,
-        date=about.date,
-        paper=about.paper,
-        code=about.code,
-        commit=about.commit,
-        track=about.track,
-        trains=about.trains,
-        plugin=about.plugin,
-        training=about.training,
-        test_tasks=about.test_tasks,  # pyright: ignore[reportArgumentType]
-        runs=runs,
-        versions=versions(),
-        cpu_flags=cpu_flags(),
-        files=files,
-    )
+    submission = Submission(**{**plan.model_dump(), "files": files})
     write_atomically(draft / SUBMISSION, dump(submission))
     size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
     if size > MAX_BYTES:
@@ -159,18 +187,11 @@ def _seal(draft: Path, board: Board, about: About, runs: tuple[Run, ...], root: 
 
 def open_run(folder: Path, board: Board, publish: bool) -> Entrant:
     """The agent of a training run's folder; ValueError in one sentence if it is none, or of another benchmark."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ValueError(f"there is no trained agent in {folder}: it has no {CONFIG}")
-    settings = json.loads(path.read_text())
-    if settings["benchmark"] != board.benchmark:
-        raise ValueError(
-            f"{folder} was trained on {settings['benchmark']}; the board {board.id} is of {board.benchmark}"
-        )
-    plugin: Any = load_plugin(settings["agent"])
-    agent = plugin.load(folder)
-    policy = policy_files(folder)
-    return Entrant(agent, settings["seed"], policy if publish else {}, policy_sha256(policy))
+    if is_run(folder) and (record := read_record(folder)).benchmark != board.benchmark:
+        raise ValueError(f"{folder} was trained on {record.benchmark}; the board {board.id} is of {board.benchmark}")
+    agent, record = load_run(folder)
+    found = policy(folder)
+    return Entrant(agent, record.seed, found.files if publish else {}, found.sha256, found.private if publish else "")
 
 
 def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
@@ -182,50 +203,12 @@ def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
     return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha) for run in range(runs)]
 
 
-def policy_files(folder: Path) -> dict[str, bytes]:
-    """What of a run's folder is its policy: the settings, and the checkpoint without what only training needs."""
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_file():
-        raise ValueError(f"there is no trained agent in {folder}: it has no {CHECKPOINT}")
-    return {CONFIG: (folder / CONFIG).read_bytes(), POLICY: without_learner(checkpoint.read_bytes())}
-
-
-def without_learner(content: bytes) -> bytes:
-    """A safetensors file without the tensors under `LEARNERS`: the optimiser's, the replay's, target networks'.
-
-    The first part of a tensor's name tells its group: `adam/3/exp_avg`, `dt-adam/3/exp_avg` and `target.0.weight` go.
-    """
-    (size,) = struct.unpack("<Q", content[:8])
-    head, data = json.loads(content[8 : 8 + size]), content[8 + size :]
-    kept: dict[str, Any] = {}
-    parts: list[bytes] = []
-    start = 0
-    for name in sorted(head):
-        if name == "__metadata__":
-            kept[name] = head[name]
-            continue
-        group, *rest = re.split(r"[/.]", name)
-        if rest and group.rpartition("-")[2] in LEARNERS:  # a tensor that is itself called "target" is no network
-            continue
-        begin, end = head[name]["data_offsets"]
-        kept[name] = {**head[name], "data_offsets": [start, start + end - begin]}
-        parts.append(data[begin:end])
-        start += end - begin
-    text = json.dumps(kept, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned
-    return struct.pack("<Q", len(text)) + text + b"".join(parts)
-
-
 def training_of(folders: Sequence[Path], datasets: Sequence[Dataset], hours: float | None, hardware: str) -> Training:
     """What the runs' own metrics say of one run's training: the most any of them used."""
     frames, seconds = 0, 0.0
     for folder in folders:
-        path = folder / METRICS
-        if not path.is_file():
-            continue
         last, spent = 0, 0.0
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
+        for row in read_metrics(folder):
             now = int(row.get("frames", last))
             if "time/seconds" in row:
                 spent += row["time/seconds"]

@@ -17,9 +17,7 @@ from metabench.evaluation.traces import Trace, spec_digest
 from metabench.leaderboard.folder import MAX_CARD, Folder
 from metabench.leaderboard.records import (
     CARD,
-    PLAYED_AS,
     RESULT,
-    SEES,
     VERIFICATION,
     Board,
     Check,
@@ -31,10 +29,10 @@ from metabench.leaderboard.records import (
     board_of,
     dump,
     evaluation_seed,
-    policy_sha256,
 )
 from metabench.leaderboard.replay import Fault, replay
 from metabench.leaderboard.rerun import rerun
+from metabench.leaderboard.rules import check_board, check_played, check_policies, check_runs, check_shown
 from metabench.registry import Spec, spec
 
 TOO_GOOD = 1.02  # a score above this is worth a look: the oracle has 1
@@ -184,40 +182,17 @@ class _Verification:
 
     def _board(self, submission: Submission) -> Board:
         board = board_of(self.boards, submission.board)
-        if submission.track not in board.tracks:
-            raise Fault(f"the board {board.id} has no track {submission.track}; it has {', '.join(board.tracks)}")
-        chosen = spec(board.benchmark)
-        if chosen.table().digest(board.split) != board.task_digest:
-            raise Fault(f"the installed tasks of {chosen.id} are not the board's: another table digest")
-        if wrong := board.broken_pin(submission.versions):
-            raise Fault(f"it was evaluated with {wrong}")
-        if wrong := board.broken_pin(versions()):
-            raise Fault(f"this machine has {wrong}: it cannot verify the submission")
+        check_board(submission, board)
         if board.superseded_by:
             self.flags.append(f"the board is superseded by {board.superseded_by}")
         self.found(
-            "board", f"{board.id}: {chosen.id}, split {board.split}, track {submission.track}; versions as pinned"
+            "board", f"{board.id}: {board.benchmark}, split {board.split}, track {submission.track}; versions as pinned"
         )
         return board
 
     def _runs(self, submission: Submission, board: Board) -> None:
-        runs, seeds = submission.runs, [run.train_seed for run in submission.runs]
-        if submission.trains:
-            if None in seeds:
-                raise Fault("a run of an agent that trains has no training seed")
-            if sorted(seeds) != list(range(len(seeds))):  # pyright: ignore[reportArgumentType]
-                raise Fault(
-                    f"the training seeds are {', '.join(str(s) for s in seeds)}; all runs of a sweep must be there, "
-                    f"with the seeds 0 to {len(seeds) - 1}: no choice of the best"
-                )
-            if len({run.policy_sha256 for run in runs}) < len(runs):
-                raise Fault("two runs have the same policy: a run stands twice")
-        elif any(seed is not None for seed in seeds) or len({run.policy_sha256 for run in runs}) > 1:
-            raise Fault(
-                "the runs of an agent that does not train are repetitions of one policy, without training seeds"
-            )
-        if len(runs) < board.min_runs:
-            raise Fault(f"there are {len(runs)} runs; the board {board.id} asks for at least {board.min_runs}")
+        check_runs(submission, board)
+        runs = submission.runs
         self.found("runs", f"{len(runs)}, none left out" if submission.trains else f"{len(runs)} repetitions")
 
     def _policies(self, folder: Folder, submission: Submission) -> None:
@@ -225,11 +200,7 @@ class _Verification:
         if not policies:
             self.found("policies", "only their sha256: they are not part of the submission")
             return
-        if sorted(policies) != list(range(len(submission.runs))):
-            raise Fault(f"there are policies of the runs {sorted(policies)}, but {len(submission.runs)} runs")
-        for index, run in enumerate(submission.runs):
-            if policy_sha256(policies[index]) != run.policy_sha256:
-                raise Fault(f"the policy of run {index} is not the one whose sha256 is declared")
+        check_policies(policies, submission)
         self.found("policies", f"{len(policies)}, every sha256 as declared")
 
     def _results(self, results: Results, submission: Submission, board: Board) -> None:
@@ -239,10 +210,9 @@ class _Verification:
             played = board.played(evaluation_seed(board.id, run.policy_sha256, index))
             _same_protocol(f"the result of run {index}", result.protocol, played)
             _same_digest(f"the result of run {index}", result.task_digest, board)
-            if result.track == "oracle" and submission.track != "oracle":
-                raise Fault(_privileged(index, True, submission))
-            if result.track != PLAYED_AS[submission.track]:
-                raise Fault(f"run {index} was played as {result.track}, which does not go with {submission.track}")
+            if result.track == "oracle":
+                check_shown(index, True, submission)
+            check_played(index, result.track, submission)
             if result.train_seed != run.train_seed:
                 raise Fault(
                     f"the result of run {index} has the training seed {result.train_seed}, not {run.train_seed}"
@@ -296,8 +266,7 @@ class _Verification:
         _same_digest("the trace", trace.header.task_digest, board)
         if trace.header.spec_digest != spec_digest(chosen):
             raise Fault(f"the trace is of another version of {chosen.id} than the installed one")
-        if trace.header.privileged not in SEES[submission.track]:
-            raise Fault(_privileged(index, trace.header.privileged, submission))
+        check_shown(index, trace.header.privileged, submission)
 
     def _look(self, results: Results, board: Board) -> None:
         """Flags for a person; no fault by themselves."""
@@ -347,11 +316,6 @@ def _same_scores(trace: Trace, result: Result) -> None:
     won = None if result.successes is None else np.array(result.successes).reshape(own.shape)
     if (won is None) != (trace.successes is None) or (won is not None and (won != trace.successes).any()):
         raise Fault(f"{RESULT} has other successes than the trace")
-
-
-def _privileged(index: int, sees: bool, submission: Submission) -> str:
-    shown = "was shown the hidden task (a privileged observation)" if sees else "was not shown the hidden task"
-    return f"run {index}: the agent {shown}, which does not go with the track {submission.track}"
 
 
 def fresh_seed() -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from metabench_agents.parts.run import Run
 
 import metabench
 from metabench.evaluation.results import Result
+from metabench.runs import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", Path(__file__).parent / "results", ROOT / "docs" / "images"
@@ -106,7 +106,7 @@ def train(benchmark: str, name: str, seed: int) -> None:
     config = with_settings(module.Config(), changes)
     agent = module.train(benchmark, config, seed=seed, run=Run(folder, show=False))
     keep(benchmark, name, agent, seed)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(folder)
     frames = np.array([0] + [row["frames"] for row in rows])
     seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
     with (RESULTS / benchmark / f"{name}-s{seed}-curve.csv").open("w", newline="") as file:

@@ -10,7 +10,6 @@ references of random and oracle.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 import metabench
 from metabench.evaluation.results import Result
+from metabench.runs import METRICS, RESULT, read_metrics, result_path
 
 INK, FAINT = "#282C34", "#C9C6BE"
 COLOURS = {"meta-dt": "#0072B2", "prompt-dt": "#009E73", "dt": "#D55E00", "bc": "#8A8F99"}
@@ -26,10 +26,10 @@ COLOURS = {"meta-dt": "#0072B2", "prompt-dt": "#009E73", "dt": "#D55E00", "bc": 
 def curves(folder: Path, agent: str, phase: str, key: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Updates and values of one metric, of every run of an agent that is finished."""
     found = []
-    for path in sorted(folder.glob(f"{agent}/s*/metrics.jsonl")):
-        if not (path.parent / "result.json").exists():
+    for path in sorted(folder.glob(f"{agent}/s*/{METRICS}")):
+        if not result_path(path.parent, "test").exists():
             continue
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = read_metrics(path.parent)
         rows = [row for row in rows if row["phase"] == phase and key in row]
         found.append((np.array([r["update"] for r in rows]), np.array([r[key] for r in rows])))
     return [(x, y) for x, y in found if len(x)]
@@ -57,7 +57,7 @@ def draw(folder: Path, target: Path) -> None:
     _label(loss, "updates of the transformer", "squared error of the actions, training")
     loss.legend(frameon=False)
     for agent, colour in COLOURS.items():
-        results = [Result.load(p).trials().mean(0) for p in sorted(folder.glob(f"{agent}/s*/result.json"))]
+        results = [Result.load(p).trials().mean(0) for p in sorted(folder.glob(f"{agent}/s*/{RESULT}"))]
         for values in results:
             reached.plot(range(1, len(values) + 1), values, color=colour, lw=0.8, alpha=0.35, marker="o", ms=3)
         if results:

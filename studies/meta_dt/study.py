@@ -36,6 +36,7 @@ from metabench.datasets.format import MANIFEST
 from metabench.datasets.ids import split_folder
 from metabench.evaluation.results import Protocol, Result, write_atomically
 from metabench.plugins import load_plugin
+from metabench.runs import RESULT, result_path
 
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")
@@ -161,7 +162,7 @@ def check_names(names: Iterable[str], agents: Iterable[str]) -> None:
 def run(item: Item, arguments: argparse.Namespace) -> str:
     """Trains and evaluates one run; says what happened."""
     folder = item.folder(arguments.out)
-    target = folder / "result.json"
+    target = result_path(folder, "test")
     if target.exists():
         return "there already"
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +222,7 @@ def table(arguments: argparse.Namespace) -> str:
     for benchmark in arguments.benchmarks:
         for quality in arguments.qualities:
             rows: dict[str, list[Result]] = {}
-            for path in sorted((arguments.out / benchmark / quality).glob("*/s*/result.json")):
+            for path in sorted((arguments.out / benchmark / quality).glob(f"*/s*/{RESULT}")):
                 result = Result.load(path)
                 rows.setdefault(result.agent, []).append(result)
             if not rows:

@@ -30,10 +30,11 @@ import numpy as np
 from metabench_agents.context import metadreamer
 from metabench_agents.context.disentanglement import dci, mig
 from metabench_agents.context.imagination import choose, factor_map, interpolate
-from metabench_agents.parts.run import CHECKPOINT, CONFIG, METRICS, Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 
 import metabench
 from metabench.evaluation.results import Result, write_atomically
+from metabench.runs import CHECKPOINT, CONFIG, METRICS, read_metrics
 from studies.efficiency import Curve, efficiency, ratio, read_curve, thresholds
 from studies.metadreamer.pictures import latent_space, learning_curves, traversal
 from studies.metadreamer.settings import LEAN, LONG, STUDIES, variants
@@ -98,7 +99,7 @@ def keep(root: Path, benchmark: str, names: Sequence[str]) -> None:
             for path in folder.glob("result-*.json"):
                 tail = path.name.removeprefix("result-")
                 write_atomically(out / f"{folder.name}-{tail}", path.read_bytes())
-            rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+            rows = read_metrics(folder)
             points = [[row["frames"], *(round(row[c], 3) for c in columns)] for row in rows if columns[0] in row]
             lines = [",".join(map(str, line)) for line in [["frames", *columns], *points]]
             write_atomically(out / f"{folder.name}-curve.csv", ("\n".join(lines) + "\n").encode())
@@ -206,7 +207,7 @@ def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[
     for name in names:
         rows = []
         for folder in sorted((root / benchmark).glob(f"{name}-s[0-9]*")):
-            if not (folder / "checkpoint.safetensors").exists() or name.startswith("pearl"):
+            if not (folder / CHECKPOINT).exists() or name.startswith("pearl"):
                 continue
             state, config = metadreamer.load_training(folder)
             means = load_checkpoint(folder).tensors["last/means"].numpy()
@@ -232,7 +233,7 @@ def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[
 def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
     """Latent space and traversals of one run of MetaDreamer."""
     folder, study = folder_of(root, benchmark, variant, seed), STUDIES[benchmark]
-    if not (folder / "checkpoint.safetensors").exists():
+    if not (folder / CHECKPOINT).exists():
         return
     state, config = metadreamer.load_training(folder)
     beliefs = metadreamer.real_beliefs(state, config, stream(0, 2), contexts=48)

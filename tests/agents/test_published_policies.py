@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import metabench
+from metabench import runs
 from metabench.datasets import generate
-from metabench.leaderboard.submit import policy_files
 from metabench.plugins import agent_names, load_plugin
 
 ALGORITHMS = [name for name in agent_names() if hasattr(load_plugin(name), "train")]
@@ -63,9 +63,8 @@ def test_what_is_published_is_enough_to_play(tmp_path, name):
     run = plugin.Run(tmp_path / "run", show=False)
     plugin.train(id, config, seed=0, run=run)
     (tmp_path / "published").mkdir()
-    for file, content in policy_files(run.folder).items():
-        place = "checkpoint.safetensors" if file.endswith("safetensors") else file
-        (tmp_path / "published" / place).write_bytes(content)
+    for file, content in runs.policy(run.folder).files.items():
+        (tmp_path / "published" / file).write_bytes(content)
     whole, published = (
         metabench.evaluate(plugin.load(folder), id, split="test").array()
         for folder in (run.folder, tmp_path / "published")

@@ -1,13 +1,17 @@
 """The command line: what it prints, how it fails, what it does not import."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from metabench.cli.main import main
 from metabench.evaluation.results import Result
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(capsys, *arguments):
@@ -175,3 +179,11 @@ def test_quickstart_leaves_everything(capsys, tmp_path, monkeypatch):
     page = (folder / "report.html").read_text()
     assert "data:image/png;base64," in page and page.count("<tr") == 12
     assert "http" not in page.replace("http-equiv", ""), "the page must need no network"
+
+
+def test_a_published_policy_is_played_and_nothing_is_added_to_it(capsys, tmp_path):
+    (entry,) = (ROOT / "leaderboards" / "point-robot" / "bc").iterdir()
+    shutil.copytree(entry / "policies" / "run_000", tmp_path / "run_000")
+    before = sorted(path.name for path in (tmp_path / "run_000").iterdir())
+    run(capsys, "evaluate", str(tmp_path / "run_000"), "PointRobot-v0")
+    assert sorted(path.name for path in (tmp_path / "run_000").iterdir()) == before

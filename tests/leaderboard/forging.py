@@ -12,6 +12,7 @@ from metabench.evaluation.traces import Trace
 from metabench.leaderboard.records import BOARDS, SUBMISSION, Board, Submission, Training, dump, read_boards
 from metabench.leaderboard.submit import About, Entrant, submit
 from metabench.npz import pack
+from metabench.runs import policy_sha256
 
 REACH, GRID = "reach", "grid"
 
@@ -67,8 +68,6 @@ class Noisy:
 def entrants(benchmark, count):
     space = metabench.spec(benchmark).family().action_space
     policies = [{"config.json": json.dumps({"seed": seed}).encode()} for seed in range(count)]
-    from metabench.leaderboard.records import policy_sha256
-
     return [Entrant(Noisy(space, seed), seed, policy, policy_sha256(policy)) for seed, policy in enumerate(policies)]
 
 

@@ -1,26 +1,21 @@
-"""The folder of a training run: config, metrics, checkpoints that survive a kill. Knows nothing of any algorithm."""
+"""Runs whose checkpoints are tensors, and survive a kill. Knows nothing of any algorithm."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metabench.evaluation.results import PROTOCOL_VERSION, write_atomically
-
-CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+from metabench import runs
+from metabench.runs import CHECKPOINT, POLICY, read_record
 
 
 class Checkpoint(NamedTuple):
@@ -31,8 +26,8 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]  # JSON
 
 
-class Run:
-    """One training run and its files.
+class Run(runs.Run):
+    """A run whose checkpoints are tensors in a safetensors file; see `metabench.runs.Run` for the rest.
 
     Args:
         folder: Where everything goes. A folder that holds the same run is continued.
@@ -42,80 +37,55 @@ class Run:
     """
 
     def __init__(self, folder: Path, *, threads: int = 1, show: bool = True, checkpoint_every: int = 50):
-        self.folder, self.show, self.checkpoint_every = folder, show, checkpoint_every
+        super().__init__(folder, show=show, checkpoint_every=checkpoint_every)
         torch.set_num_threads(threads)
-        self._progress: Progress | None = None
 
     def begin(self, agent: str, benchmark: str, config: Any, seed: int) -> Checkpoint | None:
         """Opens the folder; the checkpoint to continue from, if there is one.
 
         Raises:
-            ValueError: If the folder holds a run with other settings: nothing is overwritten.
+            ValueError: If the folder holds a run with other settings, or another process writes there: nothing is
+                overwritten.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"agent": agent, "benchmark": benchmark, "seed": seed, "protocol": PROTOCOL_VERSION}
-        record |= {"config": asdict(config)}
-        path = self.folder / CONFIG
-        if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(record)):
-            raise ValueError(f"{self.folder} holds another run; choose another folder or remove it (settings: {path})")
-        write_atomically(path, json.dumps(record, indent=2).encode())
+        self._open(agent, benchmark, config, seed)
         checkpoint = load_checkpoint(self.folder) if (self.folder / CHECKPOINT).exists() else None
-        size = checkpoint.state["metrics_bytes"] if checkpoint else 0
-        with (self.folder / METRICS).open("ab") as metrics:  # rows after the checkpoint will be written again
-            metrics.truncate(size)
+        self._cut_metrics(checkpoint.state["metrics_bytes"] if checkpoint else 0)
         return checkpoint
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one line to metrics.jsonl. Keys that begin with `time/` may differ between two equal runs."""
-        with (self.folder / METRICS).open("a") as metrics:
-            metrics.write(json.dumps(row) + "\n")
-
     def save(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint: at every moment the folder holds the old one or the new one, whole."""
-        metrics = self.folder / METRICS
-        with metrics.open("ab") as file:
-            os.fsync(file.fileno())
-        record = {"iteration": iteration, **state, "metrics_bytes": metrics.stat().st_size}
+        """Replaces the checkpoint: at every moment the folder holds the old one or the new one, whole.
+
+        Raises:
+            Stopped: The run was asked to stop; the checkpoint is written.
+        """
+        record = {"iteration": iteration, **state, "metrics_bytes": self._sync_metrics()}
         temporary = self.folder / f".{CHECKPOINT}.part"
         own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
         save_file(own, temporary, metadata={"state": json.dumps(record)})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(self.folder / CHECKPOINT)
-
-    @contextlib.contextmanager
-    def progress(self, total: int, done: int, unit: str) -> Iterator[Any]:
-        """A bar over `total` iterations; yields `update(done, text)`."""
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        bar = Progress(
-            *columns,
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
-            disable=not self.show,
-        )
-        with bar:
-            task = bar.add_task("training", total=total, completed=done, text="")
-            yield lambda completed, text: bar.update(task, completed=completed, text=text)
+        self._stop_if_asked(iteration)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`; ValueError if there is none."""
+    """The checkpoint in `folder`, or the tensors of a published policy; ValueError if there is neither."""
     path = folder / CHECKPOINT
+    path = path if path.is_file() else folder / POLICY
     if not path.is_file():
         raise ValueError(f"there is no trained agent in {folder}: it has no {CHECKPOINT}")
-    with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportPrivateImportUsage]
-        state = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-    return Checkpoint(state["iteration"], tensors, state)
+    try:
+        with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportPrivateImportUsage]
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        return Checkpoint(state["iteration"], tensors, state)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no checkpoint of a run: {type(error).__name__}: {error}") from None
 
 
 def load_config(folder: Path) -> dict[str, Any]:
     """The settings of the run in `folder`: agent, benchmark, seed, protocol, config; ValueError if there are none."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ValueError(f"there is no run in {folder}: it has no {CONFIG}")
-    return {"protocol": "slots-1"} | json.loads(path.read_text())  # the first runs did not say it
+    return read_record(folder).model_dump(mode="json")
 
 
 def pack(modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

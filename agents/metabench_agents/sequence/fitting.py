@@ -55,7 +55,7 @@ def fit(
             row = {"phase": title, "update": done} | means | dict(after_block(done)) | {"time/updates_per_s": rate}
             run.log(row)
             advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
-            if done == updates or time.monotonic() - saved > SAVE_SECONDS:
+            if done == updates or run.stop_requested or time.monotonic() - saved > SAVE_SECONDS:
                 run.save(before + blocks(done), tensors(), {"phase": title})
                 saved = time.monotonic()
 

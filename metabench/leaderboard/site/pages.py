@@ -10,8 +10,9 @@ import numpy as np
 from markdown_it import MarkdownIt
 
 from metabench.leaderboard.ranking import THRESHOLDS, Entry, Row, Table
-from metabench.leaderboard.records import TRACKS, Board
+from metabench.leaderboard.records import Board
 from metabench.leaderboard.site.charts import Line, bounds, color, interval_bar, legend, line_chart, number, shade
+from metabench.leaderboard.track import TRACKS
 from metabench.registry import spec
 
 MAX_LINES = 12  # agents in a chart; the rest are in the table
@@ -240,7 +241,7 @@ def _entry_table(id: str, entries: Sequence[Entry], up: str) -> str:
 
 
 def _track(table: Table) -> str:
-    head = f'<h2 id="{table.track}">{e(table.track)}</h2><p class="soft">{e(TRACKS[table.track])}</p>'
+    head = f'<h2 id="{table.track}">{e(table.track)}</h2><p class="soft">{e(TRACKS[table.track].about)}</p>'
     if not table.rows and not table.unranked:
         return head + '<p class="empty">There is no entry yet.</p>'
     parts = [head]

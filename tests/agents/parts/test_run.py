@@ -8,6 +8,9 @@ import torch
 from metabench_agents.parts import run as run_module
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 
+from metabench import runs
+from metabench.runs import Stopped
+
 
 @dataclass(frozen=True)
 class Config:
@@ -92,3 +95,51 @@ def test_streams_differ_by_every_part_of_their_key():
     draws = {tuple(torch.rand(2, generator=stream(*key)).tolist()) for key in keys}
     assert len(draws) == 4
     assert torch.equal(torch.rand(2, generator=stream(1, 2)), torch.rand(2, generator=stream(1, 2)))
+
+
+def test_asked_to_stop_the_next_checkpoint_is_written_at_once_and_ends_training(tmp_path):
+    run = Run(tmp_path, show=False, checkpoint_every=50)
+    run.begin("a", "B-v0", Config(), 3)
+    assert run.checkpoint_every == 50 and not run.stop_requested
+    run.request_stop()
+    assert run.checkpoint_every == 1 and run.stop_requested
+    run.log({"iteration": 1})
+    with pytest.raises(Stopped, match="stopped after iteration 1"):
+        run.save(1, {"w": torch.ones(1)}, {})
+    assert begin(tmp_path).iteration == 1
+
+
+def test_a_training_loop_stops_where_it_can_go_on_to_the_same_bits(tmp_path):
+    """A real loop, told to stop in its second iteration, continued: its weights are those of an unbroken one."""
+    from metabench_agents import rl2
+
+    config = rl2.Config(frames=60 * 16 * 4, trials=16, hidden=16, embed=16, head=16)
+
+    class Interrupted(Run):
+        def log(self, row):
+            super().log(row)
+            if row["iteration"] == 2:
+                self.request_stop()
+
+    whole = rl2.train("GridSwitch-v0", config, seed=1, run=Run(tmp_path / "whole", show=False))
+    with pytest.raises(Stopped) as caught:
+        rl2.train("GridSwitch-v0", config, seed=1, run=Interrupted(tmp_path / "part", show=False))
+    assert caught.value.iteration == 2
+    rl2.train("GridSwitch-v0", config, seed=1, run=Run(tmp_path / "part", show=False))
+    one, other = (load_checkpoint(tmp_path / name).tensors for name in ("whole", "part"))
+    assert whole is not None and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_tensors_of_a_published_policy_are_read(tmp_path):
+    run = Run(tmp_path / "run", show=False)
+    run.begin("a", "B-v0", Config(), 3)
+    run.save(7, {"net/w": torch.ones(2), "adam/0/m": torch.ones(2)}, {})
+    files = runs.policy(tmp_path / "run").files
+    (tmp_path / "published").mkdir()
+    for name, content in files.items():
+        (tmp_path / "published" / name).write_bytes(content)
+    read = load_checkpoint(tmp_path / "published")
+    assert read.iteration == 7 and read.tensors.keys() == {"net/w"}
+    (tmp_path / "published" / "policy.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"policy\.safetensors is no checkpoint of a run"):
+        load_checkpoint(tmp_path / "published")
