@@ -15,6 +15,7 @@ import gymnasium as gym
 
 from metabench.drift import Drift, parse_sessions
 from metabench.envs import MetaEnv, MetaVectorEnv
+from metabench.extras import load, missing, require
 from metabench.family import Family
 from metabench.simulator import Trials
 from metabench.tasks import TaskTable, suggest
@@ -86,8 +87,7 @@ def _family(entry_point: str, kwargs: str, id: str, extra: str) -> Family[Any, A
     try:
         return getattr(importlib.import_module(module), name)(**json.loads(kwargs))
     except ModuleNotFoundError as error:
-        hint = f"pip install 'metabench[{extra}]'" if extra else f"pip install {error.name}"
-        raise ImportError(f"{id} needs the package {error.name}, which is not installed: {hint}") from error
+        raise missing(id, error.name, extra, module) from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -159,7 +159,7 @@ def spec(id: str) -> Spec:
     """The benchmark with this id, with or without the namespace; ValueError that suggests near ids."""
     name = id.removeprefix("metabench:").removeprefix(NAMESPACE)
     if name not in _SPECS and name in _DECLARED:
-        importlib.import_module(_DECLARED[name])
+        load(_DECLARED[name], name)
     if name not in _SPECS:
         for point in _entry_points().values():  # a third party's; asked only for ids nobody here knows
             if point.value not in _DECLARED.values():
@@ -194,6 +194,7 @@ def _trials(
     backend: str | None,
 ) -> Trials:
     chosen = spec(benchmark)
+    require(chosen.id, chosen.extra, chosen.entry_point, backend == "reference")
     family, table = chosen.family(), chosen.table()
     table.check_split(split)
     episodes = chosen.episodes if episodes_per_task is None else episodes_per_task
