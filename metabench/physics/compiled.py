@@ -2,7 +2,7 @@
 
 Compiled code is kept on disk, so that the next process does not compile it again: where numba keeps it
 (`NUMBA_CACHE_DIR`, beside the source, or in the user's cache), else in a temporary folder that only this user can write
-to, else nowhere. That it is not where numba would have it is said once, in a `CacheWarning`; results never depend on it.
+to, else nowhere. That it is not where numba would have it is said once, in a `CacheWarning`; results stay the same.
 
 A compiled function has to give the same bits as NumPy does: no fused multiply-add, no reordered sums, and constants in
 the array's own precision (`x.dtype.type(0.05)`).
