@@ -46,7 +46,7 @@ def missing(what: str, module: str | None, extra: str, needing: str = "metabench
         needing: The module that needs it: the command is that of the package it belongs to.
     """
     package = _PACKAGES.get(str(module), str(module))
-    own = _distribution(needing)
+    own = "metabench" if extra in NEEDS else _distribution(needing)  # a plug-in may name an extra of ours
     hint = command(extra, own) if extra or own != "metabench" else f"pip install {package}"
     return ImportError(f"{what} needs the package {package}, which is not installed: {hint}", name=module)
 

@@ -102,22 +102,22 @@ class _Cache:
 
 def _find_cache(function: Callable[..., Any]) -> Any:
     """Numba's cache of a function, in its own place or in a temporary folder; None if there is no place."""
-    import numba
+    from numba.core import config
     from numba.core.caching import FunctionCache
 
     try:
         return FunctionCache(function)
     except (RuntimeError, OSError):  # no locator: neither the package's folder nor the user's cache can be written
         pass
-    folder, before = temporary_cache(), numba.config.CACHE_DIR
+    folder, before = temporary_cache(), config.CACHE_DIR
     if folder is not None:
         try:
-            numba.config.CACHE_DIR = str(folder)
+            config.CACHE_DIR = str(folder)
             found = FunctionCache(function)
         except (RuntimeError, OSError):
             found = None
         finally:
-            numba.config.CACHE_DIR = before
+            config.CACHE_DIR = before
         if found is not None:
             _tell(f"numba can keep compiled code neither beside the package nor in your home: it is kept in {folder}")
             return found
