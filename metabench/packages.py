@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from metabench import extras
+
 OWN = "metabench"  # our own package, whose names nobody else can take
 _KINDS = {
     "metabench.agents": "agent",
@@ -53,7 +55,9 @@ def load(point: metadata.EntryPoint) -> Any:
             raise ImportError(f"{who} names {point.value}, but there is no module {missing}") from error
         if missing.partition(".")[0] in (OWN, "metabench_agents"):
             raise ImportError(f"{who} imports {missing}, which metabench does not have") from error
-        wanted = "'metabench[agents]'" if package == OWN else missing.partition(".")[0]
+        if package == OWN:
+            raise extras.missing(who, missing, "agents") from error
+        wanted = missing.partition(".")[0]
         raise ImportError(f"{who} needs the package {missing}, which is not installed: pip install {wanted}") from error
     except AttributeError as error:
         if point.attr and point.module in sys.modules and not _has(sys.modules[point.module], point.attr):

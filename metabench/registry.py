@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 from metabench import packages
 from metabench.drift import Drift, parse_sessions
 from metabench.envs import MetaEnv, MetaVectorEnv
+from metabench.extras import load, missing, require
 from metabench.family import Family
 from metabench.rng import whole_number
 from metabench.simulator import Trials
@@ -91,9 +92,8 @@ def _family(entry_point: str, kwargs: str, id: str, extra: str) -> Family[Any, A
         return getattr(importlib.import_module(module), name)(**json.loads(kwargs))
     except ModuleNotFoundError as error:
         package = _package_of(module)
-        hint = f"pip install '{package}[{extra}]'" if extra else f"pip install {error.name}"
         who = id if package == packages.OWN else f"{id} of the package {package}"
-        raise ImportError(f"{who} needs the package {error.name}, which is not installed: {hint}") from error
+        raise missing(who, error.name, extra, module) from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -174,7 +174,7 @@ def spec(id: str) -> Spec:
     """The benchmark with this id, with or without the namespace; ValueError that suggests near ids."""
     name = id.removeprefix("metabench:").removeprefix(NAMESPACE)
     if name not in _SPECS and name in _DECLARED:
-        importlib.import_module(_DECLARED[name])
+        load(_DECLARED[name], name)
     if name not in _SPECS:
         load_families()  # a third party's, installed or mended since we were imported
     if name not in _SPECS:
@@ -206,6 +206,7 @@ def _trials(
     backend: str | None,
 ) -> Trials:
     chosen = spec(benchmark)
+    require(chosen.id, chosen.extra, chosen.entry_point, backend == "reference")
     family, table = chosen.family(), chosen.table()
     table.check_split(split)
     episodes = chosen.episodes if episodes_per_task is None else episodes_per_task

@@ -10,7 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # the core's files and rooms; each imports only what stands before it, and its own room
-    *("moved", "packages", "rng", "npz", "tasks", "family", "drift", "simulator", "physics", "drawing", "envs"),
+    *(
+        "moved",
+        "extras",
+        "packages",
+        "rng",
+        "npz",
+        "tasks",
+        "family",
+        "drift",
+        "simulator",
+        "physics",
+        "drawing",
+        "envs",
+    ),
     *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks"),
     *("leaderboard", "settings", "sweep", "plotting", "cli"),
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from rich.table import Table
 
@@ -119,7 +120,7 @@ class Info:
         if self.json:
             out.print((data.folder / MANIFEST).read_text(), highlight=False, markup=False, soft_wrap=True)
             return
-        out.print(f"[bold]{m.id}[/]  {m.split} of {m.benchmark}\n", highlight=False)
+        out.print(f"[bold]{m.id}[/]  {m.split} of {m.benchmark or 'another origin'}\n", highlight=False)
         facts = Table(box=None, show_header=False, pad_edge=False)
         share = normalised(m, _mean(m))
         level = f"{_mean(m):.3f}" + ("" if share is None else f", {share:.3f} of the way from random to the oracle")
@@ -127,8 +128,9 @@ class Info:
         facts.add_row(
             "content", f"{len(m.statistics)} tasks, {m.episodes:,} episodes, {m.steps:,} steps, {size(m.bytes)}"
         )
-        facts.add_row("observation", f"{m.observation} columns float32")
-        facts.add_row("action", f"one of {m.actions}" if m.actions is not None else f"{m.action[0]} columns float32")
+        facts.add_row("observation", f"{m.observation} columns {np.dtype(m.observation_dtype).name}")
+        columns = f"{' x '.join(map(str, m.action)) or 1} columns {np.dtype(m.action_dtype).name}"
+        facts.add_row("action", f"one of {m.actions}" if m.actions is not None else columns)
         facts.add_row("mean return", level)
         for number, policy in enumerate(m.policies):
             count = int((data.episodes["policy"] == number).sum())

@@ -146,10 +146,10 @@ class FromMinari:
     """The Minari id; `minari list local` shows what is here."""
 
     id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = None
-    """The id it gets; needed for datasets of another origin."""
+    """The id it gets; needed for datasets of another origin, and another name for one that to-minari wrote."""
 
-    split: str = "train"
-    """The split it becomes, for datasets of another origin."""
+    split: str | None = None
+    """The split it becomes, for datasets of another origin: train by default."""
 
     root: Path | None = None
     """Where datasets lie; METABENCH_DATA or the platform's cache by default."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from metabench.physics.compiled import cached_njit
 from metabench.rng import Array
 
 LINE = 64  # bytes of a cache line
@@ -50,7 +50,7 @@ def _copy(_context: Any, target: Any, there: Any, source: Any, here: Any, count:
     return types.void(target, there, source, here, count), generate
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def gather(source: Array, last: Array, missing: Array, target: Array, row: int, length: int) -> None:
     """Fills `target` with windows of `length` rows of `row` bytes.
 
@@ -78,7 +78,7 @@ def gather(source: Array, last: Array, missing: Array, target: Array, row: int, 
         _copy(target, there + zeros, source, (last[b] + 1) * row - size + zeros, size - zeros)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def mark(within: Array, timesteps: Array, mask: Array) -> None:
     """For windows that end at these steps of their episodes, `[N, B]`, the step of every row and whether there is one.
 

@@ -16,7 +16,8 @@ def load_dataset(
     """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
 
     Args:
-        id: For example "metabench/cheetah-vel/mixed-v0" (the namespace may be left out), or the folder of a split.
+        id: For example "metabench/cheetah-vel/mixed-v0" (the namespace may be left out), that of an imported set, or
+            the folder of a split.
         split: A frozen split of the benchmark: train, test, ood.
         root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
         download: Whether to ask the mirrors for a set that is not here.
@@ -29,9 +30,11 @@ def load_dataset(
     if isinstance(id, Path) or (folder / MANIFEST).is_file():
         return TrialDataset(folder)
     name = DatasetId.parse(str(id))
-    name.benchmark.table().size(split)
     folder = split_folder(name, split, root)
-    if not (folder / MANIFEST).is_file() and download:
+    if Path(split).name == split and (folder / MANIFEST).is_file():
+        return TrialDataset(folder)
+    name.benchmark.table().size(split)  # data of another origin has no benchmark: all there is of it is here
+    if download:
         from metabench.datasets.download import fetch, mirrors
 
         if mirrors():

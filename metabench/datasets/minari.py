@@ -6,7 +6,7 @@ and in files of its own. Minari 0.5.4 is an interchange format: it has no checks
 are used here, not there.
 
 Refused, with the reason: observations that are no flat Box, actions that are neither Box nor Discrete, infos that are
-not numbers of one shape in every step.
+not numbers of one shape in every step, and whatever else `metabench dataset verify` would reject afterwards.
 """
 
 # pyright: reportMissingImports=false
@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metabench.datasets.format import Manifest, read_manifest, sync_folder
+from metabench.datasets.format import MANIFEST, Manifest, read_manifest, sync_folder
 from metabench.datasets.ids import DatasetId, data_root, split_folder
 from metabench.datasets.minari_export import KEY, export
 from metabench.datasets.minari_import import import_foreign, restore
 from metabench.datasets.trials import TrialDataset
 from metabench.datasets.verify import verify
+from metabench.evaluation.results import write_atomically
 from metabench.registry import NAMESPACE
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -69,16 +70,21 @@ def to_minari(folder: Path, root: Path | None = None, name: str | None = None) -
 
 
 def from_minari(
-    id: str, name: str | None = None, *, split: str = "train", root: Path | None = None, minari_root: Path | None = None
+    id: str,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    root: Path | None = None,
+    minari_root: Path | None = None,
 ) -> Path:
     """Reads a Minari dataset that is on this machine into the folder of a split, and returns it.
 
-    One that `to_minari` wrote becomes again what it was, byte for byte.
+    One that `to_minari` wrote becomes again what it was, byte for byte, unless it is given another name.
 
     Args:
         id: The Minari id.
         name: The id it gets here; needed for datasets of another origin.
-        split: The split it becomes, for datasets of another origin.
+        split: The split it becomes, for datasets of another origin: "train" by default.
         root: Where datasets lie; `METABENCH_DATA` or the platform's cache by default.
         minari_root: Minari's folder; `MINARI_DATASETS_PATH` or ~/.minari/datasets by default.
 
@@ -95,8 +101,13 @@ def from_minari(
         manifest = Manifest.from_bytes(own.encode()) if own else None
         if manifest is None and name is None:
             raise ValueError(f"{id} was not made here: give it an id, for example {NAMESPACE}my-task/human-v0")
-        parsed = DatasetId.parse(manifest.id if manifest else str(name))
-        target = split_folder(parsed, manifest.split if manifest else split, root or data_root())
+        if manifest and split not in (None, manifest.split):
+            raise ValueError(f"{id} holds the split {manifest.split} of {manifest.benchmark}: it cannot become {split}")
+        parsed = DatasetId.parse(name or manifest.id) if manifest else DatasetId.parse(str(name))
+        split = manifest.split if manifest else split or "train"
+        if Path(split).name != split or split.startswith("."):
+            raise ValueError(f"{split!r} is no name of a split: it becomes the name of a folder")
+        target = split_folder(parsed, split, root or data_root())
         if target.exists():
             raise ValueError(f"{target} exists already; remove it or choose another id")
         part = target.with_name(f".{target.name}.importing-{os.getpid()}")
@@ -104,14 +115,24 @@ def from_minari(
         try:
             if manifest:
                 restore(source, manifest, part)
+                write_atomically(part / MANIFEST, renamed(manifest, parsed).to_bytes())
             else:
                 import_foreign(source, parsed, split, part)
+            if faults := verify(part):
+                raise ValueError(f"{id} does not fit the format: {faults[0]}")
             sync_folder(part)
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     sync_folder(target.parent)
     return target
+
+
+def renamed(manifest: Manifest, id: DatasetId) -> Manifest:
+    """The manifest of the same data under another id."""
+    if manifest.id == str(id):
+        return manifest
+    return manifest.model_copy(update={"id": str(id), "quality": id.quality})
 
 
 def _minari() -> Any:

@@ -33,6 +33,8 @@ from metabench.evaluation.evaluate import versions
 from metabench.evaluation.results import write_atomically
 from metabench.rng import Array
 
+_COLUMNS = ("observations", "actions", "rewards")
+_TASK_INFO = "task_id"  # in the infos of our environments: the row of the task being played
 _OWN_METADATA = {  # what Minari writes by itself or takes as arguments
     "total_episodes",
     "total_steps",
@@ -59,7 +61,7 @@ _ARGUMENTS = {
 
 
 def restore(source: Any, m: Manifest, part: Path) -> None:
-    """A set of ours, back from Minari."""
+    """The files of a set of ours, back from Minari; the manifest is left to the caller."""
     episodes, blocks, finals = np.zeros(m.episodes, dtype=EPISODE), [], []
     details = source.storage.get_episode_metadata(range(m.episodes))
     for index, (episode, detail) in enumerate(zip(source.iterate_episodes(), details, strict=True)):
@@ -84,7 +86,6 @@ def restore(source: Any, m: Manifest, part: Path) -> None:
     if {file.name: file.sha256 for file in files} != {file.name: file.sha256 for file in m.files}:
         changed = [f.name for f in m.files if f.sha256 not in {file.sha256 for file in files}]
         raise ValueError(f"the Minari dataset was changed since it was exported: {', '.join(changed)} would differ")
-    write_atomically(part / MANIFEST, m.to_bytes())
 
 
 def _write(
@@ -113,23 +114,30 @@ def import_foreign(source: Any, id: DatasetId, split: str, part: Path) -> None:
         raise ValueError(f"the observations of {source.id} are {observation}; only flat boxes have a place here")
     if not isinstance(action, spaces.Box | spaces.Discrete):
         raise ValueError(f"the actions of {source.id} are {action}; only Box and Discrete have a place here")
+    if isinstance(action, spaces.Discrete) and action.start != 0:
+        raise ValueError(
+            f"the actions of {source.id} begin with {action.start}; only those that begin with 0 have a place"
+        )
     details = list(source.storage.get_episode_metadata(range(source.total_episodes)))
     read = list(source.iterate_episodes())
-    kinds = [_kind(np.asarray(getattr(read[0], name)), name) for name in ("observations", "actions", "rewards")]
-    shape = tuple(np.asarray(read[0].actions).shape[1:])
+    if not read:
+        raise ValueError(f"{source.id} has no episodes")
+    shape = tuple(action.shape or ())
+    for index, episode in enumerate(read):
+        if fault := _fault(episode, observation.shape[0], shape):
+            raise ValueError(f"episode {index} of {source.id} has no place here: {fault}")
+    kinds = [_kind([np.asarray(getattr(one, name)) for one in read], name) for name in _COLUMNS]
     rows = row_type(observation.shape[0], shape, *kinds)
     episodes, blocks, finals = np.zeros(len(read), dtype=EPISODE), [], []
     for index, (episode, detail) in enumerate(zip(read, details, strict=True)):
-        block = np.zeros(len(episode), rows)
+        block = np.zeros(len(episode.rewards), rows)
         block["observation"], block["action"] = episode.observations[:-1], episode.actions
         block["reward"], block["terminated"] = episode.rewards, episode.terminations
         block["truncated"] = episode.truncations
         blocks.append(block)
         finals.append(np.asarray(episode.observations[-1:], kinds[0]))
-        task = (detail.get("options") or {}).get("task", 0)
         row = episodes[index : index + 1]
-        row["length"] = len(episode)
-        row["task"] = int(task) if np.issubdtype(type(task), np.integer) and task >= 0 else 0
+        row["length"], row["task"] = len(block), _task(index, episode, detail)
     files = _write(part, rows, blocks, episodes, finals, kinds[0])
     infos, more = _write_infos(part, read)
     kept = [{name: _plain(d[name]) for name in ("seed", "options") if d.get(name) is not None} for d in details]
@@ -173,6 +181,9 @@ def _write_infos(part: Path, episodes: Sequence[Any]) -> tuple[dict[str, str], l
     """One file per info, a row per observation; ValueError where an info is not numbers of one shape in every step."""
     names, files = {}, []
     trees = [dict(_leaves(episode.infos or {})) for episode in episodes]
+    for tree, episode in zip(trees, episodes, strict=True):
+        if len(tree) != sum(1 for _ in _leaves(episode.infos or {})):
+            raise ValueError("two infos have the same name where names of nested ones are joined by '/'")
     for number, path in enumerate(sorted(set().union(*trees))):
         columns = [tree.get(path) for tree in trees]
         sound = all(
@@ -198,13 +209,60 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Ar
             yield f"{prefix}{name}", np.asarray(value)
 
 
-def _kind(column: Array, name: str) -> str:
-    kind = column.dtype.newbyteorder("<").str
-    if kind not in ("<f4", "<f8", "<i4", "<i8") or (name != "actions" and kind[1] != "f"):
-        raise ValueError(
-            f"{name} of dtype {column.dtype} have no place here: float32 and float64 do, int32 and int64 for actions"
-        )
-    return kind
+def _fault(episode: Any, observation: int, action: tuple[int, ...]) -> str:
+    """Why an episode has no place in the format, in words; empty if it has."""
+    count = len(np.atleast_1d(episode.rewards))
+    shapes = {"observations": (count + 1, observation), "actions": (count, *action), "rewards": (count,)}
+    shapes |= {"terminations": (count,), "truncations": (count,)}
+    for name, shape in shapes.items():
+        found = np.shape(getattr(episode, name))
+        if found != shape:
+            return f"its {name} have the shape {found}, and {shape} is what the others ask for"
+    if not count:
+        return "it has no steps"
+    over = np.asarray(episode.terminations, bool) | np.asarray(episode.truncations, bool)
+    if over[:-1].any() or not over[-1]:
+        where = "goes on after it" if over[:-1].any() else "does not"
+        return f"an episode ends with a step that is terminated or truncated, and this one {where}"
+    for name in _COLUMNS:
+        column = np.asarray(getattr(episode, name))
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            return f"its {name} hold numbers that are not finite"
+    return ""
+
+
+def _kind(columns: Sequence[Array], name: str) -> str:
+    """The type that holds a column of every episode exactly."""
+    for column in columns:
+        kind = column.dtype.newbyteorder("<").str
+        if kind not in ("<f4", "<f8", "<i4", "<i8") or (name != "actions" and kind[1] != "f"):
+            raise ValueError(
+                f"{name} of dtype {column.dtype} have no place here: float32 and float64 do, int32 and int64 for "
+                "actions"
+            )
+    found = {column.dtype.newbyteorder("<") for column in columns}
+    if len({kind.kind for kind in found}) > 1:
+        raise ValueError(f"{name} are whole numbers in one episode and floats in another: they have no place here")
+    return max(found, key=lambda kind: kind.itemsize).str
+
+
+def _task(index: int, episode: Any, detail: Mapping[str, Any]) -> int:
+    """The task an episode was played on: what its infos say, else the one its reset asked for, else 0.
+
+    Raises:
+        ValueError: If the infos name several, or one that has no row in a table.
+    """
+    infos = episode.infos if isinstance(episode.infos, Mapping) else {}
+    told = np.asarray(infos.get(_TASK_INFO, ()))
+    if told.size and told.dtype.kind in "iu":
+        named = np.unique(told)
+        if len(named) > 1:
+            raise ValueError(f"episode {index} is of several tasks: its infos name {', '.join(map(str, named[:4]))}")
+        if not 0 <= named[0] < 2**31:
+            raise ValueError(f"episode {index} was played on a task off the table ({_TASK_INFO} {named[0]})")
+        return int(named[0])
+    task = (detail.get("options") or {}).get("task", 0)
+    return int(task) if np.issubdtype(type(task), np.integer) and 0 <= task < 2**31 else 0
 
 
 def _plain(value: Any) -> Any:

@@ -159,7 +159,13 @@ class TrialDataset:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks it holds, with their hidden parameters: for analysis and for oracles, not for agents."""
+        """The tasks it holds, with their hidden parameters: for analysis and for oracles, not for agents.
+
+        Raises:
+            ValueError: For data of another origin, whose tasks are numbers without parameters.
+        """
+        if not self.manifest.benchmark:
+            raise ValueError(f"{self.manifest.id} is of no benchmark here: its tasks are numbers without parameters")
         table = spec(self.manifest.benchmark).table().fixed(self.manifest.split)
         return tuple(table[task] for task in np.unique(self._task))
 

@@ -184,7 +184,10 @@ class MetaWorld(Family[Any, Any]):
 
     def _require_metaworld(self) -> None:
         """ImportError naming the extra; tables, spaces and pages do without the package."""
+        from metabench.physics.mujoco.family import import_mujoco
+
         try:
+            import_mujoco()
             import metaworld  # noqa: F401
         except ModuleNotFoundError as error:
             raise ImportError(

@@ -123,7 +123,9 @@ class Board(Record):
     metric: Literal["iqm", "data-efficiency"] = "iqm"
     target: float | None = None  # data-efficiency: the score an agent must reach to be ranked by its environment steps
     min_runs: int = Field(default=5, ge=1)
-    pins: Mapping[str, str] = {}  # package -> beginning of its version, for who evaluates and who verifies
+    pins: Mapping[
+        str, str
+    ] = {}  # package -> beginnings of its version, "1.2 | 1.3", for who evaluates and who verifies
     about: Line = ""
     superseded_by: str = ""
 
@@ -148,8 +150,9 @@ class Board(Record):
         """The first package whose version is not the pinned one, in words; empty if all are."""
         for package, pin in self.pins.items():
             found = versions.get(package, "none")
-            if found != pin and not found.startswith(pin + "."):
-                return f"{package} {found}, but the board {self.id} is pinned to {pin}"
+            ways = [way.strip() for way in pin.split("|")]
+            if not any(found == way or found.startswith(way + ".") for way in ways):
+                return f"{package} {found}, but the board {self.id} is pinned to {' or '.join(ways)}"
         return ""
 
 

@@ -2,12 +2,15 @@
 
 This is what `backend="reference"` runs. Tasks, trials, horizons and autoreset are ours and stay the same; dynamics,
 observations, rewards and success are theirs.
+
+Their environments cannot be relied on to copy or pickle what they are in the middle of. So a copy is made by playing:
+each slot's episode is begun again and its actions are taken again, and what is seen then must be what was seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,7 +30,11 @@ class Reply(NamedTuple):
 
 
 class ForeignEnvironment(Protocol):
-    """One environment of theirs, as this module needs it."""
+    """One environment of theirs, as this module needs it.
+
+    Pickled and copied it may forget its episode, which is played again; an episode must follow from its task and
+    actions.
+    """
 
     def begin(self, task: Array) -> Array:
         """Starts an episode of a task `[K]`; the first observation `[O]`, in a fresh array."""
@@ -70,6 +77,7 @@ class ForeignSimulator:
         self.session = np.zeros(len(rng), dtype=np.int64)
         self._values = tasks.values.copy()
         self._observations: list[Array] = [np.empty(0)] * len(rng)
+        self._actions: list[list[Array]] = [[] for _ in range(len(rng))]  # of each slot's episode
         self.begin(None, tasks)
 
     @property
@@ -89,11 +97,14 @@ class ForeignSimulator:
             self._values[row] = values
             self._observations[row] = self._environments[row].begin(values)
             self._elapsed[row] = 0
+            self._actions[row] = []
 
     def step(self, action: Array) -> Outcome:
         """One step in every slot."""
         replies = [one.step(own) for one, own in zip(self._environments, action, strict=True)]
         self._observations = [reply.observation for reply in replies]
+        for taken, own in zip(self._actions, action, strict=True):
+            taken.append(np.array(own))
         self._elapsed += 1
         success = None
         if replies[0].success is not None:
@@ -106,6 +117,24 @@ class ForeignSimulator:
             self._nowhere,
             success,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Plays a copy's episodes up to where they were.
+
+        Raises:
+            ValueError: If that leads elsewhere: then they cannot be copied.
+        """
+        self.__dict__.update(state)
+        self._nowhere.setflags(write=False)  # copies of arrays can be written to
+        for slot, (environment, actions) in enumerate(zip(self._environments, self._actions, strict=True)):
+            seen = environment.begin(self._values[slot])
+            for action in actions:
+                seen = environment.step(action).observation
+            if not np.array_equal(seen, self._observations[slot], equal_nan=True):
+                raise ValueError(
+                    "the backend 'reference' cannot be copied in the middle of this episode: played again, slot "
+                    f"{slot} is elsewhere after {len(actions)} steps; copy after reset(), or use backend='batched'"
+                )
 
     def picture(self, slot: int) -> Array:
         """RGB image `[H, W, 3]` of a slot."""

@@ -12,14 +12,13 @@ magnifies rounding without limit). A vehicle with heading 0 on the centre of a s
 all. The sine-shaped ramp is only measured where a bound says that it could be the nearest lane.
 """
 
-# pyright: reportPrivateImportUsage=false
-
 from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
+
+from metabench.physics.compiled import cached_njit
 
 VEHICLES = 5  # the ego first, three cars on the highway, one on the ramp
 X, Y, HEADING, SPEED, TARGET_SPEED, TIMER, IMPACT_X, IMPACT_Y = range(8)  # columns of `motion`
@@ -58,8 +57,8 @@ OBSTACLE_DIAGONAL = math.hypot(OBSTACLE_SIZE, OBSTACLE_SIZE)
 SINE, STEERING, THROTTLE = range(3)  # columns of a command: of the slip angle; rad; m/s^2
 NONE, OBSTACLE = -1, VEHICLES  # neither a vehicle, and the obstacle, as neighbours
 
-_kernel = nb.njit(cache=True, nogil=True, error_model="numpy")
-_inline = nb.njit(cache=True, inline="always", error_model="numpy")
+_kernel = cached_njit(nogil=True, error_model="numpy")
+_inline = cached_njit(inline="always", error_model="numpy")
 
 
 @_inline

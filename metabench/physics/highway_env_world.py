@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 import warnings
 from typing import Any
 
@@ -25,7 +25,7 @@ class World:
     def __init__(self, control: str):
         from highway_env.envs.merge_env import MergeEnv
 
-        with warnings.catch_warnings():
+        with _making, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pygame and pandas announce their own future
             self.env: Any = MergeEnv({"action": {"type": ACTION_TYPES[control]}}, render_mode="rgb_array")
         self.control = control
@@ -82,10 +82,24 @@ class World:
 
     def picture(self) -> Array:
         """highway-env's viewer, `[150, 600, 3]` uint8."""
-        return np.ascontiguousarray(self.env.render())
+        with _drawing:
+            return np.ascontiguousarray(self.env.render())
 
 
-@functools.lru_cache(maxsize=4)
+class _Own(threading.local):
+    """A thread's worlds, by control: two threads in one world would step each other's vehicles."""
+
+    def __init__(self) -> None:
+        self.worlds: dict[str, World] = {}
+
+
+_own = _Own()
+_making = threading.Lock()  # the filters of warnings belong to the process
+_drawing = threading.Lock()  # and so does pygame
+
+
 def world(control: str) -> World:
-    """The one world of this process: it holds no state between calls."""
-    return World(control)
+    """The one world of this thread: it holds no state between calls."""
+    if control not in _own.worlds:
+        _own.worlds[control] = World(control)
+    return _own.worlds[control]

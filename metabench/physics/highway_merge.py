@@ -10,14 +10,11 @@ The accelerations come from the Intelligent Driver Model (Treiber, Hennecke, Hel
 while the ego is on the last metres of the ramp, from the answer to it of the one driver it would merge in front of.
 """
 
-# pyright: reportPrivateImportUsage=false
-
 from __future__ import annotations
 
 import math
 
-import numba as nb
-
+from metabench.physics.compiled import cached_njit
 from metabench.physics.merge_rules import (
     ACCELERATION,
     CARS,
@@ -42,13 +39,13 @@ from metabench.physics.merge_rules import (
 )
 
 
-@nb.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def clip(x, low, high):
     """`x` within [low, high]."""
     return low if x < low else (high if x > high else x)
 
 
-@nb.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def driver(speed, gap, front_speed, wanted, acceleration, headway, jam_distance):
     """The Intelligent Driver Model, m/s^2: towards the wanted speed, and off the car in front, bumper to bumper."""
     ratio = speed / wanted
@@ -61,7 +58,7 @@ def driver(speed, gap, front_speed, wanted, acceleration, headway, jam_distance)
     return result
 
 
-@nb.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def courteous(own, speed, gap, front_speed, to_ego, ego_speed, wanted, courtesy):
     """The answer of a driver with courtesy p: between its own driving and giving way (p > 0) or closing up (p < 0).
 
@@ -80,7 +77,7 @@ def courteous(own, speed, gap, front_speed, to_ego, ego_speed, wanted, courtesy)
     return max(own, (1.0 + courtesy) * own - courtesy * closing)
 
 
-@nb.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def hidas(own, speed, gap, front_speed, to_ego, ego_speed, traffic_speed, speed_decrease, deceleration):
     """The answer after Hidas: give way if braking at b_f until D_v slower makes the gap, else close up.
 
@@ -98,7 +95,7 @@ def hidas(own, speed, gap, front_speed, to_ego, ego_speed, traffic_speed, speed_
     return min(own, -min(deceleration, fall / DT))
 
 
-@nb.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def step_rows(
     position, speed, crashed, command, traffic_speed, first, second, by_hidas, after, faster, fallen, low, high
 ):

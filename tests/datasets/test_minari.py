@@ -184,3 +184,125 @@ def test_what_has_no_place_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Minari cannot load 'lab/nothing-v0'"):
         bridge.from_minari("lab/nothing-v0", "lab/human-v0")
     assert not list((tmp_path / "here").rglob("manifest.json"))
+
+
+def made(id, episodes, observation=2, action_space=None):
+    """A dataset of the given episodes, each a mapping of what `EpisodeBuffer` takes."""
+    from minari.data_collector import EpisodeBuffer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no environment
+        return minari.create_dataset_from_buffers(
+            id,
+            [EpisodeBuffer(id=number, **episode) for number, episode in enumerate(episodes)],
+            observation_space=gym.spaces.Box(-9, 9, (observation,), np.float64),
+            action_space=action_space or gym.spaces.Box(-9, 9, (1,), np.float64),
+            **{"author": "a", "author_email": "a", "code_permalink": "a", "algorithm_name": "a", "description": "a"},
+        )
+
+
+def plain(dtype=np.float32, steps=3, **changes):
+    """An episode as the format wants it, but for the changes."""
+    episode = {
+        "observations": np.full((steps + 1, 2), 0.1, dtype),
+        "actions": np.full((steps, 1), 0.1, dtype),
+        "rewards": np.full(steps, 0.1, dtype),
+        "terminations": np.arange(steps) == steps - 1,
+        "truncations": np.zeros(steps, dtype=bool),
+    }
+    return {**episode, **changes}
+
+
+@pytest.mark.parametrize("order", [(np.float32, np.float64), (np.float64, np.float32)])
+def test_every_episode_keeps_its_precision(tmp_path, order):
+    before = made("lab/mix-v0", [plain(dtype) for dtype in order])
+    data = load_dataset(bridge.from_minari("lab/mix-v0", "mix/human-v0", root=tmp_path))
+    for theirs, ours in zip(before, data, strict=True):
+        assert (theirs.observations[:-1] == ours.observations).all()
+        assert (theirs.observations[-1] == ours.final_observation).all()
+        assert (theirs.actions == ours.actions).all() and (theirs.rewards == ours.rewards).all()
+
+
+def test_task_labels_are_what_the_infos_say(tmp_path):
+    told = [3, 0, 3, 17]
+    episodes = [plain(infos={"task_id": np.full(4, task)}) for task in told]
+    episodes[1] |= {"options": {"task": 5}}  # asked for, and not what was played
+    made("lab/tasks-v0", episodes)
+    folder = bridge.from_minari("lab/tasks-v0", "tasks/human-v0", root=tmp_path)
+    data = load_dataset(folder)
+    assert data.episodes["task"].tolist() == told and not verify(folder)
+    assert [s.task for s in data.manifest.statistics] == [0, 3, 17]
+    with pytest.raises(ValueError, match="of no benchmark here"):
+        data.tasks  # noqa: B018
+    made("lab/asked-v0", [plain(options={"task": 4}), plain(options={"task": 2})])
+    asked = load_dataset(bridge.from_minari("lab/asked-v0", "asked/human-v0", root=tmp_path))
+    assert asked.episodes["task"].tolist() == [4, 2]
+
+
+ROW = np.array([False, True, True])
+REFUSED = {
+    "goes on after it": plain(terminations=ROW),
+    "this one does not": plain(terminations=np.zeros(3, bool)),
+    "rewards hold numbers that are not finite": plain(rewards=np.array([0, np.nan, 0], np.float32)),
+    "observations hold numbers": plain(observations=np.full((4, 2), np.inf, np.float32)),
+    "float16 have no place": plain(np.float16),
+    "whole numbers in one episode": plain(actions=np.ones((3, 1), np.int64)),
+    "of several tasks": plain(infos={"task_id": np.array([0, 0, 1, 1])}),
+    "a task off the table": plain(infos={"task_id": np.full(4, -1)}),
+    "actions have the shape": plain(actions=np.zeros((3, 2), np.float32)),
+    "observations have the shape": plain(observations=np.zeros((4, 3), np.float32)),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_an_episode_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path, words):
+    made("lab/odd-v0", [plain(), REFUSED[words]])
+    with pytest.raises(ValueError, match=words):
+        bridge.from_minari("lab/odd-v0", "odd/human-v0", root=tmp_path / "here")
+    assert not [path for path in (tmp_path / "here").rglob("*") if path.is_file() or "train" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "words"),
+    [
+        (gym.spaces.Discrete(3, start=1), np.array([1, 2, 3]), "begin with 1"),
+        (gym.spaces.Discrete(3), np.array([0, 1, 3]), "an action is outside 0 to 2"),
+    ],
+)
+def test_discrete_actions_that_verify_would_reject_are_refused(tmp_path, space, actions, words):
+    made("lab/odd-v0", [plain(actions=actions)], action_space=space)
+    with pytest.raises(ValueError, match=words):
+        bridge.from_minari("lab/odd-v0", "odd/human-v0", root=tmp_path / "here")
+    assert not list((tmp_path / "here").rglob("*.npy"))
+
+
+@pytest.mark.filterwarnings("ignore:`eval_env` is set to None", "ignore:env_spec is None", "ignore:`env` is set")
+def test_an_imported_set_is_used_by_its_id(tmp_path, monkeypatch, capsys):
+    from metabench.cli.main import main
+
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "here"))
+    before = made("D4RL/pen/human-v2", [plain(), plain(np.float64, 5)])
+    folder = bridge.from_minari("D4RL/pen/human-v2", "pen/human-v2")  # the example of the documentation
+    data = load_dataset("pen/human-v2")
+    assert data.folder == folder and len(data) == 2 and load_dataset("metabench/pen/human-v2", "train").folder == folder
+    for arguments in (["info", "pen/human-v2"], ["verify", "pen/human-v2"], ["list"]):
+        assert not main(["dataset", *arguments])
+    assert "another origin" in capsys.readouterr().out
+    assert not main(["dataset", "to-minari", "pen/human-v2", "--name", "back/pen-v0"])
+    for one, two in zip(before, minari.load_dataset("back/pen-v0"), strict=True):
+        assert (one.observations == two.observations).all() and (one.rewards == two.rewards).all()
+    with pytest.raises(ValueError, match="no benchmark belongs to the dataset"):
+        load_dataset("pen/human-v2", "test")
+
+
+def test_a_set_of_ours_comes_back_under_the_name_it_is_given(sets, tmp_path):
+    id = bridge.to_minari(sets / "point-robot/mixed-v0/test")
+    folder = bridge.from_minari(id, "mine/robot-v0", root=tmp_path / "back")
+    assert folder == tmp_path / "back" / "mine/robot-v0/test" and not verify(folder)
+    data = load_dataset("mine/robot-v0", "test", root=tmp_path / "back")
+    assert data.manifest.id == "metabench/mine/robot-v0" and data.manifest.benchmark == "PointRobot-v0"
+    same = {name: digest for name, digest in tree(folder).items() if name != "manifest.json"}
+    assert same.items() <= tree(sets / "point-robot/mixed-v0/test").items()
+    assert bridge.to_minari(folder) == "metabench/mine/robot-test-v0"
+    with pytest.raises(ValueError, match="holds the split test of PointRobot-v0: it cannot become ood"):
+        bridge.from_minari(id, "mine/other-v0", split="ood", root=tmp_path / "back")

@@ -194,17 +194,20 @@ def test_rows_do_not_depend_on_batch_or_threads(id, monkeypatch):
 
 def test_models_outlive_the_cache(monkeypatch):
     """More bodies than the cache holds, and sessions that change them: every slot still has its own model."""
-    from metabench.physics import mujoco as module
+    from metabench.physics.mujoco import family as module
 
-    monkeypatch.setattr(module, "MAX_MODELS", 5)
     sessions = {"kind": "geometric", "p": 0.2}
     few, many = (make_vec("HopperParam-v0", 12, split="fresh", sessions=sessions) for _ in range(2))
     record = []
-    for env, limit in ((few, 5), (many, 4096)):
-        monkeypatch.setattr(module, "MAX_MODELS", limit)
+    size = mujoco.mj_sizeModel(few.family.model)
+    for env, limit in ((few, 5 * size), (many, module.MODEL_BYTES)):
+        monkeypatch.setattr(module, "MODEL_BYTES", limit)
         env.family._models.clear()
+        env.family._model_bytes = 0
         env.reset(seed=0)
         record.append([env.step(np.full((12, 3), 0.5))[0] for _ in range(60)])
+        held = sum(mujoco.mj_sizeModel(model) for model in env.family._models.values())
+        assert held == env.family._model_bytes <= limit and len(env.family._models) > 1
     assert all(np.array_equal(a, b) for a, b in zip(*record, strict=True))
     few._trials.simulator.context = many._trials.simulator.context = None
     gc.collect()
@@ -414,7 +417,7 @@ def display():
 
 
 def test_windows(display):
-    """The window shows what the picture shows: two frames differ, and a new task's body gets its own."""
+    """One window for all of a family's bodies; closed, it is gone."""
     code = (
         "import gymnasium as gym, numpy as np, metabench\n"
         "env = gym.make('metabench/HopperParam-v0', render_mode='human', split='test')\n"
@@ -423,7 +426,7 @@ def test_windows(display):
         "for _ in range(3): env.step(np.ones(3, np.float32))\n"
         "assert env.unwrapped.family._screens['human'] is screen\n"
         "env.reset(options={'task': 1})\n"
-        "assert env.unwrapped.family._screens['human'] is not screen\n"
+        "assert env.unwrapped.family._screens['human'] is screen and screen.contexts == 1\n"
         "env.close()\n"
         "assert not env.unwrapped.family._screens\n"
         "print('shown')"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import mujoco
@@ -17,22 +18,25 @@ from metabench.physics.mujoco.kernel import STATE
 from metabench.physics.mujoco.screen import Screen
 from metabench.rng import Array
 
+MAX_CONTEXTS = 8  # of OpenGL: scenes of different classes share nothing
 CAMERA = "corner4"  # like all of their corner cameras, it hangs upside down
 
 
 class Screens:
-    """What draws the scenes, kept per model and mode."""
+    """What draws the scenes: a context per model and mode, the last used ones kept."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, int], Screen] = {}
+        self._open: OrderedDict[tuple[str, int], tuple[Any, Screen]] = OrderedDict()
 
     def draw(self, mode: str, model: mujoco.MjModel, state: Array) -> Array | None:
         """A state `[S]` as a picture `[480, 480, 3]` uint8; None where it goes to a window."""
         key = mode, id(model)
         if key not in self._open:
-            self.close()  # one context at a time
-            self._open[key] = Screen(model, model, CAMERA, mode)
-        picture = self._open[key].draw(state, [])
+            while len(self._open) >= (1 if mode == "human" else MAX_CONTEXTS):  # one window at a time
+                self._open.popitem(last=False)[1][1].close()
+            self._open[key] = model, Screen(CAMERA, mode)  # the model, so that its id stays its own
+        self._open.move_to_end(key)
+        picture = self._open[key][1].draw(model, state)
         return None if picture is None else picture[::-1, ::-1].copy()
 
     def draw_start(self, mode: str, start: Start, state: Array) -> Array | None:
@@ -45,7 +49,7 @@ class Screens:
     def close(self) -> None:
         """Closes the window and frees what draws."""
         while self._open:
-            self._open.popitem()[1].close()
+            self._open.popitem()[1][1].close()
 
 
 class Reference:
@@ -58,9 +62,15 @@ class Reference:
         self._seen = np.empty(0)
         self._screens = Screens()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied without its episode, which `ForeignSimulator` plays again: Meta-World forgets it."""
+        return type(self), (self.names,)
+
     @property
     def env(self) -> Any:
-        """Their environment of the class that is on."""
+        """Their environment of the class that is on; ValueError before an episode has begun."""
+        if self._name not in self._made:
+            raise ValueError("there is no episode yet: a copy has to begin one")
         return self._made[self._name]
 
     def begin(self, task: Array) -> Array:

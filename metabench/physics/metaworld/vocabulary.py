@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numba
 
+from metabench.physics.compiled import cached_njit
+
 Point: TypeAlias = tuple[float, float, float]
 
 # Columns of a row of outputs, the same for every class.
@@ -22,7 +24,7 @@ TARGET, START, TCP, EXTRA, CONSTANTS = 0, 3, 6, 9, 12
 
 inlined: Any = numba.njit(inline="always", error_model="numpy")
 compiled: Any = numba.njit(error_model="numpy")
-entry: Any = numba.njit(cache=True, nogil=True, error_model="numpy")  # remembered on disk; edit its file to forget
+entry: Any = cached_njit(nogil=True, error_model="numpy")  # remembered on disk; edit its file to forget
 
 
 class Moment(NamedTuple):

@@ -13,14 +13,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from metabench.extras import missing
 from metabench.family import Diverged, Family
 from metabench.rng import Array, SlotRng
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from metabench.physics.mujoco.workers import Stepper
 
 C = TypeVar("C")
-MAX_MODELS = 4096  # cached per family; a gym-sized model takes about half a megabyte
+MODEL_BYTES = 256 * 2**20  # of the models kept per family, about 400 of a gym-sized one; the last one always is
 _STEPPERS = 4  # batch sizes whose buffers are kept
 
 
@@ -77,7 +80,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         self._lock = threading.Lock()
         self._steppers: dict[int, Stepper] = {}
         self._known: dict[int, _Models] = {}
-        self._models: dict[tuple[float, ...], mujoco.MjModel] = {}
+        self._models: OrderedDict[tuple[float, ...], mujoco.MjModel] = OrderedDict()  # the last used last
+        self._model_bytes = 0
         self._screens: dict[str, Screen] = {}  # by render mode
 
     @property
@@ -93,8 +97,8 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
     def model(self) -> mujoco.MjModel:
         """The unchanged model."""
         import gymnasium
-        import mujoco
 
+        mujoco = import_mujoco()
         folder = self.assets or Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         model = mujoco.MjModel.from_xml_path(str(folder / self.xml))
         if self.timestep is not None:
@@ -105,18 +109,26 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         """Changes a fresh copy of the model for the context of one slot; nothing, by default."""
 
     def model_of(self, context: C, slot: int = 0) -> mujoco.MjModel:
-        """The model of one slot: made once per context."""
+        """The model of one slot: made once per context, and kept while `MODEL_BYTES` hold it."""
         if not self.varies_model:
             return self.model
         names = self.model_fields or [f.name for f in dataclasses.fields(self.context_type)]  # pyright: ignore[reportArgumentType]
         key = tuple(float(getattr(context, name)[slot]) for name in names)
         if key not in self._models:
-            if len(self._models) >= MAX_MODELS:
-                self._models.pop(next(iter(self._models)))
             model = copy.copy(self.model)
             self.configure(model, context, slot)
-            self._models[key] = model
+            self._remember(key, model)
+        self._models.move_to_end(key)
         return self._models[key]
+
+    def _remember(self, key: tuple[float, ...], model: mujoco.MjModel) -> None:
+        """Keeps a model and forgets those that were not used the longest; who still steps one keeps it alive."""
+        import mujoco
+
+        self._models[key] = model
+        self._model_bytes += mujoco.mj_sizeModel(model)
+        while self._model_bytes > MODEL_BYTES and len(self._models) > 1:
+            self._model_bytes -= mujoco.mj_sizeModel(self._models.popitem(last=False)[1])
 
     def initial(self, context: C, rng: SlotRng) -> MujocoState:
         """The model's rest position with uniform noise, and Gaussian noise as velocity."""
@@ -297,21 +309,41 @@ class MujocoFamily(Family[MujocoState, C], Generic[C]):
         return []
 
     def _draw(self, mode: str, state: MujocoState, context: C, slot: int) -> Array | None:
-        from metabench.physics.mujoco.screen import Screen
-
-        model = self.model_of(context, slot)
-        screen = self._screens.get(mode)
-        if screen is None or screen.stepped is not model:
-            if screen is not None:
-                self._screens.pop(mode).close()
-            screen = self._screens[mode] = Screen(model, self.drawn_model(context, slot), self.camera, mode)
-        return screen.draw(state.physics[slot], self.markers(state, context, slot))
+        try:
+            from metabench.physics.mujoco.screen import Screen
+        except ModuleNotFoundError as error:
+            raise missing("drawing with MuJoCo", error.name, "mujoco") from error
+        if mode not in self._screens:
+            self._screens[mode] = Screen(self.camera, mode)
+        return self._screens[mode].draw(
+            self.model_of(context, slot),
+            state.physics[slot],
+            self.markers(state, context, slot),
+            lambda: self.drawn_model(context, slot),
+        )
 
     def text(self, state: MujocoState, context: C, slot: int) -> str:
         """Time, the first positions and the task."""
         values = (f"{f.name} {getattr(context, f.name)[slot]:.3f}" for f in dataclasses.fields(self.context_type))  # pyright: ignore[reportArgumentType]
         position = " ".join(f"{x:+.2f}" for x in state.qpos[slot][:8])
         return f"time {state.physics[slot, 0]:.2f} s\nqpos {position}\ntask {', '.join(list(values)[:4])}\n\n\n"
+
+
+def import_mujoco() -> Any:
+    """The module `mujoco`; ValueError in one sentence where MUJOCO_GL keeps it from being imported."""
+    try:
+        import mujoco
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of whatever kind the OpenGL library that is named has
+        gl = os.environ.get("MUJOCO_GL")
+        if gl is None:
+            raise
+        raise ValueError(
+            f"MuJoCo cannot be imported under MUJOCO_GL={gl} ({error}): start Python with MUJOCO_GL=egl in its "
+            "environment, with none, or with what it needs installed"
+        ) from error
+    return mujoco
 
 
 def _remake(kind: type[MujocoFamily[Any]], arguments: dict[str, Any]) -> MujocoFamily[Any]:

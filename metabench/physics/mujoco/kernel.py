@@ -25,6 +25,8 @@ from numba.core import cgutils, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
+from metabench.physics.compiled import cached_njit
+
 LIBRARY = next(Path(mujoco.__file__).parent.glob("libmujoco.*"))
 llvm.load_library_permanently(str(LIBRARY))  # so that the kernel can name its symbols, and be cached on disk
 
@@ -137,7 +139,7 @@ def pause(typing: Any) -> Any:
     return types.void(), codegen
 
 
-@nb.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def take_chunks(control, generation, table):
     """Steps chunks of slots until this generation has none left.
 
@@ -187,7 +189,7 @@ def take_chunks(control, generation, table):
         atomic_add(control, DONE, high - low)
 
 
-@nb.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def wait_and_work(control, thread, table):
     """A helper thread: works on every new generation, spins, then naps, then parks by returning."""
     parked = PARKED + 8 * thread
@@ -212,7 +214,7 @@ def wait_and_work(control, thread, table):
         take_chunks(control, seen, table)
 
 
-@nb.njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def step_batch(control, table):
     """The calling thread: opens a generation, takes chunks like the others, waits until all are done, closes it.
 

@@ -14,6 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
+from metabench.physics.compiled import cached_njit
 from metabench_agents.parts.layers import opaque
 
 BEST_BELOW = 64  # trials: from there on torch's own products are large enough, and it is as fast
@@ -37,7 +38,7 @@ def _exp(x):
     return y * np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@cached_njit(nogil=True, fastmath=True)
 def _forward(given, weight, bias, hidden, reset, update, new, candidate):
     """Fills `hidden` `[T + 1, B, H]` from its first row, and the gates `[T, B, H]`; `given` is W_i x + b_i."""
     ticks, batch, size = reset.shape
@@ -60,7 +61,7 @@ def _forward(given, weight, bias, hidden, reset, update, new, candidate):
                 o[j] = n[j] + z[j] * (h[j] - n[j])
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@cached_njit(nogil=True, fastmath=True)
 def _backward(upstream, weight, hidden, reset, update, new, candidate, of_given, of_own, of_hidden):
     """Fills the gradients of W_i x + b_i and of W_h h + b_h, `[T, B, 3H]`, and of the first hidden state."""
     ticks, batch, size = reset.shape

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from metabench.physics.compiled import cached_njit
 from metabench_agents.parts.fast.linear import prefers_onednn
 
 BLOCK = 6_000  # pairs
@@ -52,7 +52,7 @@ def _blocks(layers: _Layers) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield part, h, _product(h.view(-1, size), layers.weight, layers.bias, relu=True)
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@cached_njit(nogil=True, fastmath=True)
 def _enter(latent, transition, h):
     """Fills `h` `[k, M, N]` with the positive part of `latent` `[k, N]` + `transition` `[M, N]`."""
     zero = np.float32(0.0)
@@ -64,7 +64,7 @@ def _enter(latent, transition, h):
                 out[j] = x if x > zero else zero
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@cached_njit(nogil=True, fastmath=True)
 def _leave(given, last, a, d, of_bias, of_last):
     """Fills `d` `[n, J]`, the gradient of what `a` is the positive part of; adds to those of its bias and of `last`."""
     zero, size = np.float32(0.0), a.shape[1]
@@ -81,7 +81,7 @@ def _leave(given, last, a, d, of_bias, of_last):
         of_last[j] += last_sum[j]
 
 
-@njit(nogil=True, fastmath=True, cache=True)
+@cached_njit(nogil=True, fastmath=True)
 def _gather(back, h, of_latent, of_transition):
     """Adds `back` `[k, M, N]`, where `h` is positive, to the gradients `[k, N]` and `[M, N]` of its two parts."""
     zero = np.float32(0.0)
