@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # the core's files and rooms; each imports only what stands before it, and its own room
     *("rng", "npz", "tasks", "family", "drift", "simulator", "physics", "drawing", "envs", "registry", "families"),
-    *("agent", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks", "leaderboard", "sweep"),
+    *("settings", "agent", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks", "leaderboard", "sweep"),
     *("plotting", "cli"),
 ]
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
