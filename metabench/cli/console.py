@@ -97,9 +97,10 @@ def table(*columns: str, title: str = "", gap: int = 2) -> Table:
 
 def show(made: Table) -> None:
     """A table on standard output; where a terminal is narrower than its columns, the lines are longer than it."""
-    unbounded = out.options.update_width(UNCUT)
-    needed = Measurement.get(out, unbounded, made).minimum
-    out.print(made, width=max(out.width, needed), crop=False)
+    needed = Measurement.get(out, out.options.update_width(UNCUT), made).minimum
+    if needed > out.width:
+        made.width = needed
+    out.print(made, crop=False)
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 def bars(*columns: ProgressColumn) -> Progress:
     """Progress bars on standard error, with further columns."""
     head = (TextColumn("[bold]{task.description}"), BarColumn())
-    return Progress(*head, *columns, TimeRemainingColumn(), console=err, transient=True)
+    return Progress(*head, *columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal)
 
 
 def size(count: float) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+_DRAFT = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|part)")
 _ADVICE = {
     errno.ENOENT: "there is no such file or folder",
     errno.EACCES: "permission denied; choose another folder, or change its permissions",
@@ -66,5 +69,9 @@ def _of_file(error: OSError) -> str:
     why = _ADVICE.get(number, error.strerror) if number is not None else None
     if why is None:
         return str(error)
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    return f"{' and '.join(names)}: {why}" if names else str(why)
+    name = error.filename if error.filename2 is None else error.filename2
+    if name is None:
+        return str(why)
+    path = Path(str(name))
+    draft = _DRAFT.fullmatch(path.name)  # a user knows the file that was to be written, not our draft of it
+    return f"{path.with_name(draft[1]) if draft else path}: {why}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,26 +19,62 @@ from metabench.cli.verify import verify_all
 from metabench.leaderboard.records import BOARDS, Board, Dataset, board_of, read_boards
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
 
+Runs = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What an entry tells of itself."""
+
+    agent: str | None = None
+    """The agent's short name, also its folder's: lower-case letters, digits and dashes. The plug-in's by default."""
+
+    title: str | None = None
+    """The name that is shown."""
+
+    version: str = "1"
+    """Of the agent; a changed agent is a new entry."""
+
+    track: Literal["online", "offline-zero-shot", "offline-few-shot", "prompt-k", "oracle"] | None = None
+    """How it was trained and is prompted; online by default, oracle for agents that see the task."""
+
+    paper: str = ""
+    """Link to the paper."""
+
+    code: str = ""
+    """Link to the code."""
+
+    commit: str = ""
+    """Commit of the code."""
+
+    test_tasks: Literal["none", "selection", "training"] = "none"
+    """What tasks of evaluation splits were used for; only none is ranked."""
+
+    hours: float | None = None
+    """Wall-clock hours of one training run; from its metrics by default."""
+
+    hardware: str = ""
+    """What it was trained on."""
+
+    datasets: tuple[str, ...] = ()
+    """For the offline tracks: ID=SHA256 of every dataset that was read."""
+
+    card: Path | None = None
+    """A Markdown file that tells more."""
+
+    date: datetime.date | None = None
+    """YYYY-MM-DD; today by default."""
+
 
 def command(
-    runs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ],
+    runs: Runs,
     board: Annotated[str, tyro.conf.arg(metavar="BOARD")],
     authors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AUTHOR [AUTHOR ...]")],
-    agent: str | None = None,
-    title: str | None = None,
-    version: str = "1",
-    track: Literal["online", "offline-zero-shot", "offline-few-shot", "prompt-k", "oracle"] | None = None,
-    paper: str = "",
-    code: str = "",
-    commit: str = "",
-    test_tasks: Literal["none", "selection", "training"] = "none",
-    hours: float | None = None,
-    hardware: str = "",
-    datasets: tuple[str, ...] = (),
-    card: Path | None = None,
-    date: str | None = None,
+    story: Annotated[Story, tyro.conf.arg(name="")] = Story(),
     policies: bool = True,
     repetitions: int = 5,
     root: Path = Path("leaderboards"),
@@ -55,20 +92,7 @@ def command(
         runs: Folders of training runs, or one name of an agent that does not train.
         board: A board of boards.toml; `metabench board list` names them.
         authors: Whose agent it is.
-        agent: The agent's short name, also its folder's: lower-case letters, digits and dashes. The plug-in's by
-            default.
-        title: The name that is shown.
-        version: Of the agent; a changed agent is a new entry.
-        track: How it was trained and is prompted; online by default, oracle for agents that see the task.
-        paper: Link to the paper.
-        code: Link to the code.
-        commit: Commit of the code.
-        test_tasks: What tasks of evaluation splits were used for; only none is ranked.
-        hours: Wall-clock hours of one training run; from its metrics by default.
-        hardware: What it was trained on.
-        datasets: For the offline tracks: ID=SHA256 of every dataset that was read.
-        card: A Markdown file that tells more.
-        date: YYYY-MM-DD; today by default.
+        story: What the entry tells of itself.
         policies: Publish weights and settings too, so that others can run the agent again (the tier reproduced).
         repetitions: Of an agent that does not train.
         root: The folder of the leaderboards, with its boards.toml; any folder will do for private boards.
@@ -76,21 +100,11 @@ def command(
     if not runs:
         raise ValueError("submit wants the folders of all training runs, or the name of an agent that does not train")
     at_least(1, repetitions=repetitions)
-    at_least(0, hours=hours)
+    at_least(0, hours=story.hours)
     chosen = board_of(read_boards(root / BOARDS), board)
-    about = {
-        **{"agent": agent, "title": title, "version": version, "authors": authors, "track": track, "paper": paper},
-        **{"code": code, "commit": commit, "test_tasks": test_tasks},
-        "date": datetime.date.fromisoformat(date) if date else None,
-        "card": card.read_text() if card else None,
-    }
-    pairs = [text.partition("=") for text in datasets]
-    sets = [Dataset(id=id, sha256=digest) for id, _, digest in pairs]
     entrants, plugin, trains = _entrants(runs, chosen, policies, repetitions)
-    folders = [Path(run) for run in runs] if trains else []
-    training = training_of(folders, sets, hours, hardware) if trains else training_of((), (), None, "")
-    told = _defaults({name: value for name, value in about.items() if value is not None}, plugin, entrants[0].agent)
-    target = _play(chosen, entrants, About(plugin=plugin, trains=trains, training=training, **told), root)
+    about = _about(story, authors, runs if trains else (), plugin, entrants[0].agent)
+    target = _play(chosen, entrants, about, root)
     say(f"written: {plain(target)}\n")
     verify_all([target], {chosen.id: chosen}, None, write=True)
 
@@ -113,11 +127,25 @@ def _entrants(runs: Sequence[str], board: Board, policies: bool, repetitions: in
     return entrants, names.pop(), True
 
 
-def _defaults(about: Mapping[str, Any], plugin: str, agent: Any) -> dict[str, Any]:
+def _about(story: Story, authors: tuple[str, ...], runs: Sequence[str], plugin: str, agent: Any) -> About:
+    """What the entry says of itself, the plug-in's name and way of playing where nothing is told."""
     sees = bool(getattr(agent, "privileged", False))
     played_as = getattr(agent, "track", "oracle" if sees else "online")
-    track = "offline-few-shot" if played_as == "offline" else played_as
-    return {"agent": plugin, "title": plugin, "track": track, **about}
+    told: dict[str, Any] = {
+        "agent": plugin,
+        "title": plugin,
+        "track": "offline-few-shot" if played_as == "offline" else played_as,
+        **{f.name: value for f in fields(story) if (value := getattr(story, f.name)) is not None},
+    }
+    pairs = [text.partition("=") for text in told.pop("datasets")]
+    sets = [Dataset(id=id, sha256=digest) for id, _, digest in pairs]
+    hours, hardware = told.pop("hours", None), told.pop("hardware")
+    if story.card:
+        told["card"] = story.card.read_text()
+    training = (
+        training_of([Path(run) for run in runs], sets, hours, hardware) if runs else training_of((), (), None, "")
+    )
+    return About(plugin=plugin, trains=bool(runs), authors=authors, training=training, **told)
 
 
 def _play(board: Board, entrants: Sequence[Entrant], about: About, root: Path) -> Path:
