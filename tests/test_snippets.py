@@ -1,4 +1,4 @@
-"""Every snippet of README.md and docs/ runs alone, in a fresh interpreter, with what the install line above it installs.
+"""Every snippet of README.md and docs/ runs alone, in a fresh interpreter, with what its install line installs.
 
 Python blocks run as they are, each in an interpreter of its own that can import only the extras named by the last
 `pip install '...[extra]'` above it on its page; what the page made before it by `metabench dataset generate` is there.
@@ -61,7 +61,7 @@ def datasets(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(("page", "code", "above"), snippets("python"))
+@pytest.mark.parametrize(("page", "code", "above"), list(snippets("python")))
 def test_a_python_snippet_runs_alone(page, code, above, tmp_path, datasets):
     if page == EXTENDING and "register(" in code:
         pytest.skip("needs its table: test_docs.py installs it as a package")
@@ -95,7 +95,7 @@ def commands(block):
             yield words
 
 
-@pytest.mark.parametrize(("page", "block", "above"), snippets("bash"))
+@pytest.mark.parametrize(("page", "block", "above"), list(snippets("bash")))
 def test_a_bash_snippet_is_understood(page, block, above, monkeypatch):
     for words in commands(block):
         program, rest = words[0], words[1:]
