@@ -121,6 +121,15 @@ def test_help_teaches(capsys, arguments, words):
         (("evaluate", "rl2", "GridSwitch-v0"), "rl2 has to be trained first: metabench train rl2 GridSwitch-v0"),
         (("evaluate", "bayes", "PointRobot-v0"), "defined on GridSwitch with geometric sessions only"),
         (("evaluate", "random", "GridSwitch-v0", "--split", "fresh"), "has no table"),
+        (
+            ("evaluate", "runs/nope", "GridSwitch-v0"),
+            "runs/nope is no folder of a training run: there is no folder runs",
+        ),
+        (("evaluate", "random", "PointRobot-v0", "--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("verify",), "verify wants submissions"),
+        (("summarise",), "summarise wants result files"),
+        (("board", "biuld"), "unknown command 'board biuld'; did you mean 'build'"),
+        (("quickstart", "--frames", "0"), "--frames must be at least 1, got 0"),
     ],
 )
 def test_errors_are_one_sentence_and_exit_2(capsys, arguments, words, tmp_path, monkeypatch):
@@ -158,3 +167,24 @@ def test_quickstart_leaves_everything(capsys, tmp_path, monkeypatch):
     page = (folder / "report.html").read_text()
     assert "data:image/png;base64," in page and page.count("<tr") == 12
     assert "http" not in page.replace("http-equiv", ""), "the page must need no network"
+
+
+def test_a_quick_bench_prints_every_line_when_it_is_measured(monkeypatch):
+    from metabench.cli import bench
+
+    events = []
+    monkeypatch.setattr(bench, "say", lambda line="": events.append(line.split()[:2]))
+    monkeypatch.setattr(bench, "steps_per_second", lambda env, *_: events.append("measured") or 10.0)
+    bench.command(("PointRobot-v0",), quick=True)
+    lines = [event for event in events if event == "measured" or event[0] == "PointRobot-v0"]
+    assert lines == ["measured", ["PointRobot-v0", "1"], "measured", "measured", ["PointRobot-v0", "64"]]
+
+
+def test_near_names_of_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "GridSwitch-v0-rl2-s0").mkdir(parents=True)
+    (tmp_path / "runs" / "GridSwitch-v0-rl2-s0" / "config.json").write_text("{}")
+    for name in ("runs/GridSwitch-v0-rl2-s1", "GridSwitch-v0-rl2-s0"):
+        with pytest.raises(SystemExit):
+            main(("evaluate", name, "GridSwitch-v0"))
+        assert "'runs/GridSwitch-v0-rl2-s0'" in capsys.readouterr().err
