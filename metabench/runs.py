@@ -133,6 +133,18 @@ def read_results(folder: Path) -> dict[str, Result]:
     return found
 
 
+def iterations_done(folder: Path) -> int | None:
+    """From which iteration a run goes on, told by its checkpoint's head or by `saved.json`; None if it starts again."""
+    try:
+        if (folder / SAVED).is_file():
+            return json.loads((folder / SAVED).read_text())["iteration"]
+        with (folder / CHECKPOINT).open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            return int(json.loads(json.loads(file.read(size))["__metadata__"]["state"])["iteration"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
 def policy(folder: Path) -> Policy:
     """What of a run's folder is its policy.
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from metabench.cli.benchmarks import summary_table
+from metabench.cli.arguments import at_least
+from metabench.cli.console import plain, say, show
 from metabench.cli.report import Row, draw, write_page
+from metabench.cli.summarise import summary_table
+from metabench.cli.train import stoppable
 from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.summary import Summary, reference_levels, summarise
@@ -26,37 +27,45 @@ FRAMES = 3_000_000  # environment steps of training
 MARGIN = 10.0  # standard errors above random that count as clearly better
 
 
-def quickstart(out: Console, folder: Path, seed: int, frames: int | None) -> list[Summary]:
+def command(name: str = "quickstart", seed: int = 0, frames: int | None = None) -> None:
+    """Train RL² on GridSwitch, measure it beside the yardsticks, write a picture and a page: a minute or two.
+
+    Args:
+        name: The folder is runs/<name>; one that holds an unfinished run is continued.
+        seed: Of the training run.
+        frames: Environment steps of training; the quickstart's own by default.
+    """
+    at_least(0, seed=seed)
+    at_least(1, frames=frames)
+    quickstart(Path("runs") / name, seed, frames)
+
+
+def quickstart(folder: Path, seed: int, frames: int | None) -> list[Summary]:
     """Runs the whole loop in `folder`: result.json, metrics.jsonl, report.png, report.html.
 
     Args:
-        out: Where to print.
         folder: The run's folder; an unfinished run in it is continued.
         seed: Of the training run.
         frames: Environment steps of training.
     """
     learner: Any = load_plugin(LEARNER)
     config = dataclasses.replace(learner.Config(), frames=frames or FRAMES)
-    out.print(
-        f"[bold]1[/] train {LEARNER} on {BENCHMARK}: {config.frames:,} environment steps, seed {seed}", highlight=False
-    )
+    say(f"[bold]1[/] train {LEARNER} on {BENCHMARK}: {config.frames:,} environment steps, seed {seed}")
     start = time.perf_counter()
-    agent = learner.train(BENCHMARK, config, seed=seed, run=learner.Run(folder))
+    with stoppable(learner.Run(folder), folder) as run:
+        agent = learner.train(BENCHMARK, config, seed=seed, run=run)
     metrics = read_metrics(folder)
     rates = sorted(row["time/frames_per_s"] for row in metrics)
-    out.print(
-        f"  {time.perf_counter() - start:.0f} s, {rates[len(rates) // 2]:,.0f} training frames/s (median)",
-        highlight=False,
-    )
-    out.print(f"[bold]2[/] evaluate it and the yardsticks on {' and '.join(SPLITS)}", highlight=False)
+    say(f"  {time.perf_counter() - start:.0f} s, {rates[len(rates) // 2]:,.0f} training frames/s (median)")
+    say(f"[bold]2[/] evaluate it and the yardsticks on {' and '.join(SPLITS)}")
     results = _evaluate(agent, seed, folder)
     summaries = [summarise([result]) for result in results]
-    out.print(summary_table(summaries))
-    out.print(_verdict(summaries), highlight=False)
-    out.print("[bold]3[/] write the picture and the page", highlight=False)
+    show(summary_table(summaries))
+    say(_verdict(summaries))
+    say("[bold]3[/] write the picture and the page")
     _report(agent, seed, folder, summaries, metrics, dataclasses.asdict(config))
     for name in (RESULT, METRICS, "report.png", "report.html"):
-        out.print(f"  {folder / name}", highlight=False)
+        say(f"  {plain(folder / name)}")
     return summaries
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from metabench.evaluation.results import write_atomically
 from metabench.evaluation.switches import SwitchCurve
+from metabench.leaderboard.site.render import environment
 
 # One colour per agent, the same in every picture (Okabe and Ito: told apart by most colour-blind people).
 COLORS = {
@@ -123,28 +123,6 @@ def _clean(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #282c34; --soft: #6b6f76; --line: #d6d3cb; --paper: #faf9f6; --card: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e6e1; --soft: #a4a7ad; --line: #44474d; --paper: #1d1f23; --card: #26292e; }
-}
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 60rem; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.lead { color: var(--soft); margin: 0 0 1.5rem; }
-figure { margin: 0; } img { max-width: 100%; border: 1px solid var(--line); border-radius: 8px; background: #fff; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .4rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; color: var(--soft); font-size: .85rem; }
-td .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
-tr.learner td { font-weight: 650; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
-  font-size: .85rem; }
-"""
-
-
 def write_page(
     path: Path,
     title: str,
@@ -156,38 +134,26 @@ def write_page(
     learner: str,
 ) -> None:
     """Writes one HTML file with the picture inside it: it opens from anywhere, needs no network and no script."""
-    image = base64.b64encode(picture.read_bytes()).decode()
-    tables = "".join(_table(split, rows, learner) for split in dict.fromkeys(row.split for row in rows))
-    page = f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{_STYLE}</style></head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p class="lead">{html.escape(lead)}</p>
-<figure><img alt="Learning curve, and mean reward around a switch" src="data:image/png;base64,{image}"></figure>
-{tables}
-<h2>How it was made</h2>
-<pre>{html.escape(command)}</pre>
-<pre>{html.escape(json.dumps(config, indent=2))}</pre>
-</body>
-</html>
-"""
+    tables = {
+        split: sorted((row for row in rows if row.split == split), key=lambda row: -row.mean)
+        for split in dict.fromkeys(row.split for row in rows)
+    }
+    page = _TEMPLATES.get_template("report.html").render(
+        title=title,
+        lead=lead,
+        image=base64.b64encode(picture.read_bytes()).decode(),
+        tables=tables,
+        learner=learner,
+        command=command,
+        config=json.dumps(config, indent=2),
+    )
     write_atomically(path, page.encode())
 
 
-def _table(split: str, rows: Sequence[Row], learner: str) -> str:
-    body = []
-    for row in sorted((r for r in rows if r.split == split), key=lambda r: -r.mean):
-        share = "" if row.share is None else f"{round(row.share, 2) + 0.0:.0%}"
-        body.append(
-            f"<tr{' class=learner' if row.agent == learner else ''}>"
-            f'<td><span class="dot" style="background:{COLORS.get(row.agent, _OTHER)}"></span>'
-            f"{html.escape(row.agent)}</td>"
-            f"<td>{row.mean:.2f} ± {row.stderr:.2f}</td><td>{row.normalised:.3f}</td>"
-            f"<td>[{row.low:.3f}, {row.high:.3f}]</td><td>{share}</td></tr>"
-        )
-    return f"""<h2>Split <code>{html.escape(split)}</code></h2>
-<div class="scroll"><table><thead><tr><th>agent</th><th>return</th><th>normalised (IQM)</th><th>95 % interval</th>
-<th>share of Bayes</th></tr></thead><tbody>{"".join(body)}</tbody></table></div>
-"""
+_TEMPLATES = environment(
+    Path(__file__).parent / "templates",
+    filters={
+        "color": lambda agent: COLORS.get(agent, _OTHER),
+        "percent": lambda share: f"{round(share, 2) + 0.0:.0%}",  # the sum turns -0 into 0
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,92 @@ class Summary(NamedTuple):
     regret: float | None  # what a trial loses against the oracle, in units of oracle - random
     success: float | None  # share of episodes with success at any step; None where the benchmark knows none
     share: float | None  # mean return between random (0) and the best that is possible without seeing the task (1)
+
+
+class Source(NamedTuple):
+    """A result, where it comes from, and how its agent was trained."""
+
+    result: Result
+    place: str  # for messages: its path
+    config: Mapping[str, Any] | None = None  # the settings of its training run, if they are known
+
+
+class Group(NamedTuple):
+    """Results that are runs of one thing: the same agent with the same settings, measured in the same way."""
+
+    label: str  # the agent; with the settings in which groups of the same agent differ
+    sources: tuple[Source, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """The results, one per run."""
+        return [source.result for source in self.sources]
+
+
+def group(sources: Sequence[Source]) -> list[Group]:
+    """Sorts results into groups by agent, settings, track, benchmark, split and protocol, in the order they come.
+
+    Raises:
+        ValueError: If one run would be counted twice: two results of a group have the same training seed, or they are
+            the same in every number. The sentence names both.
+    """
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        key = json.dumps([*_kind(source.result), source.config], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(source)
+    for members in groups.values():
+        _refuse_duplicates(members)
+    found = [tuple(members) for members in groups.values()]
+    return [Group(_label(members, found), members) for members in found]
+
+
+def _kind(result: Result) -> list[Any]:
+    """What the results of one agent's runs have in common, as JSON: all but the seeds."""
+    agent, protocol, digest = _alike(result)
+    return [agent, result.track, protocol.model_dump(), digest]
+
+
+def _refuse_duplicates(members: Sequence[Source]) -> None:
+    seen: dict[Any, Source] = {}
+    for source in members:
+        r = source.result
+        key = ("seed", r.train_seed) if r.train_seed is not None else ("numbers", r.protocol.seed, r.returns)
+        first = seen.setdefault(key, source)
+        if first is not source:
+            what = "the same numbers" if r.train_seed is None else f"the same settings and the seed {r.train_seed}"
+            raise ValueError(
+                f"{first.place} and {source.place} are one run of {r.agent} on {r.protocol.benchmark} "
+                f"({r.protocol.split}): {what}; leave one of them out, or it would count twice"
+            )
+
+
+def _label(members: tuple[Source, ...], groups: Sequence[tuple[Source, ...]]) -> str:
+    """The agent's name, and whatever tells this group from others of that name on the same benchmark."""
+    first = members[0]
+    name, benchmark = first.result.agent, first.result.protocol.benchmark
+    rivals = [m[0] for m in groups if (m[0].result.agent, m[0].result.protocol.benchmark) == (name, benchmark)]
+    own, others = _told(first), [_told(rival) for rival in rivals]
+    differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
+    if differing:
+        return f"{name} ({', '.join(f'{key} {own[key]}' for key in differing)})"
+    if first.config is None and any(rival.config is not None for rival in rivals):
+        return f"{name} (settings unknown)"
+    return name
+
+
+def _told(source: Source) -> dict[str, Any]:
+    """Settings by dotted name, and the version of the protocol."""
+    told: dict[str, Any] = {"protocol": source.result.protocol.version, "track": source.result.track}
+
+    def take(values: Mapping[str, Any], before: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                take(value, f"{before}{name}.")
+            else:
+                told[before + name] = value
+
+    take(source.config or {}, "")
+    return told
 
 
 def summarise(results: Sequence[Result]) -> Summary:

@@ -70,6 +70,10 @@ def test_damage_is_told(capsys, places):
     [
         (["generat"], "did you mean 'generate'"),
         (["generate", "point-robot"], "is no dataset id"),
+        (["info", "mixd"], "did you mean 'metabench/point-robot/mixed-v0'?"),
+        (["info", "point-robot/mixd-v0"], "did you mean 'metabench/point-robot/mixed-v0'?"),
+        (["info", "point-robot/mixed-v0", "--split", "tets"], "did you mean 'test'"),
+        (["generate", "point-robot/mixed-v0", "--episodes", "0"], "--episodes must be at least 1, got 0"),
         (["info", "point-robot/mixed-v0"], "metabench dataset generate metabench/point-robot/mixed-v0 --split train"),
         (["download", "point-robot/mixed-v0"], "no mirror is known"),
         (["publish", "x", "point-robot/mixed-v0"], "metabench dataset list shows what is"),

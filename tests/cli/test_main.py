@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,22 +17,15 @@ def run(capsys, *arguments):
     return capsys.readouterr().out
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    from metabench.cli import main as cli
-
-    monkeypatch.setattr(cli.out, "_width", 160)
-    monkeypatch.setattr(cli.err, "_width", 160)
-
-
 def test_list_names_every_benchmark(capsys):
     import metabench
     from metabench.plugins import agent_names
 
     text = run(capsys, "list")
+    lines = text.splitlines()
     for spec in metabench.specs():
-        assert (spec.id if not spec.group else spec.id.removeprefix(f"{spec.group}-")) in text
-    assert f"agents: {', '.join(agent_names())}" in " ".join(text.split())  # however it is broken into lines
+        assert any(line.startswith(f"{spec.id} ") for line in lines), "a line for each, whole: `list | grep`"
+    assert f"agents: {', '.join(agent_names())}" in lines
 
 
 def test_show_tells_all(capsys):
@@ -69,7 +60,8 @@ def test_evaluate_a_yardstick(capsys, tmp_path):
 
 def test_summarise_puts_runs_together(capsys, tmp_path):
     for seed in range(3):
-        run(capsys, "evaluate", "random", "GridSwitch-v0", "--out", str(tmp_path / f"{seed}.json"), "--seed", "0")
+        out = str(tmp_path / f"{seed}.json")
+        run(capsys, "evaluate", "random", "GridSwitch-v0", "--out", out, "--seed", str(seed))
     run(capsys, "evaluate", "bayes", "GridSwitch-v0", "--out", str(tmp_path / "bayes.json"))
     text = run(capsys, "summarise", *(str(p) for p in sorted(tmp_path.iterdir())))
     lines = [line.split() for line in text.splitlines()]
@@ -133,6 +125,15 @@ def test_help_teaches(capsys, arguments, words):
         (("evaluate", "rl2", "GridSwitch-v0"), "rl2 has to be trained first: metabench train rl2 GridSwitch-v0"),
         (("evaluate", "bayes", "PointRobot-v0"), "defined on GridSwitch with geometric sessions only"),
         (("evaluate", "random", "GridSwitch-v0", "--split", "fresh"), "has no table"),
+        (
+            ("evaluate", "runs/nope", "GridSwitch-v0"),
+            "runs/nope is no folder of a training run: there is no folder runs",
+        ),
+        (("evaluate", "random", "PointRobot-v0", "--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("verify",), "verify wants submissions"),
+        (("summarise",), "summarise wants result files"),
+        (("board", "biuld"), "unknown command 'board biuld'; did you mean 'build'"),
+        (("quickstart", "--frames", "0"), "--frames must be at least 1, got 0"),
     ],
 )
 def test_errors_are_one_sentence_and_exit_2(capsys, arguments, words, tmp_path, monkeypatch):
@@ -152,19 +153,10 @@ def test_folders_without_an_agent(capsys, tmp_path):
         assert words in capsys.readouterr().err
 
 
-def test_starting_imports_no_torch():
-    code = (
-        "import sys; from metabench.cli.main import main\n"
-        "main(['list'])\n"
-        "assert not {'torch', 'matplotlib', 'mujoco', 'numba'} & set(sys.modules), 'heavy imports'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
 def test_bench_prints_rates(capsys, monkeypatch):
-    from metabench.cli import benchmarks
+    from metabench.cli import bench
 
-    monkeypatch.setattr(benchmarks.steps_per_second, "__defaults__", (0.005, 2))
+    monkeypatch.setattr(bench, "SECONDS", 0.005)
     text = run(capsys, "bench", "PointRobot-v0")
     assert "8,192" in text and "x" in text
 
@@ -187,3 +179,24 @@ def test_a_published_policy_is_played_and_nothing_is_added_to_it(capsys, tmp_pat
     before = sorted(path.name for path in (tmp_path / "run_000").iterdir())
     run(capsys, "evaluate", str(tmp_path / "run_000"), "PointRobot-v0")
     assert sorted(path.name for path in (tmp_path / "run_000").iterdir()) == before
+
+
+def test_a_quick_bench_prints_every_line_when_it_is_measured(monkeypatch):
+    from metabench.cli import bench
+
+    events = []
+    monkeypatch.setattr(bench, "say", lambda line="": events.append(line.split()[:2]))
+    monkeypatch.setattr(bench, "steps_per_second", lambda env, *_: events.append("measured") or 10.0)
+    bench.command(("PointRobot-v0",), quick=True)
+    lines = [event for event in events if event == "measured" or event[0] == "PointRobot-v0"]
+    assert lines == ["measured", ["PointRobot-v0", "1"], "measured", "measured", ["PointRobot-v0", "64"]]
+
+
+def test_near_names_of_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "GridSwitch-v0-rl2-s0").mkdir(parents=True)
+    (tmp_path / "runs" / "GridSwitch-v0-rl2-s0" / "config.json").write_text("{}")
+    for name in ("runs/GridSwitch-v0-rl2-s1", "GridSwitch-v0-rl2-s0"):
+        with pytest.raises(SystemExit):
+            main(("evaluate", name, "GridSwitch-v0"))
+        assert "'runs/GridSwitch-v0-rl2-s0'" in capsys.readouterr().err

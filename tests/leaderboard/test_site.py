@@ -210,6 +210,94 @@ def test_nothing_from_outside_becomes_markup_or_is_loaded(root, tmp_path):
     assert "<table>\n<thead>\n<tr>\n<th>a</th>" in noisy.read_text()  # the card's own table
 
 
+HOSTILE = """<b a='1' b="2">&x</b>{{ 7 * 7 }}{% raw %}<script>alert(1)</script>--><!--"""
+
+
+def hostile(model, keep=()):
+    """A copy of a record with markup in every text in it, whether its checks would let that through or not."""
+    changed = {}
+    for name, value in model:
+        changed[name] = value if name in keep else _hostile(value, keep)
+    return model.model_copy(update=changed)
+
+
+def _hostile(value, keep):
+    if hasattr(value, "model_copy"):
+        return hostile(value, keep)
+    if isinstance(value, str):
+        return value + HOSTILE
+    if isinstance(value, (tuple, list)):
+        return tuple(_hostile(part, keep) for part in value)
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {_hostile(key, keep): _hostile(part, keep) for key, part in value.items()}
+    return value
+
+
+class Markup(HTMLParser):
+    """Tags with their attributes' names, and whatever is text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.texts = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, tuple(name for name, _ in attributes)))
+        self.texts += [value for _, value in attributes if value]
+
+    def handle_comment(self, data):
+        self.tags.append(("comment", data))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def read_markup(page):
+    found = Markup()
+    found.feed(page)
+    return found
+
+
+def test_markup_in_any_text_of_any_record_is_text(root):
+    """Not the fields that one thinks of: every string of every record, also where a check would have refused it."""
+    from metabench.leaderboard.site import pages
+
+    keep = ("benchmark", "split", "track", "metric", "tracks", "tier", "board", "superseded_by", "plugin")
+    for table in (table for table in tables(root).values() if table.rows):
+        rows = [
+            row._replace(
+                why_unranked=row.why_unranked and row.why_unranked + HOSTILE,
+                entry=row.entry._replace(
+                    submission=hostile(row.entry.submission, keep),
+                    verification=row.entry.verification and hostile(row.entry.verification, keep),
+                    sha256=row.entry.sha256 + HOSTILE,
+                    card=row.entry.card + HOSTILE,
+                ),
+            )
+            for row in (*table.rows, *table.unranked)
+        ]
+        board = hostile(table.board, keep)
+        ranked, unranked = tuple(rows[: len(table.rows)]), tuple(rows[len(table.rows) :])
+        other = table._replace(board=board, rows=ranked, unranked=unranked)
+        boards, entries = {board.id: board}, [row.entry for row in rows]
+        built = [pages.overview([other], entries, boards), pages.all_entries(entries)]
+        built += [pages.board_page(board, [other], boards), *(pages.entry_page(r.entry, r, other) for r in rows)]
+        for page in built:
+            found = read_markup(page)
+            assert "<script>" not in page
+            assert not [tag for tag in found.tags if tag[0] == "comment" or tag == ("b", ("a", "b"))]
+            assert any(HOSTILE in text for text in found.texts)
+
+
+def test_the_templates_have_no_way_around_escaping():
+    site = ROOT / "metabench" / "leaderboard" / "site"
+    folders = (site / "templates", ROOT / "metabench" / "cli" / "templates")
+    for path in (path for folder in folders for path in folder.iterdir()):
+        assert not re.search(r"\|\s*safe|autoescape|Markup", path.read_text()), path
+    code = {path.name: path.read_text() for path in site.glob("*.py")}
+    assert {name for name, text in code.items() if "Markup(" in text} == {"render.py"}
+    assert code["render.py"].count("Markup(") == 1 and not any("html.escape" in text for text in code.values())
+
+
 def test_an_unreadable_submission_stops_the_build(root, tmp_path):
     copy = tmp_path / "leaderboards"
     shutil.copytree(root, copy)

@@ -1,0 +1,14 @@
+"""`metabench board ...`: list, build, schema."""
+
+from metabench.cli.dispatch import Command, Group
+
+GROUP = Group(
+    about="The leaderboards.",
+    commands={
+        "list": Command("metabench.cli.board.list", "list", "the boards, and what leads them"),
+        "build": Command("metabench.cli.board.build", "build --out site", "the site: one folder of HTML and JSON"),
+        "schema": Command("metabench.cli.board.schema", "schema", "JSON Schemas of the records"),
+    },
+    example="board",
+    does="leaderboards: what leads them, and their site",
+)

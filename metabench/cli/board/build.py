@@ -1,0 +1,25 @@
+"""`metabench board build`: the leaderboards as a static site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metabench.cli.arguments import Boards
+from metabench.cli.console import plain, say
+from metabench.leaderboard.records import boards_in
+
+
+def command(root: Boards = Path("leaderboards"), out: Path = Path("site")) -> None:
+    """Build the site: one folder of HTML and JSON that works from a disk or any static host.
+
+    Example: metabench board build --out site && xdg-open site/index.html
+
+    Args:
+        root: The folder of the leaderboards.
+        out: Where to; a site that lies there is replaced.
+    """
+    from metabench.leaderboard.site.build import build  # templates take a while, and the help needs none
+
+    built = build(root, boards_in(root), out)
+    counts = f"{built.boards} boards, {built.entries} entries, {built.files} files"
+    say(f"written: {plain(built.folder / 'index.html')} ({counts})")

@@ -1,0 +1,29 @@
+"""`metabench board list`: one line per board and track."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metabench.cli.arguments import Boards
+from metabench.cli.console import out, plain, show, table
+from metabench.leaderboard.ranking import rank, read_entries
+from metabench.leaderboard.records import boards_in
+
+
+def command(root: Boards = Path("leaderboards")) -> None:
+    """List the boards, with what leads them.
+
+    Args:
+        root: The folder of the leaderboards.
+    """
+    boards = boards_in(root)
+    entries = read_entries(root, boards)
+    shown = table("board", "benchmark", "track", "leads~", "score>", "entries>", gap=1)
+    for board in boards.values():
+        for number, track in enumerate(board.tracks):
+            ranked = rank(board, track, entries).rows
+            lead = (plain(ranked[0].entry.submission.title), f"{ranked[0].score.estimate:.3f}") if ranked else ("", "")
+            first = number == 0 or not out.is_terminal  # every line by itself tells its board to `grep`
+            head = (f"[bold]{plain(board.id)}[/]", plain(board.benchmark)) if first else ("", "")
+            shown.add_row(*head, plain(track), *lead, str(len(ranked)))
+    show(shown)

@@ -1,0 +1,54 @@
+"""`metabench dataset generate`: plays behaviour policies into a set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metabench.cli.arguments import Id, at_least
+from metabench.cli.console import bar, plain, say
+from metabench.cli.dataset.known import mean_return, normalised, wanted
+from metabench.cli.evaluate import check_agent
+from metabench.datasets import generate
+from metabench.datasets.format import read_manifest
+from metabench.datasets.recipe import EPISODES_PER_TASK
+
+
+def command(
+    id: Id,
+    split: str = "train",
+    episodes: int = EPISODES_PER_TASK,
+    seed: int = 0,
+    root: Path | None = None,
+    agent: str | None = None,
+    states: int | None = None,
+) -> None:
+    """Make one split of a dataset by playing behaviour policies; a generation that was stopped goes on.
+
+    Examples:
+      metabench dataset generate metabench/point-robot/mixed-v0
+      metabench dataset generate grid-switch/mine-v0 --agent runs/GridSwitch-v0-rl2-s0
+
+    Args:
+        id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay (a
+            learning history in order); any word of your own with --agent.
+        split: A frozen split of the benchmark.
+        episodes: Episodes of each task.
+        seed: The same seed gives the same bytes.
+        root: Where datasets lie; METABENCH_DATA or the platform's cache by default.
+        agent: A yardstick by name or a trained agent by folder, as the behaviour.
+        states: Keep the simulator's full state every so many steps.
+    """
+    name = wanted(id, root)
+    at_least(1, episodes=episodes, states=states)
+    at_least(0, seed=seed)
+    if agent is not None:
+        check_agent(agent)
+    with bar("playing", "episodes") as update:
+        folder = generate(
+            name, split, episodes=episodes, seed=seed, root=root, agent=agent, state_every=states, progress=update
+        )
+    m = read_manifest(folder)
+    mean = mean_return(m)
+    share = normalised(m, mean)
+    level = "" if share is None else f", {share:.2f} of the way from random to the oracle"
+    say(f"{m.episodes:,} episodes, mean return {mean:.2f}{level}\nwritten: {plain(folder)}")

@@ -1,0 +1,122 @@
+"""`metabench verify`: recomputes and replays submissions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.progress import Progress, TaskID, TextColumn
+from rich.table import Table
+
+from metabench.cli.arguments import at_least, missing
+from metabench.cli.console import bars, plain, say, show, table
+from metabench.leaderboard.folder import find
+from metabench.leaderboard.records import BOARDS, OWN_BOARDS, VERIFICATION, Board, read_boards
+from metabench.leaderboard.verify import Verdict, fresh_seed, verify
+from metabench.leaderboard.verify import record as write_record
+
+
+def command(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="(required)"),
+    ] = (),
+    rerun: bool = False,
+    seed: int | None = None,
+    record: bool = False,
+    boards: Path | None = None,
+) -> None:
+    """Recompute and replay submissions: every score from its rewards, every piece of every trace in the simulator.
+
+    Prints what was checked and a verdict; the exit status is 1 if any submission is not accepted.
+
+    Examples:
+      metabench verify leaderboards
+      metabench verify leaderboards/grid-switch/rl2 --rerun
+
+    Args:
+        paths: Submissions, or folders of them.
+        rerun: Also play the submitted policies again on fresh seeds: the tier reproduced.
+        seed: With --rerun: the number the fresh seeds follow from; a new one by default.
+        record: Write verification.json beside what is accepted.
+        boards: A boards.toml; the nearest at or above each submission by default.
+    """
+    if not paths:
+        raise ValueError("verify wants submissions, or folders of them: metabench verify leaderboards")
+    at_least(0, seed=seed)
+    for path in paths:
+        if not path.exists():
+            raise missing(path, "submission or folder of submissions")
+    known = None if boards is None else read_boards(boards)
+    again = (fresh_seed if seed is None else lambda: seed) if rerun else None
+    verdicts = verify_all(paths, known, again, record)
+    if not all(verdict.accepted for verdict in verdicts):
+        sys.exit(1)
+
+
+def boards_for(path: Path) -> Mapping[str, Board]:
+    """The boards of the leaderboards that `path` lies in: the nearest boards.toml at or above it, or the package's."""
+    here = path.absolute()
+    for folder in (here, *here.parents):
+        if (folder / BOARDS).is_file():
+            return read_boards(folder / BOARDS)
+    return read_boards(OWN_BOARDS)
+
+
+def verify_all(
+    paths: Sequence[Path],
+    boards: Mapping[str, Board] | None,
+    seeds: Callable[[], int] | None,
+    write: bool,
+) -> list[Verdict]:
+    """Verifies every submission at or below the paths and prints what was found.
+
+    Args:
+        paths: Submissions, or folders of them.
+        boards: By id; those of the nearest boards.toml if there are none.
+        seeds: Gives the seed for playing an entry's policies again; nothing is played again without it.
+        write: Whether to write the record of an accepted submission beside it.
+    """
+    verdicts = []
+    for folder in [found for path in paths for found in find(path)]:
+        known = boards_for(folder) if boards is None else boards
+        with bars(TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps")) as shown:
+            tell = partial(_tell, shown, shown.add_task(plain(folder.parent.name), total=1))
+            verdict = verify(folder, known, rerun_seed=seeds() if seeds else None, progress=tell)
+        show(verdict_table(verdict))
+        if write and verdict.accepted:
+            write_record(verdict)
+            say(f"written: {plain(folder / VERIFICATION)}")
+        verdicts.append(verdict)
+    if len(verdicts) > 1:
+        accepted = sum(verdict.accepted for verdict in verdicts)
+        say(f"\n{accepted} of {len(verdicts)} submissions accepted")
+    return verdicts
+
+
+def _tell(shown: Progress, task: TaskID, done: int, total: int) -> None:
+    shown.update(task, completed=done, total=total)
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """The checks and the verdict."""
+    shown = table("", "~", title=plain("/".join(verdict.folder.absolute().parts[-3:])))
+    shown.show_header = False
+    for check in verdict.checks:
+        shown.add_row(f"[dim]{plain(check.name)}[/]", plain(check.found))
+    for flag in verdict.flags:
+        shown.add_row("[yellow]look[/]", f"[yellow]{plain(flag)}[/]")
+    if verdict.fault:
+        shown.add_row("[bold red]rejected[/]", f"[red]{plain(verdict.fault)}[/]")
+    elif verdict.tier == "claimed":
+        shown.add_row(
+            "[bold yellow]claimed[/]", "[yellow]nothing is wrong, and nothing is proven: there are no traces[/]"
+        )
+    else:
+        shown.add_row("[bold green]verdict[/]", f"[bold green]{plain(verdict.tier)}[/]")
+    return shown
