@@ -12,7 +12,8 @@ from metabench.evaluation.results import Protocol, Result
 from metabench.family import Diverged, DivergenceWarning, Family, Field
 from metabench.moved import install as _install
 from metabench.physics.metaworld.classes import IDS as _METAWORLD
-from metabench.registry import Spec, declare, load_families, make, make_vec, register, spec, specs
+from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
+from metabench.registry import load_families as _load_families
 from metabench.rng import SlotRng
 from metabench.tasks import Range, Task, TaskTable, latent, param
 
@@ -76,4 +77,4 @@ declare("SparsePointRobot-v0", "metabench.families.point_robot", 20)
 for _id in _METAWORLD:
     declare(_id, "metabench.families.metaworld", 500, "" if "-ML" in _id else "MetaWorld-<Task>-v0")
 declare("WalkerParam-v0", "metabench.families.walker", 200)
-load_families()  # other packages' register themselves, as if they had been imported
+_load_families()  # other packages' register themselves, as if they had been imported

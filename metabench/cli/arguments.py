@@ -35,3 +35,10 @@ def missing(path: Path, what: str, known: Sequence[str] | None = None) -> ValueE
         return ValueError(f"{path} is no {what}: {where}")
     shown = [*names[:12], f"and {len(names) - 12} more"] if len(names) > 12 else None
     return ValueError(f"there is no {what} {path}; {suggest(str(path), names, shown)}")
+
+
+def folder_of_boards(path: Path) -> Path:
+    """`path`, if it is a folder; ValueError with near names if not."""
+    if not path.is_dir():
+        raise missing(path, "folder of leaderboards")
+    return path

@@ -17,7 +17,7 @@ from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.summary import Summary, reference_levels, summarise
 from metabench.evaluation.switches import reward_around_switches
-from metabench.plugins import load_plugin
+from metabench.plugins import load_plugin, open_run
 from metabench.runs import METRICS, RESULT, read_metrics, result_path
 
 BENCHMARK, LEARNER = "GridSwitch-v0", "rl2"
@@ -52,8 +52,9 @@ def quickstart(folder: Path, seed: int, frames: int | None) -> list[Summary]:
     config = dataclasses.replace(learner.Config(), frames=frames or FRAMES)
     say(f"[bold]1[/] train {LEARNER} on {BENCHMARK}: {config.frames:,} environment steps, seed {seed}")
     start = time.perf_counter()
-    with stoppable(learner.Run(folder), folder) as run:
-        agent = learner.train(BENCHMARK, config, seed=seed, run=run)
+    training = open_run(learner, folder)
+    with stoppable(training, folder):
+        agent = learner.train(BENCHMARK, config, seed=seed, run=training)
     metrics = read_metrics(folder)
     rates = sorted(row["time/frames_per_s"] for row in metrics)
     say(f"  {time.perf_counter() - start:.0f} s, {rates[len(rates) // 2]:,.0f} training frames/s (median)")

@@ -104,11 +104,8 @@ def _write(
     ]
 
 
-def import_foreign(source: Any, id: DatasetId, split: str, part: Path) -> None:
-    """A set of another origin."""
-    from minari.dataset.minari_storage import MinariStorage
-
-    raw = MinariStorage.read_raw_metadata(source.storage.data_path)
+def _foreign_episodes(source: Any) -> list[Any]:
+    """The episodes of a set of another origin; ValueError in one sentence if they have no place in our format."""
     observation, action = source.observation_space, source.action_space
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise ValueError(f"the observations of {source.id} are {observation}; only flat boxes have a place here")
@@ -118,14 +115,24 @@ def import_foreign(source: Any, id: DatasetId, split: str, part: Path) -> None:
         raise ValueError(
             f"the actions of {source.id} begin with {action.start}; only those that begin with 0 have a place"
         )
-    details = list(source.storage.get_episode_metadata(range(source.total_episodes)))
     read = list(source.iterate_episodes())
     if not read:
         raise ValueError(f"{source.id} has no episodes")
-    shape = tuple(action.shape or ())
     for index, episode in enumerate(read):
-        if fault := _fault(episode, observation.shape[0], shape):
+        if fault := _fault(episode, observation.shape[0], tuple(action.shape or ())):
             raise ValueError(f"episode {index} of {source.id} has no place here: {fault}")
+    return read
+
+
+def import_foreign(source: Any, id: DatasetId, split: str, part: Path) -> None:
+    """A set of another origin."""
+    from minari.dataset.minari_storage import MinariStorage
+
+    raw = MinariStorage.read_raw_metadata(source.storage.data_path)
+    read = _foreign_episodes(source)
+    details = list(source.storage.get_episode_metadata(range(source.total_episodes)))
+    observation, action = source.observation_space, source.action_space
+    shape = tuple(action.shape or ())
     kinds = [_kind([np.asarray(getattr(one, name)) for one in read], name) for name in _COLUMNS]
     rows = row_type(observation.shape[0], shape, *kinds)
     episodes, blocks, finals = np.zeros(len(read), dtype=EPISODE), [], []

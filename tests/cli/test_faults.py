@@ -15,7 +15,7 @@ from metabench.cli.main import guard, main
 from metabench.evaluation.results import Result
 
 SIGNALS = [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "terminated")]
-TRAIN = ("train", "rl2", "GridNavigation-v0", "--trials", "16", "--hidden", "8", "--progress", "none")
+TRAIN = ("train", "rl2", "GridNavigation-v0", "--trials", "16", "--network.hidden", "8", "--progress", "none")
 
 
 @pytest.mark.parametrize(

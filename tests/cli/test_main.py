@@ -74,7 +74,7 @@ def test_summarise_puts_runs_together(capsys, tmp_path):
 
 def test_train_then_evaluate(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("--frames", "9600", "--trials", "16", "--hidden", "8", "--progress", "none", "--seed", "2")
+    options = ("--frames", "9600", "--trials", "16", "--network.hidden", "8", "--progress", "none", "--seed", "2")
     text = run(capsys, "train", "rl2", "GridNavigation-v0", *options)
     folder = tmp_path / "runs" / "GridNavigation-v0-rl2-s2"
     assert "written: runs/GridNavigation-v0-rl2-s2" in text

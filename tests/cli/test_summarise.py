@@ -24,7 +24,9 @@ def save(folder, seed, config, agent="rl2", shift=0.0, protocol_seed=0, **change
     )
     result.save(folder / "result.json")
     if config is not None:
-        (folder / "config.json").write_text(json.dumps({"agent": agent, "seed": seed, "config": config}))
+        (folder / "config.json").write_text(
+            json.dumps({"agent": agent, "benchmark": "GridSwitch-v0", "seed": seed, "config": config})
+        )
     return str(folder / "result.json")
 
 

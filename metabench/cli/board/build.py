@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metabench.cli.arguments import Boards
+from metabench.cli.arguments import Boards, folder_of_boards
 from metabench.cli.console import plain, say
 from metabench.leaderboard.records import boards_in
 
@@ -20,6 +20,6 @@ def command(root: Boards = Path("leaderboards"), out: Path = Path("site")) -> No
     """
     from metabench.leaderboard.site.build import build  # templates take a while, and the help needs none
 
-    built = build(root, boards_in(root), out)
+    built = build(root, boards_in(folder_of_boards(root)), out)
     counts = f"{built.boards} boards, {built.entries} entries, {built.files} files"
     say(f"written: {plain(built.folder / 'index.html')} ({counts})")

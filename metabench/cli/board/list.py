@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metabench.cli.arguments import Boards
+from metabench.cli.arguments import Boards, folder_of_boards
 from metabench.cli.console import out, plain, show, table
 from metabench.leaderboard.ranking import rank, read_entries
 from metabench.leaderboard.records import boards_in
@@ -16,7 +16,7 @@ def command(root: Boards = Path("leaderboards")) -> None:
     Args:
         root: The folder of the leaderboards.
     """
-    boards = boards_in(root)
+    boards = boards_in(folder_of_boards(root))
     entries = read_entries(root, boards)
     shown = table("board", "benchmark", "track", "leads~", "score>", "entries>", gap=1)
     for board in boards.values():

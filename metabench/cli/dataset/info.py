@@ -30,7 +30,7 @@ def command(id: Id, split: str = "train", root: Path | None = None, json: bool =
     if json:
         out.print((data.folder / MANIFEST).read_text(), markup=False, soft_wrap=True)
         return
-    say(f"[bold]{plain(m.id)}[/]  {plain(m.split)} of {plain(m.benchmark)}\n")
+    say(f"[bold]{plain(m.id)}[/]  {plain(m.split)} of {plain(m.benchmark or 'another origin')}\n")
     show(_facts(data))
     returns = table("task>", "episodes>", "mean>", "lowest>", "highest>")
     for s in m.statistics:

@@ -33,14 +33,13 @@ def here(id: str, split: str, root: Path | None) -> str:
         return name
     parsed, local = DatasetId.parse(name), list(dict.fromkeys(str(known) for known, _, _ in local_datasets(root)))
     splits = [found for known, found, _ in local_datasets(root) if known == parsed]
-    if splits:
+    if splits and split not in splits:
         parsed.benchmark.table().size(split)
-        if split not in splits:
-            raise ValueError(
-                f"{parsed} is here with the splits {', '.join(splits)}, not with {split}; "
-                f"make it: metabench dataset generate {parsed} --split {split}"
-            )
-    elif parsed.quality not in QUALITIES and (near := _near(str(parsed), local) or nearest(name, root)):
+        raise ValueError(
+            f"{parsed} is here with the splits {', '.join(splits)}, not with {split}; "
+            f"make it: metabench dataset generate {parsed} --split {split}"
+        )
+    if not splits and parsed.quality not in QUALITIES and (near := _near(str(parsed), local) or nearest(name, root)):
         raise ValueError(f"{parsed} is not here; did you mean {near!r}?")
     return name
 

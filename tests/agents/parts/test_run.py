@@ -112,8 +112,11 @@ def test_asked_to_stop_the_next_checkpoint_is_written_at_once_and_ends_training(
 def test_a_training_loop_stops_where_it_can_go_on_to_the_same_bits(tmp_path):
     """A real loop, told to stop in its second iteration, continued: its weights are those of an unbroken one."""
     from metabench_agents import rl2
+    from metabench_agents.parts.config import with_settings
 
-    config = rl2.Config(frames=60 * 16 * 4, trials=16, hidden=16, embed=16, head=16)
+    config = with_settings(
+        rl2.Config(frames=60 * 16 * 4, trials=16), {f"network.{name}": 16 for name in ("hidden", "embed", "head")}
+    )
 
     class Interrupted(Run):
         def log(self, row):
