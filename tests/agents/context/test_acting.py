@@ -12,10 +12,10 @@ from metabench_agents.context.actor_critic import LatentSACConfig
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import TransitionDecoderConfig
 from metabench_agents.context.task_encoder import TaskModelConfig
-from metabench_agents.parts.run import CHECKPOINT, CONFIG
 
 import metabench
 from metabench.evaluation.play import Stream
+from metabench.runs import CHECKPOINT, CONFIG
 
 ENTRIES = Path(__file__).parents[3] / "leaderboards" / "point-robot"
 SIZES = LatentSACConfig(hidden=8, layers=1)

@@ -8,9 +8,9 @@ import torch
 from metabench_agents.oracle import sac, sac_oracle
 from metabench_agents.oracle.actor import PARTS
 from metabench_agents.oracle.weights import STAGES, Stages
-from metabench_agents.parts.run import CONFIG
 
 import metabench
+from metabench.runs import CONFIG
 
 SMALL = sac_oracle.Config(
     frames=4 * 20 * 8,
