@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ ABOUT = """The meta-reinforcement-learning benchmark.
   metabench train rl2 GridSwitch-v0 --seed 0  train an agent into runs/
   metabench evaluate bayes GridSwitch-v0      play an agent under the protocol
   metabench summarise runs/*/result.json      several training runs as one line
+  metabench sweep rl2 GridSwitch-v0 --out runs/x   many trainings, here, on Ray or on Slurm
   metabench dataset                           offline datasets: generate, download, verify
   metabench submit bayes --board grid-switch  evaluate with evidence and write a leaderboard entry
   metabench verify leaderboards               recompute and replay entries
@@ -220,13 +222,23 @@ def _dispatch(given: list[str]) -> None:
 
         board(given[1:])
         return
+    if name in ("sweep", "run-job"):
+        from metabench.cli import sweep
+
+        found = sweep.choose(given[1:]) if name == "sweep" else ("", sweep.run_job, given[1:])
+        further, function, rest = found
+        about = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
+        tyro.cli(function, prog=f"metabench {name} {further}".strip(), description=about, args=rest)
+        return
     if name == "--version":
         out.print(benchmarks.version(), highlight=False)
         return
     if name not in COMMANDS:
         from metabench.tasks import suggest
 
-        raise ValueError(f"unknown command {name!r}; {suggest(name, [*COMMANDS, 'train', 'dataset', 'board'])}")
+        raise ValueError(
+            f"unknown command {name!r}; {suggest(name, [*COMMANDS, 'train', 'dataset', 'board', 'sweep', 'run-job'])}"
+        )
     tyro.cli(COMMANDS[name], prog=f"metabench {name}", args=given[1:]).run()
 
 

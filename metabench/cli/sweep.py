@@ -1,0 +1,271 @@
+"""`metabench sweep`: many jobs on this machine, on Ray or on Slurm; `sweep status`, `sweep retry`, and `run-job`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+
+from metabench.sweep.engine import Engine, Event
+from metabench.sweep.folder import Place, perform
+from metabench.sweep.grid import grid, parse_seeds, parse_setting, sort_out
+from metabench.sweep.jobs import Job, add_to_plan, read_plan
+from metabench.sweep.local import Local
+from metabench.sweep.on_ray import Ray
+from metabench.sweep.slurm import Slurm
+from metabench.sweep.view import Progress, clock, estimate
+
+out = Console()
+EngineName = Literal["local", "ray", "slurm"]
+Out = Annotated[Path, tyro.conf.Positional]
+_TAKEN_SECONDS = 30.0  # how long a member waits for a job that somebody else is at before it leaves it to them
+_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+_SHOWN = 10  # failures that are listed
+
+
+def engine_of(
+    name: str, workers: int | None = None, address: str | None = None, sbatch: str = "", retries: int | None = None
+) -> Engine:
+    """An engine by name.
+
+    Raises:
+        ValueError: In one sentence: an option that the engine does not have, or it cannot work here.
+        ImportError: Its package is missing, with the command that installs it.
+    """
+    if address is not None and name != "ray":
+        raise ValueError(f"--address is of a Ray cluster, and the engine is {name}: add --engine ray")
+    if sbatch and name != "slurm":
+        raise ValueError(f"--sbatch is for Slurm, and the engine is {name}: add --engine slurm")
+    extra: dict[str, Any] = {} if retries is None else {"retries": retries}
+    engines: dict[str, Callable[[], Engine]] = {
+        "local": lambda: Local(workers, **extra),
+        "ray": lambda: Ray(address, workers, **extra),
+        "slurm": lambda: Slurm(sbatch, **extra),
+    }
+    engine = engines[name]()
+    engine.check()
+    return engine
+
+
+def sweep(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AGENT... BENCHMARK...")],
+    out: Annotated[Path, tyro.conf.arg(name="out")],
+    seeds: str = "0-4",
+    set: tuple[str, ...] = (),
+    splits: tuple[str, ...] = ("test", "ood"),
+    engine: EngineName = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    sbatch: str = "",
+    retries: int | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Train and evaluate agents on benchmarks with several seeds and settings; everything that is done is skipped.
+
+    The same command again, or several at the same time, go on with what is left; a job that was killed goes on from
+    its checkpoint, to the same bits. `metabench sweep status OUT` tells how far it is, `metabench sweep retry OUT`
+    tries again what failed.
+
+    Examples:
+      metabench sweep rl2 GridSwitch-v0 --out runs/rl2
+      metabench sweep rl2 GridSwitch-v0 GridNavigation-v0 --seeds 0-9 --set clip=0.1,0.2 --out runs/clip
+      metabench sweep rl2 GridSwitch-v0 --engine ray --address auto --out /shared/rl2
+      metabench sweep rl2 GridSwitch-v0 --engine slurm --sbatch "--partition=cpu --time=2:00:00" --out /shared/rl2
+
+    Args:
+        names: Agents (names, or folders of runs) and benchmarks, in any order.
+        out: The sweep's folder.
+        seeds: 0-4, or 0,2,5.
+        set: Settings of the agents to try, name=value,value,...; every combination.
+        splits: To evaluate on.
+        engine: Where jobs run: processes of this machine, a Ray cluster, or Slurm.
+        workers: Processes of this machine; as many as cores by default.
+        address: Of a running Ray cluster: HOST:PORT or auto.
+        sbatch: Options for Slurm's sbatch.
+        retries: How many times a job is tried again whose process, node or member died.
+        dry_run: Print the plan and stop.
+    """
+    agents, benchmarks = sort_out(names)
+    settings: dict[str, list[Any]] = {}
+    for text in set:
+        name, values = parse_setting(text)
+        if name in settings:
+            raise ValueError(f"the setting {name} is given twice: give all its values at once, {name}=A,B")
+        settings[name] = values
+    jobs = grid(agents, benchmarks, parse_seeds(seeds), settings, splits)
+    chosen = engine_of(engine, workers, address, sbatch, retries)
+    show_plan(jobs, out, chosen)
+    if not dry_run:
+        run(jobs, out, chosen)
+
+
+def status(folder: Out) -> None:
+    """Tell how far a sweep is: what runs, what is done, what failed and why.
+
+    Example: metabench sweep status runs/rl2
+
+    Args:
+        folder: The sweep's folder.
+    """
+    place, jobs = open_sweep(folder)
+    states = Counter(place.state(job.key()) for job in jobs)
+    out.print(
+        f"{len(jobs)} jobs: {states['done']} done, {states['running']} running, {states['waiting']} waiting, "
+        f"{states['failed']} failed",
+        highlight=False,
+    )
+    for job in jobs:
+        if place.state(job.key()) == "running":
+            out.print(f"running  {job.label}", markup=False, highlight=False, soft_wrap=True)
+    show_failures(place, jobs)
+    if states["waiting"]:
+        out.print(f"the rest: metabench sweep retry {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def retry(
+    folder: Out,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    sbatch: str = "",
+    retries: int | None = None,
+) -> None:
+    """Try again what failed in a sweep, and do what is left of it.
+
+    Example: metabench sweep retry runs/rl2
+
+    Args:
+        folder: The sweep's folder.
+        engine: Where jobs run: processes of this machine, a Ray cluster, or Slurm.
+        workers: Processes of this machine; as many as cores by default.
+        address: Of a running Ray cluster: HOST:PORT or auto.
+        sbatch: Options for Slurm's sbatch.
+        retries: How many times a job is tried again whose process, node or member died.
+    """
+    place, jobs = open_sweep(folder)
+    chosen = engine_of(engine, workers, address, sbatch, retries)
+    again = sum(place.forgive(job) for job in jobs)
+    left = [job for job in jobs if place.settled(job.key()) is None]
+    out.print(f"{len(left)} jobs to do, {again} of them failed before", highlight=False)
+    run(left, folder, chosen)
+
+
+def run_job(
+    file: Annotated[Path, tyro.conf.Positional],
+    line: Annotated[int, tyro.conf.Positional],
+    out: Path | None = None,
+) -> None:
+    """Do one job of a sweep's plan: what a member of a Slurm array runs.
+
+    Example: metabench run-job runs/rl2/jobs.jsonl 3
+
+    Args:
+        file: The plan: one job per line.
+        line: Which one; the first is 1.
+        out: The sweep's folder; where the plan lies by default.
+    """
+    jobs = read_plan(file)
+    if not 1 <= line <= len(jobs):
+        raise ValueError(f"{file} has the lines 1 to {len(jobs)}, got {line}")
+    job, start = jobs[line - 1], time.monotonic()
+    folder = file.parent if out is None else out
+    while (outcome := perform(job, folder)).state == "taken" and time.monotonic() - start < _TAKEN_SECONDS:
+        time.sleep(1.0)
+    words = {"done": "done", "failed": f"failed: {outcome.reason}", "taken": "somebody else is at it"}
+    Console().print(f"{job.label}: {words[outcome.state]}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.state == "failed":
+        sys.exit(1)
+
+
+def open_sweep(folder: Path) -> tuple[Place, list[Job]]:
+    """A sweep's folder and its plan; ValueError in one sentence if it is none."""
+    place = Place(folder)
+    if not place.plan.is_file():
+        raise ValueError(f"there is no sweep in {folder}: it has no {place.plan.name}")
+    return place, read_plan(place.plan)
+
+
+def show_plan(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
+    """Prints what is to be done, and what it costs as far as finished jobs tell."""
+    place, groups = Place(folder), Counter(job.group for job in jobs)
+    for group, count in groups.items():
+        out.print(f"{count:5d}  {group}", markup=False, highlight=False, soft_wrap=True)
+    states = Counter(place.state(job.key()) for job in jobs)
+    failed = f", {states['failed']} failed (metabench sweep retry {folder})" if states["failed"] else ""
+    text = f"{len(jobs)} jobs, {states['done']} of them done already{failed}; "
+    left = [job for job in jobs if place.settled(job.key()) is None]
+    hours = estimate(place, jobs, left)
+    cost = "what they cost is known after the first" if hours is None else f"about {hours:.2g} core hours left"
+    out.print(text + (cost if left else "nothing is left to do"), markup=False, highlight=False, soft_wrap=True)
+
+
+def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
+    """Does the jobs under a live table, or with a line now and then where there is no terminal.
+
+    Raises:
+        ValueError: In one sentence, at the end: some jobs failed.
+    """
+    place = Place(folder)
+    add_to_plan(place.plan, jobs)
+    progress = Progress(place, jobs, engine)
+    events = engine.events(jobs, folder)
+    if out.is_terminal:
+        with Live(console=out, get_renderable=progress.table, refresh_per_second=2, transient=False) as live:
+            for event in events:
+                progress.take(event)
+                live.refresh()
+    else:
+        _lines(events, progress)
+    failed = [job for job in jobs if (settled := place.settled(job.key())) and settled.state == "failed"]
+    show_failures(place, failed)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; try again: metabench sweep retry {folder}")
+    out.print(f"{len(jobs)} jobs done: {place.results}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(events: Iterable[Event], progress: Progress) -> None:
+    last, first = time.monotonic(), True
+    for event in events:
+        progress.take(event)
+        if event.state == "failed":
+            out.print(f"failed  {event.job.label}: {event.reason}", markup=False, highlight=False, soft_wrap=True)
+        if event.state == "done" and event.ran and first:
+            hours = estimate(progress.place, progress.jobs, progress.jobs)
+            out.print(
+                f"the first job took {clock(event.seconds)}: about {hours or 0:.2g} core hours in all",
+                highlight=False,
+                soft_wrap=True,
+            )
+            first = False
+        if time.monotonic() - last > _LINE_SECONDS:
+            out.print(progress.line(), markup=False, highlight=False, soft_wrap=True)
+            last = time.monotonic()
+    out.print(progress.line(), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_failures(place: Place, jobs: Sequence[Job]) -> None:
+    """Prints the failed ones of these jobs, with the reason and the log."""
+    found = [(job, failure) for job in jobs if (failure := place.failure(job.key())) and not failure.again]
+    for job, failure in found[:_SHOWN]:
+        out.print(
+            f"failed  {job.label}: {failure.reason}\n        log: {failure.log}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    if len(found) > _SHOWN:
+        out.print(f"and {len(found) - _SHOWN} more in {place.failures}", markup=False, highlight=False)
+
+
+def choose(given: Sequence[str]) -> tuple[str, Callable[..., Any], list[str]]:
+    """Which of the commands the words mean: `status OUT`, `retry OUT`, or a sweep."""
+    if given and given[0] in ("status", "retry"):
+        return given[0], {"status": status, "retry": retry}[given[0]], list(given[1:])
+    return "", sweep, list(given) or ["--help"]
