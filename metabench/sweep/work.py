@@ -5,8 +5,8 @@ train       `agent` on `benchmark` with the changed settings `config`, in the fo
             trial; `name` in the results; `datasets`, pairs of id and split that are made first where they are missing;
             `checkpoint_every` iterations.
 evaluate    `agent`, a yardstick's name or a run's folder, on `benchmark` and `split` (test). If given: `episodes`,
-            `name`; `sha256` of a run's policy, which is checked; `trace`: whether to keep the evidence; `version` of
-            the protocol.
+            `repeats` and `version` of the protocol; `name`; `sha256` of a run's policy, which is checked; `trace`:
+            whether to keep the evidence; `agent_seed` of a yardstick's own randomness, the job's by default.
 generate    shard number `shard` of the data set `id`, `split` (train): the shard's files as they lie in an unfinished
             generation. If given: `episodes` of a task, `agent`, `state_every`.
 study       `function`, named `module:function`, called with the seed, the folder and its `arguments`; what it returns
@@ -15,8 +15,10 @@ study       `function`, named `module:function`, called with the seed, the folde
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ SPLITS = ("test", "ood")  # what is evaluated after training
 RESULT, TRACE = "result.json", "trace.npz"
 
 _TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "name", "datasets", "checkpoint_every"}
-_EVALUATE = {"agent", "benchmark", "split", "episodes", "name", "sha256", "trace", "version"}
+_EVALUATE = {"agent", "benchmark", "split", "episodes", "repeats", "version", "name", "sha256", "trace", "agent_seed"}
 _GENERATE = {"id", "split", "shard", "episodes", "agent", "state_every"}
 _STUDY = {"function", "arguments"}
 
@@ -99,7 +101,8 @@ def trainable(name: str) -> Any:
 
 def _protocol(settings: Mapping[str, Any], split: str, seed: int, version: str) -> Protocol:
     standard = standard_protocol(settings["benchmark"], split, seed, version)
-    return standard.model_copy(update={"episodes": settings["episodes"]}) if "episodes" in settings else standard
+    counts = {name: settings[name] for name in ("episodes", "repeats") if name in settings}
+    return Protocol.model_validate(standard.model_dump() | counts)
 
 
 def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
@@ -123,7 +126,7 @@ def _evaluate(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
     split, name = settings.get("split", "test"), settings["agent"]
     if "sha256" in settings and policy_sha256(Path(name)) != settings["sha256"]:
         raise ValueError(f"the policy in {name} is no longer the one that was to be evaluated")
-    agent, label, train_seed = load_agent(name, settings["benchmark"], split, seed)
+    agent, label, train_seed = load_agent(name, settings["benchmark"], split, settings.get("agent_seed", seed))
     version = settings.get("version", getattr(agent, "protocol", PROTOCOL_VERSION))
     played = _protocol(settings, split, seed, version)
     trace = folder / TRACE if settings.get("trace") else None
@@ -132,11 +135,14 @@ def _evaluate(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
 
 
 def policy_sha256(folder: Path) -> str:
-    """The hash of what the agent in a run's folder is loaded from."""
-    from metabench.leaderboard.records import policy_sha256
-    from metabench.leaderboard.submit import policy_files
-
-    return policy_sha256(policy_files(folder))
+    """The hash of what a run's agent is made of: of all its files but metrics, results and hidden ones."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        aside = name.endswith(".jsonl") or re.fullmatch(r"result(-.+)?\.json", name) or f"/{name}".count("/.")
+        if path.is_file() and not aside:
+            total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def _generate(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
