@@ -80,7 +80,7 @@ def read_queue(path: Path = QUEUE) -> list[Table]:
             settings |= options | {name: row[name] for name in _OPTIONS & row.keys()}
             changes = common | row.get("config", {})
             if changes:
-                settings["config"] = changes_of(trainable(row["agent"]).Config, changes)
+                settings["config"] = changes_of(trainable(row["agent"]), changes)
             seeds = parse_seeds(row.get("seeds", record["seeds"]))
             rows.append(Row(row["name"], tuple(Job("train", settings, seed) for seed in seeds)))
         tables.append(Table(record["name"], record["about"], tuple(rows)))

@@ -87,14 +87,16 @@ def _jobs(
     chosen = spec(benchmark).id
     folder = Path(agent)
     if (folder / RUN).is_file():
-        trained = str(folder.resolve())
+        trained, learned = str(folder.resolve()), json.loads((folder / RUN).read_text())["benchmark"]
+        if learned != chosen:
+            raise ValueError(f"{folder} was trained on {learned}, not on {chosen}")
         common = {"agent": trained, "benchmark": chosen, "sha256": policy_sha256(folder)}
         return [Job("evaluate", common | {"split": split}, seed) for split in splits]
     if _needs_no_training(agent):
         return [Job("evaluate", {"agent": agent, "benchmark": chosen, "split": split}, seed) for split in splits]
     common = {"agent": agent, "benchmark": chosen, "splits": list(splits), **extra}
-    config = trainable(agent).Config
-    return [Job("train", common | ({"config": changes_of(config, c)} if c else {}), seed) for c in combinations]
+    algorithm = trainable(agent)
+    return [Job("train", common | ({"config": changes_of(algorithm, c)} if c else {}), seed) for c in combinations]
 
 
 def _needs_no_training(agent: str) -> bool:

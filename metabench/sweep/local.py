@@ -28,7 +28,7 @@ class Local(Engine):
     """
 
     def __init__(self, workers: int | None = None, retries: int = RETRIES):
-        self.workers, self.retries = workers or cores(), retries
+        self.workers, self.retries = cores() if workers is None else workers, retries
 
     @property
     def width(self) -> int:

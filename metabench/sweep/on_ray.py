@@ -34,7 +34,8 @@ class Ray(Engine):
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, retries: int = RETRIES):
-        self.address, self.workers, self.retries = address, workers or cores(), retries
+        self.address, self.retries = address, retries
+        self.workers = cores() if workers is None else workers
         self._cores = self.workers
 
     @property

@@ -10,7 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from metabench.tasks import suggest
 
 
-def configure(kind: Any, changes: Mapping[str, Any]) -> Any:
+def settings_of(algorithm: Any, changes: Mapping[str, Any]) -> Any:
+    """`configure` for an agent that is trained: its `RENAMED`, if it has one, says what settings were once called."""
+    return configure(algorithm.Config, changes, getattr(algorithm, "RENAMED", {}))
+
+
+def configure(kind: Any, changes: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> Any:
     """The settings of an agent that differ from the defaults in `changes`.
 
     Args:
@@ -18,6 +23,8 @@ def configure(kind: Any, changes: Mapping[str, Any]) -> Any:
         changes: JSON by name. A setting in a group is named `group.setting`, or lies in a mapping of its own; its last
             name alone is enough where no other setting ends so. Lists become tuples, whole numbers floats where the
             type says so.
+        renamed: Names that settings had once, and what they are called now; "" for what does not exist any more and
+            does not matter.
 
     Raises:
         ValueError: One sentence: no such setting, with near names; or a value that is none of its type.
@@ -26,17 +33,18 @@ def configure(kind: Any, changes: Mapping[str, Any]) -> Any:
     paths = {".".join(path): hint for path, hint in _leaves(standard)}
     config = standard
     for name, value in _flat(changes, paths):
-        path = _find(name, paths, kind)
-        config = _put(config, path.split("."), convert(path, value, paths[path]))
+        if path := _find(name, paths, kind, renamed or {}):
+            config = _put(config, path.split("."), convert(path, value, paths[path]))
     return config
 
 
-def changes_of(kind: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+def changes_of(algorithm: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The same changes with every name in full and every value of its type, as JSON: one spelling for each setting."""
-    config, found = configure(kind, changes), {}
+    config, found = settings_of(algorithm, changes), {}
     paths = {".".join(path): hint for path, hint in _leaves(config)}
     for name, _ in _flat(changes, paths):
-        path = _find(name, paths, kind)
+        if not (path := _find(name, paths, algorithm.Config, getattr(algorithm, "RENAMED", {}))):
+            continue
         value = config
         for part in path.split("."):
             value = getattr(value, part)
@@ -65,9 +73,12 @@ def _flat(changes: Mapping[str, Any], paths: Mapping[str, Any], group: str = "")
             yield full, value
 
 
-def _find(name: str, paths: Mapping[str, Any], kind: Any) -> str:
+def _find(name: str, paths: Mapping[str, Any], kind: Any, renamed: Mapping[str, str]) -> str:
+    """The full name of a setting; empty for one that no longer matters."""
     if name in paths:
         return name
+    if renamed.get(name) == "" or renamed.get(name) in paths:
+        return renamed[name]
     ends = [path for path in paths if "." not in name and path.rpartition(".")[2] == name]
     if len(ends) == 1:
         return ends[0]

@@ -27,7 +27,7 @@ from metabench.evaluation.evaluate import evaluate, standard_protocol
 from metabench.evaluation.results import PROTOCOL_VERSION, Protocol
 from metabench.plugins import load_agent, load_plugin
 from metabench.registry import spec
-from metabench.sweep.settings import configure
+from metabench.sweep.settings import settings_of
 from metabench.tasks import suggest
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def check(job: Job) -> None:
         for split in _splits(job):
             table.size(split)
     if job.kind == "train":
-        configure(trainable(settings["agent"]).Config, settings.get("config", {}))
+        settings_of(trainable(settings["agent"]), settings.get("config", {}))
 
 
 def _splits(job: Job) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def _protocol(settings: Mapping[str, Any], split: str, seed: int, version: str) 
 
 def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
     algorithm, benchmark = trainable(settings["agent"]), spec(settings["benchmark"]).id
-    config = configure(algorithm.Config, settings.get("config", {}))
+    config = settings_of(algorithm, settings.get("config", {}))
     for id, split in settings.get("datasets", ()):
         from metabench.datasets import generate
 

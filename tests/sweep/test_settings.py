@@ -1,12 +1,12 @@
 """Settings out of JSON, and the grid of jobs made of them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
 from metabench.sweep.grid import grid, parse_seeds, parse_setting, sort_out
-from metabench.sweep.settings import changes_of, configure
+from metabench.sweep.settings import changes_of, configure, settings_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class Config:
     model: Clip = field(default_factory=Clip)
 
 
+class Agent:
+    Config = Config
+    RENAMED: ClassVar = {"cut": "ppo.clip.ratio", "epochs_of_old": "ppo.epochs", "speed_of_light": ""}
+
+
+def test_settings_answer_to_the_names_they_had():
+    assert settings_of(Agent, {"cut": 0.3, "speed_of_light": 3}) == configure(Config, {"ppo.clip.ratio": 0.3})
+    assert changes_of(Agent, {"cut": 0.3, "speed_of_light": 3, "epochs_of_old": 1}) == {
+        "ppo.clip.ratio": 0.3,
+        "ppo.epochs": 1,
+    }
+    with pytest.raises(ValueError, match="no setting 'cut'"):
+        configure(Config, {"cut": 0.3})
+
+
 def test_dotted_nested_and_unique_last_names_mean_the_same():
     wanted = Config(ppo=Ppo(Clip(0.1, None), epochs=7))
     for changes in (
@@ -41,7 +56,7 @@ def test_dotted_nested_and_unique_last_names_mean_the_same():
         {"ppo": {"clip.ratio": 0.1}, "ppo.clip.norm": None},
     ):
         assert configure(Config, changes) == wanted
-        assert changes_of(Config, changes) == {"ppo.clip.ratio": 0.1, "ppo.clip.norm": None}
+        assert changes_of(Agent, changes) == {"ppo.clip.ratio": 0.1, "ppo.clip.norm": None}
     assert configure(Config, {"epochs": 3}).ppo == Ppo(epochs=3)
     assert configure(Config, {}) == Config(), "a group's own defaults stay"
 
@@ -51,7 +66,7 @@ def test_values_get_the_types_of_the_settings():
     assert changed.sizes == (1, 2) and changed.pair == (2, "b") and changed.skip is False
     assert changed.ppo.rate == 1.0 and isinstance(changed.ppo.rate, float)
     assert configure(Config, {"frames": 1e3}).frames == 1000
-    assert changes_of(Config, {"rate": 1, "sizes": (3,)}) == {"ppo.rate": 1.0, "sizes": [3]}
+    assert changes_of(Agent, {"rate": 1, "sizes": (3,)}) == {"ppo.rate": 1.0, "sizes": [3]}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +132,22 @@ def test_words_are_sorted_into_agents_and_benchmarks(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             sort_out(names)
+
+
+def test_runs_are_evaluated_as_they_are_now(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"benchmark": "GridNavigation-v0"}')
+    (folder / "checkpoint.safetensors").write_bytes(b"weights")
+    first = grid([str(folder)], ["GridNavigation-v0"], [0], splits=("test",))
+    assert [job.kind for job in first] == ["evaluate"] and first[0].settings["agent"] == str(folder.resolve())
+    (folder / "result.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("{}")
+    assert grid([str(folder)], ["GridNavigation-v0"], [0], splits=("test",)) == first
+    (folder / "checkpoint.safetensors").write_bytes(b"others")
+    assert grid([str(folder)], ["GridNavigation-v0"], [0], splits=("test",)) != first
+    with pytest.raises(ValueError, match="was trained on GridNavigation-v0, not on GridSwitch-v0"):
+        grid([str(folder)], ["GridSwitch-v0"], [0])
 
 
 def test_seeds_and_settings_are_read():
