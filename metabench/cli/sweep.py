@@ -217,12 +217,11 @@ def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     progress = Progress(place, jobs, engine)
     events = engine.events(jobs, folder)
     if out.is_terminal:
-        with Live(console=out, get_renderable=progress.table, refresh_per_second=2, transient=False) as live:
-            for event in events:
-                progress.take(event)
-                live.refresh()
+        with Live(console=out, get_renderable=progress.table, refresh_per_second=2) as live:
+            _follow(events, progress, live.refresh)
     else:
-        _lines(events, progress)
+        _follow(events, progress, _now_and_then(progress))
+        out.print(progress.line(), markup=False, highlight=False, soft_wrap=True)
     failed = [job for job in jobs if (settled := place.settled(job.key())) and settled.state == "failed"]
     show_failures(place, failed)
     if failed:
@@ -230,24 +229,32 @@ def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     out.print(f"{len(jobs)} jobs done: {place.results}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _lines(events: Iterable[Event], progress: Progress) -> None:
-    last, first = time.monotonic(), True
+def _follow(events: Iterable[Event], progress: Progress, show: Callable[[], None]) -> None:
+    """Notes every event and shows where things are; says what failed, and what it all costs after the first job."""
+    first = True
     for event in events:
         progress.take(event)
         if event.state == "failed":
             out.print(f"failed  {event.job.label}: {event.reason}", markup=False, highlight=False, soft_wrap=True)
         if event.state == "done" and event.ran and first:
-            hours = estimate(progress.place, progress.jobs, progress.jobs)
-            out.print(
-                f"the first job took {clock(event.seconds)}: about {hours or 0:.2g} core hours in all",
-                highlight=False,
-                soft_wrap=True,
-            )
+            hours = estimate(progress.place, progress.jobs, progress.jobs) or 0.0
+            text = f"the first job took {clock(event.seconds)}: about {hours:.2g} core hours in all"
+            out.print(text, highlight=False, soft_wrap=True)
             first = False
+        show()
+
+
+def _now_and_then(progress: Progress) -> Callable[[], None]:
+    """Prints a line of progress, unless the last one was a moment ago."""
+    last = time.monotonic()
+
+    def show() -> None:
+        nonlocal last
         if time.monotonic() - last > _LINE_SECONDS:
             out.print(progress.line(), markup=False, highlight=False, soft_wrap=True)
             last = time.monotonic()
-    out.print(progress.line(), markup=False, highlight=False, soft_wrap=True)
+
+    return show
 
 
 def show_failures(place: Place, jobs: Sequence[Job]) -> None:

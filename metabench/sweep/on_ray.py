@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from metabench.sweep.engine import Backlog, Engine, Event, one_thread, python_path, settled_event
+from metabench.sweep.engine import Backlog, Engine, Event, one_thread, settled_event
 from metabench.sweep.folder import Outcome, Place, give_up, perform
 from metabench.sweep.jobs import Job
 from metabench.sweep.local import cores
@@ -71,8 +71,7 @@ class Ray(Engine):
         if ray.is_initialized():
             yield
             return
-        environment = one_thread() | {"PYTHONPATH": python_path()}
-        options: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": environment}}
+        options: dict[str, Any] = {"log_to_driver": False}
         if self.address is None:
             options |= {"num_cpus": self.workers, "include_dashboard": False}
         try:
@@ -127,6 +126,7 @@ def work(text: str, out: str, path: list[str]) -> tuple[Any, ...]:
     Raises:
         FileNotFoundError: If this node does not see the sweep's folder.
     """
+    os.environ.update(one_thread())  # Ray itself has set OMP_NUM_THREADS before anything was loaded
     sys.path.extend(entry for entry in path if entry not in sys.path)
     if not Path(out).is_dir():
         node = socket.gethostname()

@@ -8,7 +8,6 @@ from threading import Thread
 
 
 def main(out, log):
-    import ray
     from ray.cluster_utils import Cluster
 
     from metabench.sweep import Job, Ray
@@ -17,7 +16,6 @@ def main(out, log):
     jobs = read_plan(Path(out) / "jobs.jsonl")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     lost = cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
 
     def lose():
         begun = lambda: len({line.split()[2] for line in lines(log) if line.startswith("begin")})  # noqa: E731
@@ -32,7 +30,6 @@ def main(out, log):
     states = {event.job.key(): event.state for event in Ray(cluster.address).events(jobs, Path(out))}
     thread.join()
     print(json.dumps({"states": states, "lost": note["lost"], "jobs": [Job.key(job) for job in jobs]}))
-    ray.shutdown()
     cluster.shutdown()
 
 

@@ -72,6 +72,25 @@ def test_an_address_that_nobody_answers_at_is_told_before_anything_starts():
 
 @needs_ray
 @pytest.mark.slow
+def test_a_cluster_of_this_machine_alone(tmp_path, study):
+    """Ray's workers may die as well: one that always does fails its job, and no other."""
+    log, out = tmp_path / "log", tmp_path / "out"
+    jobs = [study("trivial", 0), study("die", 1, log=str(log)), study("die", 2, log=str(tmp_path / "other"), times=1)]
+    add_to_plan(out / "jobs.jsonl", jobs)
+    code = (
+        "import json, sys\nfrom pathlib import Path\nfrom metabench.sweep import Ray\n"
+        "from metabench.sweep.jobs import read_plan\nout = Path(sys.argv[1])\n"
+        "events = Ray(workers=2, retries=2).events(read_plan(out / 'jobs.jsonl'), out)\n"
+        "print(json.dumps([[e.job.seed, e.state, e.reason] for e in events if e.state != 'started']))"
+    )
+    said = {seed: (state, reason) for seed, state, reason in run(["-c", code], out)}
+    assert said[0][0] == "done" and said[2][0] == "done"
+    assert said[1][0] == "failed" and "WorkerCrashedError" in said[1][1]
+    assert len(log.read_text().splitlines()) == 3
+
+
+@needs_ray
+@pytest.mark.slow
 def test_auto_without_a_cluster_is_told_in_a_sentence(tmp_path):
     code = (
         "import json\nfrom pathlib import Path\nfrom metabench.sweep import Ray\n"
