@@ -223,9 +223,9 @@ def _dispatch(given: list[str]) -> None:
         board(given[1:])
         return
     if name in ("sweep", "run-job"):
-        from metabench.cli import sweep
+        from metabench.cli import run_job, sweep
 
-        found = sweep.choose(given[1:]) if name == "sweep" else ("", sweep.run_job, given[1:])
+        found = sweep.choose(given[1:]) if name == "sweep" else ("", run_job.command, given[1:])
         further, function, rest = found
         about = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
         tyro.cli(function, prog=f"metabench {name} {further}".strip(), description=about, args=rest)

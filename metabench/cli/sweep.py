@@ -1,8 +1,7 @@
-"""`metabench sweep`: many jobs on this machine, on Ray or on Slurm; `sweep status`, `sweep retry`, and `run-job`."""
+"""`metabench sweep`: many jobs on this machine, on Ray or on Slurm; `sweep status` and `sweep retry`."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from metabench.sweep.engine import Engine, Event
-from metabench.sweep.folder import Place, perform
+from metabench.sweep.folder import Place
 from metabench.sweep.grid import grid, parse_seeds, parse_setting, sort_out
 from metabench.sweep.jobs import Job, add_to_plan, read_plan
 from metabench.sweep.local import Local
@@ -25,7 +24,6 @@ from metabench.sweep.view import Progress, clock, estimate
 out = Console()
 EngineName = Literal["local", "ray", "slurm"]
 Out = Annotated[Path, tyro.conf.Positional]
-_TAKEN_SECONDS = 30.0  # how long a member waits for a job that somebody else is at before it leaves it to them
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 _SHOWN = 10  # failures that are listed
 
@@ -155,33 +153,6 @@ def retry(
     left = [job for job in jobs if place.settled(job.key()) is None]
     out.print(f"{len(left)} jobs to do, {again} of them failed before", highlight=False)
     run(left, folder, chosen)
-
-
-def run_job(
-    file: Annotated[Path, tyro.conf.Positional],
-    line: Annotated[int, tyro.conf.Positional],
-    out: Path | None = None,
-) -> None:
-    """Do one job of a sweep's plan: what a member of a Slurm array runs.
-
-    Example: metabench run-job runs/rl2/jobs.jsonl 3
-
-    Args:
-        file: The plan: one job per line.
-        line: Which one; the first is 1.
-        out: The sweep's folder; where the plan lies by default.
-    """
-    jobs = read_plan(file)
-    if not 1 <= line <= len(jobs):
-        raise ValueError(f"{file} has the lines 1 to {len(jobs)}, got {line}")
-    job, start = jobs[line - 1], time.monotonic()
-    folder = file.parent if out is None else out
-    while (outcome := perform(job, folder)).state == "taken" and time.monotonic() - start < _TAKEN_SECONDS:
-        time.sleep(1.0)
-    words = {"done": "done", "failed": f"failed: {outcome.reason}", "taken": "somebody else is at it"}
-    Console().print(f"{job.label}: {words[outcome.state]}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.state == "failed":
-        sys.exit(1)
 
 
 def open_sweep(folder: Path) -> tuple[Place, list[Job]]:

@@ -5,6 +5,7 @@ children a moment later: a part of them is requeued, as Slurm does for a lost no
 good, as members that Slurm marks as failed by NODE_FAIL.
 """
 
+import glob
 import json
 import os
 import re
@@ -60,6 +61,12 @@ def kill_wanted():
     return left
 
 
+def due(deadline):
+    """Whether it is time to kill: some seconds after the start, or when a file is there."""
+    pattern = os.environ.get("FAKE_SLURM_KILL_WHEN")
+    return bool(glob.glob(pattern)) if pattern else time.monotonic() > deadline  # noqa: PTH207
+
+
 def controller(number):
     members, running = HERE / f"array-{number}", {}
     waiting = sorted(int(path.stem) for path in members.glob("*.queued"))
@@ -73,7 +80,7 @@ def controller(number):
                 )
             running[index] = (process, time.monotonic() + float(os.environ["FAKE_SLURM_KILL_AFTER"]), kill_wanted())
         for index, (process, deadline, kill) in list(running.items()):
-            if process.poll() is None and kill and time.monotonic() > deadline:
+            if process.poll() is None and kill and due(deadline):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 (HERE / "killed").open("a").write(f"{index}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metabench.sweep import Local, Slurm, digest
+from metabench.sweep import Job, Local, Slurm, digest
 from metabench.sweep.folder import Place
 from metabench.sweep.slurm import ranges, script
 
@@ -55,6 +55,25 @@ def test_members_that_are_killed_are_requeued_or_handed_in_again(tmp_path, study
     again = list(Slurm(poll=0.3).events(jobs, tmp_path / "out"))
     assert [event.state for event in again] == ["done"] * 3 + ["failed"] and not any(event.ran for event in again)
     assert len(submitted(slurm)) == 2, "nothing that is settled is handed in again"
+
+
+@pytest.mark.slow
+def test_a_training_whose_members_are_killed_has_the_same_bits(tmp_path, slurm, monkeypatch):
+    """Once requeued and once handed in again, each time after a checkpoint was written."""
+    settings = {
+        "agent": "rl2",
+        "benchmark": "GridNavigation-v0",
+        "config": {"frames": 9000, "trials": 4, "hidden": 16, "embed": 16, "head": 16},
+        "splits": ["test"],
+        "checkpoint_every": 2,
+    }
+    job, out = Job("train", settings, 1), tmp_path / "out"
+    monkeypatch.setenv("FAKE_SLURM_KILL_WHEN", str(out / "work" / job.key() / "checkpoint.safetensors"))
+    (slurm / "kills").write_text("2")
+    states = [event.state for event in Slurm(poll=0.3).events([job], out) if event.state != "started"]
+    assert states == ["done"] and len((slurm / "killed").read_text().split()) == 2
+    list(Local(1).map([job], tmp_path / "serial"))
+    assert digests(out) == digests(tmp_path / "serial") and len(digests(out)) == 1
 
 
 def test_a_job_that_kills_its_members_fails_after_a_few(tmp_path, study, slurm):
