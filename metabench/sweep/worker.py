@@ -1,14 +1,16 @@
 """A process that does one job after another: orders come on its standard input, outcomes leave on its output.
 
-It ends when its input does: when whoever started it is done with it, or dead. What it is at then it still finishes.
+It ends when its input does, whatever it is at: whoever started it is dead then. What it was at goes on from its
+checkpoint another time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import queue
 import sys
+import threading
 from pathlib import Path
 
 from metabench.sweep.folder import perform
@@ -19,13 +21,21 @@ def main() -> None:
     """Works until the input ends."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what jobs print must not come between outcomes
-    out = Path(sys.argv[1])
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        for line in sys.stdin:
-            outcome = perform(Job.from_json(line), out)
+    out, orders = Path(sys.argv[1]), queue.SimpleQueue[str]()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    try:
+        while True:
+            outcome = perform(Job.from_json(orders.get()), out)
             channel.write(json.dumps(outcome._asdict()) + "\n")
             channel.flush()
-    os._exit(0)  # whatever threads a job has left behind
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(1)
+
+
+def _listen(orders: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

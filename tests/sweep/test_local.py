@@ -123,6 +123,7 @@ def test_a_sweep_survives_kill_9(tmp_path, study, victim):
             else:
                 (os.killpg if victim == "group" else os.kill)(process.pid, signal.SIGKILL)
         code = process.wait(60)
+        wait_for(lambda: not Place(out).running(), 20.0)  # a sweep's workers end with it, whatever ended it
         assert code == (0 if victim == "worker" or round >= 2 else -signal.SIGKILL)
         if code == 0:
             break
@@ -173,6 +174,17 @@ def test_workers_go_when_the_sweep_does(tmp_path, study):
     assert len(workers(os.getpid())) == 2
     events.close()
     assert not workers(os.getpid())
+
+
+def test_workers_go_when_the_sweep_is_killed(tmp_path, study):
+    out = tmp_path / "out"
+    jobs = [study("count", seed, log=str(tmp_path / "log"), seconds=300.0) for seed in range(2)]
+    add_to_plan(Place(out).plan, jobs)
+    process = start(out, "retry", str(out), "--workers", "2")
+    wait_for(lambda: len(Place(out).running()) == 2)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Place(out).running(), 20.0)
 
 
 def memory():
