@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: run test test-all check format docs bench references clean
+.PHONY: run test test-all check format docs bench references evidence clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -43,6 +43,9 @@ bench: $(VENV)/.ready  ## speed ratios against references timed in the same run;
 references: $(VENV)/.ready  ## measure random and oracle again and rewrite references*.json
 	$(BIN)/python scripts/measure_references.py
 	$(BIN)/python scripts/measure_metaworld.py
+
+evidence: $(VENV)/.ready  ## the runs behind the docs' tables, for as long as it is left alone; says what is missing
+	$(BIN)/python -m studies.evidence
 
 clean:
 	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .ruff_cache

@@ -39,6 +39,13 @@ def test_the_dataset_examples_run(monkeypatch, tmp_path):
     assert names["batch"].observations.shape == (128, 20, 2) and len(names["rewards"]) == 90_000
 
 
+def test_the_example_of_many_runs_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/many_runs.md", "python")
+    exec(compile(block, "many_runs.md", "exec"), {})
+    assert capsys.readouterr().out == "8 results\n"
+
+
 def test_the_leaderboard_example_is_accepted(capsys, tmp_path, monkeypatch):
     (tmp_path / "leaderboards").mkdir()
     shutil.copy(ROOT / "leaderboards" / "boards.toml", tmp_path / "leaderboards")

@@ -60,7 +60,7 @@ def dispatch(group: Group, given: Sequence[str], name: str) -> None:
         parse(module.command, f"{name} {word}", rest)
     elif (found := module.choose(rest)) is not None:
         further, function, rest = found
-        parse(function, f"{name} {word} {further}", rest)
+        parse(function, f"{name} {word} {further}".strip(), rest)
 
 
 def parse(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> None:

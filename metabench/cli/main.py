@@ -18,6 +18,10 @@ COMMANDS: dict[str, Command | Group] = {
     "train": Command("metabench.cli.train", "train rl2 GridSwitch-v0 --seed 0", "train an agent into runs/"),
     "evaluate": Command("metabench.cli.evaluate", "evaluate bayes GridSwitch-v0", "play an agent under the protocol"),
     "summarise": Command("metabench.cli.summarise", "summarise runs/*-s*/result.json", "runs of an agent as one line"),
+    "sweep": Command(
+        "metabench.cli.sweep", "sweep rl2 GridSwitch-v0 --seeds 0-4 --out runs/x", "many trainings, anywhere"
+    ),
+    "run-job": Command("metabench.cli.run_job", "run-job runs/x/jobs.jsonl 1", "one job of a sweep, for Slurm"),
     "bench": Command("metabench.cli.bench", "bench GridSwitch-v0 --quick", "steps per second on this machine"),
     "dataset": dataset.GROUP,
     "submit": Command("metabench.cli.submit", "submit bayes --board grid-switch", "write a leaderboard entry"),

@@ -1,0 +1,215 @@
+"""The evidence queue: the runs that the docs' tables need, most important first; made for as long as it is left alone.
+
+    make evidence                                  # goes on with what is missing; kill it at any moment
+    python -m studies.evidence --missing           # only says what is missing
+    python -m studies.evidence --only grid-switch  # one table's runs
+    python -m studies.evidence --pages             # writes the tables into the pages that have a place for them
+
+`studies/queue.toml` is the queue. A run is a job of `metabench sweep` in `runs/evidence`; what a reader wants to check
+of it (the results, the settings, the learning curve) is kept in `studies/evidence/KEY`, KEY being the job's. Tables are
+made of what is kept there and of nothing else, and name the keys. In a page, a table stands between
+
+    <!-- evidence: NAME -->
+    <!-- end of evidence -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from metabench.evaluation.results import Result, write_atomically
+from metabench.evaluation.stats import Interval, mean, stratified_bootstrap
+from metabench.runs import CONFIG, METRICS, result_path
+from metabench.sweep import Job, Local
+from metabench.sweep.folder import JOB, Place
+from metabench.sweep.grid import parse_seeds
+from metabench.sweep.jobs import add_to_plan
+from metabench.sweep.settings import changes_of
+from metabench.sweep.work import SPLITS, trainable
+
+HERE = Path(__file__).parent
+QUEUE, KEPT, RUNS = HERE / "queue.toml", HERE / "evidence", HERE.parent / "runs" / "evidence"
+CURVE = "curve.csv"
+_PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
+_OPTIONS = {"episodes", "datasets", "splits"}  # of a table, handed on to its jobs
+
+
+class Row(NamedTuple):
+    """One line of a table: the runs of an agent with some settings."""
+
+    name: str
+    jobs: tuple[Job, ...]
+
+
+class Table(NamedTuple):
+    """What one table needs."""
+
+    name: str
+    about: str
+    rows: tuple[Row, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All its runs, seeds outermost: every line has one run before any has two."""
+        longest = max((len(row.jobs) for row in self.rows), default=0)
+        return tuple(row.jobs[k] for k in range(longest) for row in self.rows if k < len(row.jobs))
+
+
+def read_queue(path: Path = QUEUE) -> list[Table]:
+    """The tables in order of importance.
+
+    Raises:
+        ValueError: In one sentence: an agent or a setting that does not exist, a name that is missing.
+    """
+    tables = []
+    for record in tomllib.loads(path.read_text())["table"]:
+        common = record.get("config", {})
+        options = {name: record[name] for name in _OPTIONS & record.keys()}
+        rows = []
+        for row in record["rows"]:
+            settings = {"agent": row["agent"], "benchmark": record["benchmark"], "name": row["name"]}
+            settings |= options | {name: row[name] for name in _OPTIONS & row.keys()}
+            changes = common | row.get("config", {})
+            if changes:
+                settings["config"] = changes_of(trainable(row["agent"]), changes)
+            seeds = parse_seeds(row.get("seeds", record["seeds"]))
+            rows.append(Row(row["name"], tuple(Job("train", settings, seed) for seed in seeds)))
+        tables.append(Table(record["name"], record["about"], tuple(rows)))
+    return tables
+
+
+def keep(job: Job, out: Path = RUNS, kept: Path = KEPT) -> None:
+    """Copies what a reader wants to check of a finished run."""
+    source, target = Place(out).result(job.key()), kept / job.key()
+    if (target / JOB).exists():
+        return
+    for path in (*sorted(source.glob("result*.json")), source / CONFIG):
+        write_atomically(target / path.name, path.read_bytes())
+    if (source / METRICS).exists():
+        write_atomically(target / CURVE, _curve((source / METRICS).read_text().splitlines()).encode())
+    write_atomically(target / JOB, (source / JOB).read_bytes())  # last: it says that the others are there
+
+
+def _curve(lines: Sequence[str]) -> str:
+    """Environment steps and mean return of every row of the metrics that has them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("frames", "return"))
+    for line in lines:
+        row = json.loads(line)
+        if {"frames", "return"} <= row.keys():
+            writer.writerow((row["frames"], round(row["return"], 4)))
+    return text.getvalue()
+
+
+def make(tables: Iterable[Table], out: Path = RUNS, kept: Path = KEPT, workers: int | None = None) -> None:
+    """Does what is missing, in order, and keeps it."""
+    jobs = list(dict.fromkeys(job for table in tables for job in table.jobs))
+    left = [job for job in jobs if not (kept / job.key() / JOB).exists()]
+    add_to_plan(Place(out).plan, left)
+    for event in Local(workers).events(left, out):
+        if event.state == "done":
+            keep(event.job, out, kept)
+            print(f"done    {event.job.label}", flush=True)
+        elif event.state == "failed":
+            print(f"failed  {event.job.label}: {event.reason} (metabench sweep retry {out})", flush=True)
+
+
+def missing(tables: Iterable[Table], kept: Path = KEPT) -> str:
+    """What is not there yet, table by table; or that nothing is missing."""
+    lines = []
+    for table in tables:
+        parts = []
+        for row in table.rows:
+            there = sum((kept / job.key() / JOB).exists() for job in row.jobs)
+            if there < len(row.jobs):
+                parts.append(f"{row.name} {there} of {len(row.jobs)}")
+        if parts:
+            lines.append(f"{table.name}: {', '.join(parts)} runs")
+    return "\n".join(["missing", *lines]) if lines else "nothing is missing"
+
+
+def render(table: Table, kept: Path = KEPT) -> str:
+    """The table as Markdown, of what is kept: mean return of an episode, 95 % interval over runs; and the keys."""
+    jobs = [job for row in table.rows for job in row.jobs]
+    splits = list(dict.fromkeys(split for job in jobs for split in job.settings.get("splits", SPLITS)))
+    lines = [f"| agent | runs | {' | '.join(splits)} |", "| --- " * (2 + len(splits)) + "|"]
+    keys = []
+    for row in table.rows:
+        there = [job for job in row.jobs if (kept / job.key() / JOB).exists()]
+        if not there:
+            continue
+        cells = [_cell(there, split, kept) for split in splits]
+        lines.append(f"| {row.name} | {len(there)} | {' | '.join(cells)} |")
+        keys.append(f"{row.name}: {' '.join(job.key() for job in there)}")
+    return "\n".join([*lines, "", "<!-- keys", *keys, "-->", ""])
+
+
+def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
+    paths = [result_path(kept / job.key(), split) for job in jobs]
+    if not all(path.exists() for path in paths):
+        return ""
+    scores = np.stack([Result.load(path).array().mean(axis=(1, 2)) for path in paths])  # [runs, tasks]
+    found: Interval = stratified_bootstrap(scores, np.random.default_rng(0), mean)
+    interval = f" [{found.low:.2f}, {found.high:.2f}]" if len(jobs) > 1 else ""
+    return f"{found.estimate:.2f}{interval}"
+
+
+def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
+    """A page with its tables made anew; ValueError in one sentence for a table that the queue does not have."""
+    known = {table.name: table for table in tables}
+
+    def fill(match: re.Match[str]) -> str:
+        if match["name"] not in known:
+            raise ValueError(f"the queue has no table {match['name']!r}; there are {', '.join(known)}")
+        return f"{match[1]}{render(known[match['name']], kept)}{match[3]}"
+
+    return _PLACE.sub(fill, text)
+
+
+def keys_of(text: str) -> list[str]:
+    """The keys that a page names."""
+    return re.findall(r"\b[0-9a-f]{64}\b", "\n".join(re.findall(r"<!-- keys\n(.*?)-->", text, re.DOTALL)))
+
+
+def main() -> None:
+    """Parses the command line and goes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--missing", action="store_true", help="only say what is missing")
+    parser.add_argument("--only", nargs="+", help="tables; all by default")
+    parser.add_argument("--workers", type=int, help="processes; as many as cores by default")
+    parser.add_argument("--pages", action="store_true", help="write the tables into the pages")
+    arguments = parser.parse_args()
+    tables = read_queue()
+    known = [table.name for table in tables]
+    if unknown := [name for name in arguments.only or () if name not in known]:
+        parser.error(f"unknown table {unknown[0]!r}; available: {', '.join(known)}")
+    chosen = [table for table in tables if table.name in (arguments.only or known)]
+    if arguments.pages:
+        for page in sorted((HERE.parent / "docs").glob("*.md")):
+            text = page.read_text()
+            if (new := update(text, tables)) != text:
+                write_atomically(page, new.encode())
+                print(f"written: {page}")
+        return
+    print(missing(chosen), flush=True)
+    if not arguments.missing:
+        try:
+            make(chosen, workers=arguments.workers)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on")
+        print(missing(chosen))
+
+
+if __name__ == "__main__":
+    main()
