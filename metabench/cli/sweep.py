@@ -113,13 +113,14 @@ def status(folder: Out) -> None:
     """
     place, jobs = open_sweep(folder)
     states = Counter(place.state(job.key()) for job in jobs)
-    say(plain(lines=True))
+    counts = ", ".join(f"{states[state]} {state}" for state in ("done", "running", "waiting", "failed"))
+    say(plain(f"{len(jobs)} jobs: {counts}"))
     for job in jobs:
         if place.state(job.key()) == "running":
-            say(plain(f"running  {job.label}", lines=True))
+            say(plain(f"running  {job.label}"))
     show_failures(place, jobs)
     if states["waiting"]:
-        out.print(f"the rest: metabench sweep retry {folder}", highlight=False, markup=False, soft_wrap=True)
+        say(plain(f"the rest: metabench sweep retry {folder}"))
 
 
 def retry(
@@ -146,7 +147,7 @@ def retry(
     chosen = engine_of(engine, workers, address, sbatch, retries)
     again = sum(place.forgive(job) for job in jobs)
     left = [job for job in jobs if place.settled(job.key()) is None]
-    say(plain(f"{len(left)} jobs to do, {again} of them failed before", lines=True))
+    say(plain(f"{len(left)} jobs to do, {again} of them failed before"))
     run(left, folder, chosen)
 
 
@@ -162,7 +163,7 @@ def show_plan(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     """Prints what is to be done, and what it costs as far as finished jobs tell."""
     place, groups = Place(folder), Counter(job.group for job in jobs)
     for group, count in groups.items():
-        say(plain(f"{count:5d}  {group}", lines=True))
+        say(plain(f"{count:5d}  {group}"))
     states = Counter(place.state(job.key()) for job in jobs)
     failed = f", {states['failed']} failed (metabench sweep retry {folder})" if states["failed"] else ""
     text = f"{len(jobs)} jobs, {states['done']} of them done already{failed}; "
@@ -192,7 +193,7 @@ def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     show_failures(place, failed)
     if failed:
         raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; try again: metabench sweep retry {folder}")
-    say(plain(f"{len(jobs)} jobs done: {place.results}", lines=True))
+    say(plain(f"{len(jobs)} jobs done: {place.results}"))
 
 
 def _follow(events: Iterable[Event], progress: Progress, show: Callable[[], None]) -> None:
@@ -201,7 +202,7 @@ def _follow(events: Iterable[Event], progress: Progress, show: Callable[[], None
     for event in events:
         progress.take(event)
         if event.state == "failed":
-            say(plain(f"failed  {event.job.label}: {event.reason}", lines=True))
+            say(plain(f"failed  {event.job.label}: {event.reason}"))
         if event.state == "done" and event.ran and first:
             hours = estimate(progress.place, progress.jobs, progress.jobs) or 0.0
             text = f"the first job took {clock(event.seconds)}: about {hours:.2g} core hours in all"
@@ -229,7 +230,7 @@ def show_failures(place: Place, jobs: Sequence[Job]) -> None:
     for job, failure in found[:_SHOWN]:
         say(plain(f"failed  {job.label}: {failure.reason}\n        log: {failure.log}", lines=True))
     if len(found) > _SHOWN:
-        say(plain(f"and {len(found) - _SHOWN} more in {place.failures}", lines=True))
+        say(plain(f"and {len(found) - _SHOWN} more in {place.failures}"))
 
 
 def choose(given: Sequence[str]) -> tuple[str, Callable[..., Any], list[str]]:
