@@ -104,10 +104,10 @@ def test_groups_of_settings_on_the_command_line(tmp_path, capsys):
 
     Toy.Config = Config
     words = ["GridSwitch-v0", "--frames", "7", "--ppo.clip", "0.1", "--seed", "3", "--hidden", "8", "9"]
-    parse(command_of("toy", Toy()), "metabench train toy", [*words, "--folder", str(tmp_path), "--evaluate"])
+    parse(command_of("toy", Toy(), Config()), "metabench train toy", [*words, "--folder", str(tmp_path), "--evaluate"])
     ((benchmark, config, seed),) = seen
     assert (benchmark, seed) == ("GridSwitch-v0", 3)
     assert config == Config(frames=7, hidden=(8, 9), ppo=PPO(clip=0.1))
     with pytest.raises(ValueError, match=r"--ppo\.clip must be"):
-        parse(command_of("toy", Toy()), "metabench train toy", ["GridSwitch-v0", "--ppo.clip", "-1"])
+        parse(command_of("toy", Toy(), Config()), "metabench train toy", ["GridSwitch-v0", "--ppo.clip", "-1"])
     assert len(seen) == 1

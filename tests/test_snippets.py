@@ -28,8 +28,11 @@ EXTRAS = {
     "plots": {"matplotlib"},
     "analysis": {"sklearn"},
     "datasets": {"minari", "h5py", "huggingface_hub"},
+    "sb3": {"stable_baselines3", "sb3_contrib"},
+    "ray": {"ray"},
 }
-EXTENDING = "docs/extending.md"  # a package in pieces: tests/test_docs.py puts it together
+EXTENDING = "docs/extending.md"  # a package in pieces: tests/test_extending.py puts it together
+RECIPE = "docs/other_libraries.md"  # trains: tests/stacks/test_libraries.py runs what needs sb3 there, as one
 
 
 def snippets(language):
@@ -63,8 +66,10 @@ def datasets(tmp_path_factory):
 
 @pytest.mark.parametrize(("page", "code", "above"), list(snippets("python")))
 def test_a_python_snippet_runs_alone(page, code, above, tmp_path, datasets):
-    if page == EXTENDING and "register(" in code:
-        pytest.skip("needs its table: test_docs.py installs it as a package")
+    if page == EXTENDING:
+        pytest.skip("a package in pieces: test_extending.py installs it")
+    if page == RECIPE and ("sb3" in code or "models" in code):
+        pytest.skip("trains for minutes: tests/stacks/test_libraries.py does")
     (tmp_path / "leaderboards").mkdir()
     shutil.copy(ROOT / "leaderboards" / "boards.toml", tmp_path / "leaderboards")
     have = set().union(*(EXTRAS[extra] for extra in installed(above)))
@@ -97,6 +102,8 @@ def commands(block):
 
 @pytest.mark.parametrize(("page", "block", "above"), list(snippets("bash")))
 def test_a_bash_snippet_is_understood(page, block, above, monkeypatch):
+    if page == EXTENDING:
+        pytest.skip("of an agent that test_extending.py installs")
     for words in commands(block):
         program, rest = words[0], words[1:]
         if program == "metabench":

@@ -196,21 +196,19 @@ def test_repetitions_are_counted_too(tmp_path, unplayed):
 
 
 def test_an_entry_that_is_not_accepted_is_taken_back(tmp_path, monkeypatch):
-    from rich.console import Console
-
-    from metabench.cli import board_commands
+    from metabench.cli import submit as command
+    from metabench.cli import verify
     from metabench.leaderboard.verify import Verdict
 
-    boards = write_boards(tmp_path, [board("grid", ID, repeats=1)])
+    write_boards(tmp_path, [board("grid", ID, repeats=1)])
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
     def reject(folder, *args, **kwargs):
         return Verdict(folder, (), "a fault", "claimed", (), None, None)
 
-    monkeypatch.setattr(board_commands, "verify", reject)
-    told = {"authors": ("A",), "agent": None, "title": None, "track": None}
+    monkeypatch.setattr(verify, "verify", reject)
     with pytest.raises(ValueError, match="it was not accepted, and nothing is left of it: a fault"):
-        board_commands.submit_runs(Console(quiet=True), ["random"], boards["grid"], told, {}, tmp_path, True, 2)
+        command.command(("random",), "grid", ("A",), repetitions=2, root=tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 

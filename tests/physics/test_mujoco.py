@@ -358,7 +358,7 @@ def test_wind_is_a_force_on_the_torso():
     first = spec("CheetahWindVelSwitch-v0").table().rows["train"][:3, 0]
     for t in range(40):
         number = first + t // 7
-        action = np.random.default_rng(t).uniform(-1, 1, (3, 6))
+        action = np.random.default_rng(t).uniform(-1, 1, (3, 6)).astype(np.float32)
         speed_before = simulator.state.qpos[:, 0].copy()
         _, reward, *_ = env.step(action)
         for slot, data in enumerate(datas):
