@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # One thread per process: small networks and two shared cores are slower with more.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# Tests run side by side in as many processes.
+WORKERS ?= 2
 
 .PHONY: run test test-all check format docs bench references evidence clean
 .DEFAULT_GOAL := run
@@ -18,10 +20,10 @@ run: $(VENV)/.ready  ## train RL2 on GridSwitch, measure it beside the yardstick
 	$(BIN)/metabench quickstart
 
 test: $(VENV)/.ready  ## the tests, under 12 minutes on two cores
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.ready  ## the slow ones too
-	$(BIN)/python -m pytest -q -m "not benchmark"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not benchmark"
 
 check: $(VENV)/.ready  ## lint, format, types, import layers
 	$(BIN)/ruff check .

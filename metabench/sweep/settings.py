@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -85,7 +86,10 @@ def _find(name: str, paths: Mapping[str, Any], kind: Any, renamed: Mapping[str, 
     agent = kind.__module__.rpartition(".")[2].replace("_", "-")
     if ends:
         raise ValueError(f"{agent} has several settings {name!r}: {', '.join(ends)}")
-    raise ValueError(f"{agent} has no setting {name!r}; {suggest(name, list(paths))}")
+    short = {path.rpartition(".")[2]: path for path in reversed(list(paths))}
+    near = difflib.get_close_matches(name, [*paths, *short], n=1)
+    meant = short.get(near[0], near[0]) if near else name  # "clap" is near to ppo.clip, too
+    raise ValueError(f"{agent} has no setting {name!r}; {suggest(meant, list(paths))}")
 
 
 def _put(config: Any, path: list[str], value: Any) -> Any:

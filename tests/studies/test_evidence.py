@@ -62,7 +62,7 @@ def test_a_table_is_a_grid_with_seeds_outermost(table):
             "benchmark": "GridNavigation-v0",
             "name": "narrow",
             "splits": ["test"],
-            "config": {"frames": 600, "hidden": 8, "trials": 4},
+            "config": {"frames": 600, "network.hidden": 8, "trials": 4},
         },
         1,
     )

@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from metabench.cli import sweep
+from metabench.cli import console, sweep
 from metabench.cli.main import main
 from metabench.sweep import Event, Job, Local
 from metabench.sweep.folder import Place, perform
@@ -62,8 +62,8 @@ def test_failures_are_told_with_their_logs_and_tried_again(capsys, tmp_path, stu
     ("words", "error"),
     [
         (("rl2x", "GridNavigation-v0"), "did you mean 'rl2'"),
-        (("rl2", "GridNavigation-v0", "--set", "clap=0.1"), "did you mean 'clip'"),
-        (("rl2", "GridNavigation-v0", "--set", "clip=big"), "the setting clip is a number, got 'big'"),
+        (("rl2", "GridNavigation-v0", "--set", "clap=0.1"), "did you mean 'ppo.clip'"),
+        (("rl2", "GridNavigation-v0", "--set", "clip=big"), "the setting ppo.clip is a number, got 'big'"),
         (("rl2", "GridNavigation-v0", "--set", "clip=1", "clip=2"), "given twice"),
         (("random", "GridNavigation-v0", "--seeds", "4-1"), "seeds are given as 0-4"),
         (("random", "GridNavigation-v0", "--splits", "tset"), "tset"),
@@ -119,7 +119,9 @@ def test_the_live_table_tells_what_runs_and_what_failed(tmp_path, study, monkeyp
 
 def test_the_terminal_gets_a_live_table(tmp_path, study, monkeypatch):
     text = io.StringIO()
-    monkeypatch.setattr(sweep, "out", Console(file=text, force_terminal=True, width=100))
+    terminal = Console(file=text, force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(sweep, "out", terminal)
+    monkeypatch.setattr(console, "out", terminal)
     sweep.run([study("trivial", 1), study("trivial", 2)], tmp_path, Local(1))
     assert "2 of 2 done" in text.getvalue() and "2 jobs done" in text.getvalue()
 

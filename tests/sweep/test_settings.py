@@ -98,7 +98,7 @@ def test_a_sweep_is_a_grid_with_seeds_outermost():
     assert [(job.kind, job.seed) for job in jobs] == [("train", 0)] * 2 + [("evaluate", 0)] + [("train", 1)] * 2 + [
         ("evaluate", 1)
     ]
-    assert jobs[0].settings["config"] == {"clip": 0.1, "trials": 8} and jobs[0].settings["checkpoint_every"] == 5
+    assert jobs[0].settings["config"] == {"ppo.clip": 0.1, "trials": 8} and jobs[0].settings["checkpoint_every"] == 5
     assert jobs[2].settings == {"agent": "random", "benchmark": "GridNavigation-v0", "split": "test"}
     assert len({job.key() for job in jobs}) == 6
     assert grid(["rl2"], ["GridNavigation-v0"], [0], {"clip": [1, 1.0]}) == grid(
@@ -109,7 +109,7 @@ def test_a_sweep_is_a_grid_with_seeds_outermost():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((["rl2"], ["GridNavigation-v0"], [0], {"clap": [1]}), "did you mean 'clip'"),
+        ((["rl2"], ["GridNavigation-v0"], [0], {"clap": [1]}), "did you mean 'ppo.clip'"),
         ((["rl2"], ["GridNavigation-v0"], [0], {}, ("tset",)), "test"),
         ((["random"], ["GridNavigation-v0"], [0], {"clip": [1]}), "none of random is trained"),
     ],
@@ -137,7 +137,7 @@ def test_words_are_sorted_into_agents_and_benchmarks(tmp_path):
 def test_runs_are_evaluated_as_they_are_now(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_text('{"benchmark": "GridNavigation-v0"}')
+    (folder / "config.json").write_text('{"agent": "rl2", "benchmark": "GridNavigation-v0", "seed": 0, "config": {}}')
     (folder / "checkpoint.safetensors").write_bytes(b"weights")
     first = grid([str(folder)], ["GridNavigation-v0"], [0], splits=("test",))
     assert [job.kind for job in first] == ["evaluate"] and first[0].settings["agent"] == str(folder.resolve())
