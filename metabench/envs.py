@@ -122,10 +122,10 @@ class _Face:
     def expose(self, observation: Array) -> Array:
         if not self.expose_task:
             return observation
-        return np.concatenate((observation, self.trials.simulator.exposed.astype(observation.dtype)), axis=1)
+        return np.concatenate((observation, self.trials.running.exposed.astype(observation.dtype)), axis=1)
 
     def observe(self) -> Array:
-        return self.expose(self.trials.simulator.observation)
+        return self.expose(self.trials.running.observation)
 
     def pick(self, options: Mapping[str, Any] | None, count: int, known: Sequence[str] = ("task",)) -> TaskBatch | None:
         """The tasks that reset's `options` ask for; None if they leave it to the trial."""
@@ -445,7 +445,7 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         info: dict[str, Any] = {
             "task_id": trials.tasks.row.copy(),
             "episode_in_trial": trials.episode.copy(),
-            "session": trials.simulator.session.copy(),
+            "session": trials.running.session.copy(),
         }
         for name, values in moved.items():
             info[name] = (nowhere if values is None else values).copy()
@@ -489,7 +489,7 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         checked = check_actions(actions, self._space, self.num_envs)
         if self._over is not None and self._over.any():
             return self._step_and_begin(checked, np.flatnonzero(self._over))
-        outcome = self._trials.simulator.step(checked)
+        outcome = self._trials.running.step(checked)
         observation = self._face.expose(outcome.observation)
         terminated, truncated = outcome.terminated.copy(), outcome.truncated.copy()  # the simulator's may be read-only
         done = terminated | truncated
@@ -519,8 +519,8 @@ class MetaVectorEnv(gym.vector.VectorEnv[Array, Array, Array]):
         else:
             actions, positions = actions.copy(), trials.rng.positions(slots)
             actions[slots] = 0
-            trials.simulator.begin(slots, TaskBatch(trials.tasks.row[slots], trials.tasks.values[slots]))
-            outcome = trials.simulator.step(actions)
+            trials.running.begin(slots, TaskBatch(trials.tasks.row[slots], trials.tasks.values[slots]))
+            outcome = trials.running.step(actions)
             trials.rng.rewind(slots, positions)
             trials.advance(slots)
             reward, terminated, truncated = (part.copy() for part in outcome[1:4])

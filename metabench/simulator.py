@@ -252,8 +252,14 @@ class Trials:
         self.episodes_per_task = episodes_per_task
         self.horizon = family.horizon if horizon is None else horizon
         self.backend = family.backends[0] if backend is None else backend
-        self.simulator: Any = None  # made by the first `start`
+        self.simulator: Simulator | None = None  # made by the first `start`
         self.rng = SlotRng.from_seeds([])
+
+    @property
+    def running(self) -> Simulator:
+        """The simulator of trials that have begun."""
+        assert self.simulator is not None, "no trial has begun"
+        return self.simulator
 
     def start(self, rng: SlotRng, tasks: TaskBatch | None = None) -> None:
         """Begins a trial in every slot with these streams; tasks are drawn unless given."""
@@ -270,7 +276,7 @@ class Trials:
         for full, part in zip(self.tasks, tasks, strict=True):
             full[slots] = part
         self.episode[slots] = 0
-        self.simulator.begin(slots, tasks)
+        self.running.begin(slots, tasks)
 
     def renew(self, slots: Array, rng: SlotRng, tasks: TaskBatch | None) -> None:
         """Begins a trial in these slots with the streams `rng`; the task of each is drawn unless given."""
@@ -293,4 +299,4 @@ class Trials:
             self.tasks.row[over], self.tasks.values[over] = drawn.row, drawn.values
             self.episode[over] = 0
         tasks = self.tasks if slots is None else TaskBatch(self.tasks.row[slots], self.tasks.values[slots])
-        self.simulator.begin(slots, tasks)
+        self.running.begin(slots, tasks)

@@ -12,7 +12,7 @@ from rich.table import Table
 from metabench.cli.arguments import missing
 from metabench.cli.console import plain, say, show, table
 from metabench.evaluation.results import Result
-from metabench.evaluation.summary import Group, Source, Summary, group, summarise
+from metabench.evaluation.summary import Comparison, Group, Source, Summary, compare, group, summarise
 from metabench.runs import CONFIG, RESULT, is_run, read_record
 
 
@@ -40,6 +40,10 @@ def command(
     for benchmark in dict.fromkeys(s.protocol.benchmark for s in summaries):
         say(f"[bold]{plain(benchmark)}[/]")
         show(summary_table([s for s in summaries if s.protocol.benchmark == benchmark]))
+    if comparisons := compare(groups):
+        say("\n[bold]the best beside the others, with 95 % intervals[/]")
+        for comparison in comparisons:
+            say(plain(_compared(comparison)))
     say("\n[bold]what was put together[/]")
     for members in groups:
         for line in _members(members):
@@ -68,6 +72,16 @@ def settings_beside(path: Path) -> Mapping[str, Any] | None:
     except ValueError:
         beside = path.parent / CONFIG
         raise ValueError(f"{beside} is no record of a training run: how was {path} trained?") from None
+
+
+def _compared(comparison: Comparison) -> str:
+    first, second, better, difference = comparison
+    protocol = first.results[0].protocol
+    text = f"{first.label} beats {second.label} on {protocol.benchmark}, {protocol.split}, in {better.estimate:.0%} "
+    text += f"[{better.low:.0%}, {better.high:.0%}] of runs x tasks"
+    if difference is None:
+        return text
+    return text + f"; IQM of returns higher by {difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"
 
 
 def _members(members: Group) -> list[str]:

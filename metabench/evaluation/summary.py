@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.evaluation.results import Protocol, Result
-from metabench.evaluation.stats import Interval, adaptation_curve, iqm, normalise, regret, stratified_bootstrap
+from metabench.evaluation.stats import (
+    Interval,
+    adaptation_curve,
+    improvement_interval,
+    iqm,
+    normalise,
+    paired_difference,
+    regret,
+    stratified_bootstrap,
+)
 from metabench.registry import spec
 from metabench.rng import Array
 
@@ -69,6 +78,37 @@ def group(sources: Sequence[Source]) -> list[Group]:
         _refuse_duplicates(members)
     found = [tuple(members) for members in groups.values()]
     return [Group(_label(members, found), members) for members in found]
+
+
+class Comparison(NamedTuple):
+    """Two groups of runs that were measured in the same way."""
+
+    first: Group
+    second: Group
+    better: Interval  # P(a run of the first beats one of the second on a task), ties counting half
+    difference: Interval | None  # of the IQM of returns; None unless both have as many runs, evaluated with equal seeds
+
+
+def compare(groups: Sequence[Group]) -> list[Comparison]:
+    """Each group against the best by mean return of those measured like it; groups of one run say too little."""
+    found: list[Comparison] = []
+    alike: dict[Any, list[Group]] = {}
+    for members in groups:
+        _, protocol, digest = _alike(members.results[0])
+        if len(members.sources) > 1:
+            alike.setdefault((protocol, digest), []).append(members)
+    for rivals in alike.values():
+        tables = [np.stack([r.array().mean(axis=(1, 2)) for r in members.results]) for members in rivals]
+        best = int(np.argmax([table.mean() for table in tables]))
+        for index, (members, table) in enumerate(zip(rivals, tables, strict=True)):
+            if index == best:
+                continue
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            seeds = [[r.protocol.seed for r in m.results] for m in (rivals[best], members)]
+            paired = paired_difference(tables[best], table, rng) if seeds[0] == seeds[1] else None
+            better = improvement_interval(tables[best], table, np.random.default_rng(BOOTSTRAP_SEED))
+            found.append(Comparison(rivals[best], members, better, paired))
+    return found
 
 
 def _kind(result: Result) -> list[Any]:

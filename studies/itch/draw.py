@@ -6,6 +6,7 @@ MUJOCO_GL=egl python -m studies.itch.draw     # writes docs/pictures/scratch_itc
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def main() -> None:
     for t in range(FRAMES):
         frames.append(Image.fromarray(env.render()))
         if t == SWITCH:  # by hand, so that the film shows one switch at a good time
-            simulator = env._trials.simulator
+            simulator: Any = env._trials.simulator
             simulator.context = type(simulator.context)(*(np.array([THEN[name]]) for name in env.family.parameters))
         task = np.array([list((ITCH if t < SWITCH else THEN).values())])
         seen = np.concatenate([observation[None, :24], task], axis=1)

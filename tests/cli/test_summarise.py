@@ -2,12 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metabench.cli.main import main
 from metabench.evaluation.results import Protocol, Result
+from metabench.evaluation.summary import Source, compare, group
 
 
 def save(folder, seed, config, agent="rl2", shift=0.0, protocol_seed=0, **changes):
@@ -112,3 +114,29 @@ def test_a_damaged_record_beside_a_result_is_told(capsys, tmp_path):
     path = save(tmp_path, 0, {})
     (tmp_path / "config.json").write_text("[")
     assert "is no record of a training run" in refused(capsys, path)
+
+
+def test_the_best_is_compared_with_the_others(capsys, tmp_path):
+    """Three runs each: one agent's returns are shifted up by ten deviations, so that it beats the other everywhere."""
+    paths = [save(tmp_path / f"a{seed}", seed, None, agent="a", protocol_seed=seed) for seed in range(3)]
+    paths += [save(tmp_path / f"b{seed}", seed, None, agent="b", shift=10.0, protocol_seed=seed) for seed in range(3)]
+    main(["summarise", *paths])
+    text = capsys.readouterr().out
+    assert (
+        "b beats a on GridSwitch-v0, test, in 100% [100%, 100%] of runs x tasks; IQM of returns higher by 10.00" in text
+    )
+    main(["summarise", *paths[:3], save(tmp_path / "c", 0, None, agent="c")])
+    assert " beats " not in capsys.readouterr().out, "one run says too little"
+
+
+def test_no_difference_is_told_of_runs_that_were_evaluated_otherwise(tmp_path):
+    made = [
+        Source(
+            Result.load(Path(save(tmp_path / f"{agent}{seed}", seed, None, agent=agent, protocol_seed=seed + shift))),
+            "",
+        )
+        for agent, shift in (("a", 0), ("b", 7))
+        for seed in range(3)
+    ]
+    (found,) = compare(group(made))
+    assert found.difference is None and found.better.estimate == 0.5, "equal numbers: ties count half"
