@@ -291,7 +291,7 @@ class Run:
 
     A training loop calls `begin`, then `log` as it goes, and `saved` whenever it has written files it can continue
     from. It is asked to stop by `request_stop`, from a signal's handler for instance: `stop_requested` is then true,
-    `checkpoint_every` is 1, and the next `saved` raises `Stopped`. So a loop like this one stops where it can go on:
+    `checkpoint_every` is 1, and the next `saved` raises `Stopped`. So a loop like this one stops where it can go on::
 
         done = run.begin("kite-flyer", benchmark, config, seed) or 0
         with run.progress(config.iterations, done, "iterations") as advance:
