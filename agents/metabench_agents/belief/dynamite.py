@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from metabench_agents.belief.learning import WarmupConfig, learn, restore
+from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
@@ -67,13 +67,7 @@ class Config:
 
 
 # What settings were called before they were grouped, where they were called otherwise.
-RENAMED = MODEL_RENAMED | {
-    "warmup": "warmup.iterations",
-    "warmup_learning_rate": "warmup.learning_rate",
-    "warmup_updates": "warmup.updates",
-    "learning_rate": "ppo.learning_rate",
-    "max_grad_norm": "ppo.max_grad_norm",
-}
+RENAMED = MODEL_RENAMED | LEARNING_RENAMED
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:

@@ -30,6 +30,15 @@ class WarmupConfig:
     updates: int = 1500  # gradient steps on the ELBO at the end of the warm-up
 
 
+LEARNING_RENAMED = {  # what settings of the loop were called before they were grouped
+    "warmup": "warmup.iterations",
+    "warmup_learning_rate": "warmup.learning_rate",
+    "warmup_updates": "warmup.updates",
+    "learning_rate": "ppo.learning_rate",
+    "max_grad_norm": "ppo.max_grad_norm",
+}
+
+
 class LearningConfig(Protocol):
     """What `learn` and `restore` read of an algorithm's settings."""
 

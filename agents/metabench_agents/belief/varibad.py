@@ -37,7 +37,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from metabench_agents.belief.learning import WarmupConfig, learn, restore
+from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, BeliefModel, Draws, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.config import read_config
@@ -64,13 +64,7 @@ class Config:
 
 
 # What settings were called before they were grouped, where they were called otherwise.
-RENAMED = MODEL_RENAMED | {
-    "warmup": "warmup.iterations",
-    "warmup_learning_rate": "warmup.learning_rate",
-    "warmup_updates": "warmup.updates",
-    "learning_rate": "ppo.learning_rate",
-    "max_grad_norm": "ppo.max_grad_norm",
-}
+RENAMED = MODEL_RENAMED | LEARNING_RENAMED
 
 
 def elbo(model: BeliefModel, batch: Trials, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ class GuessingBelief(NamedTuple):
     observation: Tensor  # [B, O] the last one
 
 
-class GuessingAgent:
+class GuessingAgent(abc.ABC):
     """Acts by the policy's mean on a guess that is drawn where an episode begins; what is remembered is a subclass's.
 
     Args:
@@ -37,13 +38,13 @@ class GuessingAgent:
         self.network, self.exploration_episodes = network, exploration_episodes
         self.protocol, self.seed = protocol, seed
 
+    @abc.abstractmethod
     def nothing(self, num_trials: int) -> Any:
         """The memory of B trials before their first transition."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def take_in(self, seen: Transitions, counts: Tensor, memory: Any) -> tuple[Any, DiagonalGaussian]:
         """The memory with one more transition `[B, ...]` where `counts` `[B]` is true, and the posterior from it."""
-        raise NotImplementedError
 
     def begin(self, num_trials: int) -> GuessingBelief:
         """Nothing seen."""
