@@ -30,12 +30,6 @@ def agent_names() -> tuple[str, ...]:
     return tuple(sorted(packages.points(AGENT_GROUP)))
 
 
-def trainable_names() -> tuple[str, ...]:
-    """The names of the installed agents that train; those that cannot be loaded are left out."""
-    loaded = packages.working(AGENT_GROUP)
-    return tuple(sorted(point.name for point, plugin in loaded if isinstance(plugin, Algorithm)))
-
-
 def load_plugin(name: str) -> Algorithm | Yardstick:
     """The agent plug-in with this name.
 

@@ -34,7 +34,7 @@ from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear, nothing_before
 from metabench_agents.parts.losses import PPO, gae, next_reward_scale, ppo_policy_loss, value_loss
-from metabench_agents.parts.memory import Rollout
+from metabench_agents.parts.memory import Rollout, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "rl2"
@@ -216,21 +216,13 @@ def update(
     return {name: value / count for name, value in sums.items()}
 
 
-def _trial_length(benchmark: str) -> int:
-    """Ticks of a trial; ValueError for benchmarks whose episodes may end early."""
-    spec = metabench.spec(benchmark)
-    if type(spec.family()).terminal is not metabench.Family.terminal:
-        raise ValueError(f"rl2 trains on trials of one length, and episodes of {benchmark} may end early")
-    return spec.horizon * spec.episodes
-
-
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
     An iteration depends on nothing but parameters, optimiser, reward scale, seed and its own number.
     """
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    ticks = _trial_length(benchmark)
+    ticks = trial_length(NAME, benchmark)
     env = metabench.make_vec(benchmark, config.trials, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = Network(config.network, env)

@@ -31,14 +31,14 @@ from torch import Tensor, nn
 import metabench
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
-from metabench_agents.belief.learning import has_sessions, trial_length
+from metabench_agents.belief.learning import has_sessions
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.layers import ActionHead, action_size, encode_action, linear
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, Trials
+from metabench_agents.parts.memory import TrialBuffer, Trials, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "dynamite-iql"

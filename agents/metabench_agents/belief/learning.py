@@ -15,7 +15,7 @@ import metabench
 from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, BeliefRollout, collect, ppo_update, renew
 from metabench_agents.parts.losses import PPO, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer
+from metabench_agents.parts.memory import TrialBuffer, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
 
@@ -96,14 +96,6 @@ class Learned(NamedTuple):
 
     modules: dict[str, nn.Module]  # model, actor
     optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
-
-
-def trial_length(name: str, benchmark: str) -> int:
-    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
-    spec = metabench.spec(benchmark)
-    if type(spec.family()).terminal is not metabench.Family.terminal:
-        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
-    return spec.horizon * spec.episodes
 
 
 def has_sessions(benchmark: str, split: str) -> bool:

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import metabench
+
+
+def trial_length(name: str, benchmark: str) -> int:
+    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
+    spec = metabench.spec(benchmark)
+    if type(spec.family()).terminal is not metabench.Family.terminal:
+        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
+    return spec.horizon * spec.episodes
+
 
 @dataclass
 class Rollout:
