@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,16 +11,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.parts.compiling import opaque
+
 Space: TypeAlias = "spaces.Box | spaces.Discrete"
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps a Gaussian policy between a rounding error and noise beyond any space
-
-
-def opaque(function: Function) -> Function:
-    """The function as torch.compile shall leave it: called as it is."""
-    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
 
 
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0)) -> nn.Linear:
@@ -137,14 +131,32 @@ class GRU(nn.Module):
         for name, weight in self.core.named_parameters():
             nn.init.zeros_(weight) if name.startswith("bias") else nn.init.orthogonal_(weight)
         self.hidden = hidden
+        self.written_out = False  # whether torch's own kernels are left aside: many networks at once have none
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """`[B, I]`, `[B, H]` to the next hidden state `[B, H]`."""
+        if self.written_out:
+            return self._next(F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0), h)
         return torch.gru_cell(x, h, *self.core.all_weights[0])
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick."""
-        return self.core(x, h[None])[0]
+        if not self.written_out:
+            return self.core(x, h[None])[0]
+        states = []
+        for given in F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0).unbind():
+            h = self._next(given, h)
+            states.append(h)
+        return torch.stack(states)
+
+    def _next(self, given: Tensor, h: Tensor) -> Tensor:
+        """The next state, from what the input weights make of the input."""
+        own = F.linear(h, self.core.weight_hh_l0, self.core.bias_hh_l0)
+        reset, update, new = given.chunk(3, dim=-1)
+        own_reset, own_update, own_new = own.chunk(3, dim=-1)
+        update = torch.sigmoid(update + own_update)
+        new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+        return new + update * (h - new)
 
 
 class ActionHead(nn.Module):
@@ -165,14 +177,22 @@ class ActionHead(nn.Module):
         """Logits or means, `[..., A]`."""
         return self.out(x)
 
+    def noise(self, *rows: int, generator: torch.Generator) -> Tensor:
+        """What a sample needs of chance, `[*rows, A]`, on the generator's device."""
+        empty = torch.empty(*rows, self.out.out_features, device=generator.device)
+        return empty.exponential_(generator=generator) if self.discrete else empty.normal_(generator=generator)
+
+    def place(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The sample that the noise picks: actions `[...]` int64 or `[..., A]`."""
+        if self.discrete:  # the smallest of independent exponentials with these rates is a sample (Gumbel-max)
+            return (params - noise.log()).argmax(-1)
+        return params + self._std() * noise
+
     def sample(self, params: Tensor, generator: torch.Generator | None) -> Tensor:
         """Actions `[...]` int64 or `[..., A]`; the most probable ones without a generator."""
         if generator is None:
             return params.argmax(-1) if self.discrete else params
-        if self.discrete:  # the smallest of independent exponentials with these rates is a sample (Gumbel-max)
-            noise = torch.empty_like(params).exponential_(generator=generator)
-            return (params - noise.log()).argmax(-1)
-        return params + self._std() * torch.empty_like(params).normal_(generator=generator)
+        return self.place(params, self.noise(*params.shape[:-1], generator=generator))
 
     def uniform(self, params: Tensor, generator: torch.Generator) -> Tensor:
         """Actions even over the space, in the policy's units, as many as `params` has rows."""
@@ -199,7 +219,7 @@ class ActionHead(nn.Module):
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Actions as the environment takes them: int64, or clipped into the box."""
-        raw = action.numpy()
+        raw = action.cpu().numpy()
         if self.discrete:
             return raw
         center, half = self._units()
@@ -210,7 +230,8 @@ class ActionHead(nn.Module):
         if self.discrete:
             return action.long()
         center, half = self._units()
-        return ((action - torch.from_numpy(center)) / torch.from_numpy(half)).float()
+        center, half = (torch.from_numpy(x).to(action.device) for x in (center, half))
+        return ((action - center) / half).float()
 
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half width of the space; 0 and 1 where it has no bounds."""
