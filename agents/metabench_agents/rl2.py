@@ -299,6 +299,7 @@ def improve(
     network: Network,
     optimiser: torch.optim.Optimizer,
     settings: PPO,
+    device: Device,
     batch: Rollout,
     order: Tensor,
     scale: Tensor | float,
@@ -310,6 +311,7 @@ def improve(
         network: Changed in place.
         optimiser: Likewise.
         settings: PPO's.
+        device: Whose precision the losses have.
         batch: Whole trials.
         order: `[epochs, B]` of the trials.
         scale: What rewards are divided by.
@@ -319,7 +321,8 @@ def improve(
     advantage, target = prepared(batch, settings, scale)
     sums: dict[str, Tensor] = {}
     for rows in (rows for one in order for rows in one.chunk(settings.minibatches)):
-        total, metrics = loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
+        with device.products():
+            total, metrics = loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
         norm = descend(total, optimiser, settings.max_grad_norm)
         assert norm is not None
         for name, value in (metrics | {"grad_norm": norm}).items():
@@ -339,7 +342,7 @@ def update(
 ) -> dict[str, float]:
     """`improve` on the CPU, with an order of its own."""
     order = orders(settings, batch.reward.shape[1], generator)
-    return {n: float(v) for n, v in improve(network, optimiser, settings, batch, order, scale, left).items()}
+    return {n: float(v) for n, v in improve(network, optimiser, settings, Device(), batch, order, scale, left).items()}
 
 
 def vector_envs(benchmark: str, slots: int, split: str, device: Device) -> list[Any]:
@@ -381,7 +384,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         done, scale = checkpoint.iteration, checkpoint.state["scale"]
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
     act = device.function(lambda *asked: reply(network, *asked))
-    passes = device.function(lambda *given: improve(network, optimiser, config.ppo, *given))
+    passes = device.function(lambda *given: improve(network, optimiser, config.ppo, device, *given))
     batch = empty_rollout(network, envs[0], ticks, config.trials)
     iterations = -(-config.frames // (ticks * config.trials))
     with run.progress(iterations, done, "iterations") as advance:
@@ -460,7 +463,8 @@ class Seeds:
             return loss(network, *chosen(Rollout(*own), advantage, target, at), settings, settings.entropy * left)
 
         for rows in (rows for one in order for rows in one.chunk(settings.minibatches, dim=1)):
-            total, metrics = self.stack.call(of_seed, columns, *ready, rows)
+            with self.device.products():
+                total, metrics = self.stack.call(of_seed, columns, *ready, rows)
             norm = self.stack.descend(total, self.optimiser, settings.max_grad_norm)
             for name, value in (metrics | {"grad_norm": norm}).items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()

@@ -36,7 +36,12 @@ SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle 
 
 def trained(benchmark: str, frames: int, seed: int, bfloat16: bool, out: Path) -> dict[str, float]:
     """Return on the training tasks and seconds of one run."""
-    changes = {"frames": frames, "sac.bfloat16": bfloat16, "sac.compiled": True, **SETTINGS.get(benchmark, {})}
+    changes = {
+        "frames": frames,
+        "precision": "bf16" if bfloat16 else "fp32",
+        "form": "compiled",
+        **SETTINGS.get(benchmark, {}),
+    }
     config = with_settings(sac_oracle.Config(), changes)
     folder = out / f"{benchmark}-{'bf16' if bfloat16 else 'fp32'}-s{seed}"
     start = time.process_time()

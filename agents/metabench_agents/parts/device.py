@@ -108,8 +108,12 @@ class Device:
         return torch.optim.AdamW(parameters, weight_decay=decay, **options)
 
     def products(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside, matrix products have the device's precision."""
+        """Inside, products have the device's precision. For one loss at a time: bf16 keeps the weights it cast."""
         return products(self.precision, self.kind.type)
+
+    def float32(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, products of float32 are no less than the device's precision allows, whatever torch's defaults are."""
+        return products("tf32" if self.precision == "tf32" else "fp32", self.kind.type)
 
     def compiled(self, loss: Callable[..., Any], **options: Any) -> Any:
         """A loss as one compiled graph where the form asks for that; ValueError if there is no compiler for it."""
@@ -121,7 +125,7 @@ class Device:
             return pure
 
         def inside(*args: Any) -> Any:
-            with self.products():
+            with self.float32():
                 return pure(*args)
 
         if self.captures:

@@ -40,7 +40,7 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tag, why in _REFUSED.items():
-            if tag in func.tags:
+            if tag in func.tags and not _by_numbers(func, args):
                 raise RuntimeError(f"{func} {why}")
         out = func(*args, **(kwargs or {}))
         returns, outputs = func._schema.returns, out if isinstance(out, list | tuple) else (out,)
@@ -59,6 +59,13 @@ class Recording(TorchDispatchMode):
             for index, place in fresh:
                 if place.data_ptr() != leaves[index].data_ptr():
                     place.copy_(leaves[index])
+
+
+def _by_numbers(func: Any, args: Any) -> bool:
+    """Whether an indexing goes by whole numbers, so that its shape is known, and not by a mask."""
+    if func is not torch.ops.aten.index.Tensor:
+        return False
+    return all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1])
 
 
 _recordings = 0

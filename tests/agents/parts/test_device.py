@@ -1,4 +1,4 @@
-"""One idiom of devices: where things are put, what a graph would keep, and that a graph's numbers are the eager ones."""
+"""One idiom of devices: where things are put, what a graph would keep, and that its numbers are the eager ones."""
 
 import dataclasses
 from typing import NamedTuple
