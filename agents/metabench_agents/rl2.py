@@ -34,8 +34,26 @@ from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.device import Ahead, Computing, Device, descend, set_rate
-from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear, nothing_before
-from metabench_agents.parts.losses import PPO, gae, next_reward_scale, ppo_policy_loss, value_loss
+from metabench_agents.parts.layers import (
+    GRU,
+    ActionHead,
+    action_size,
+    encode_action,
+    linear,
+    make_scaler,
+    nothing_before,
+    watch,
+)
+from metabench_agents.parts.losses import (
+    KL_MARGIN,
+    PPO,
+    gae,
+    next_rate,
+    next_reward_scale,
+    ppo_policy_loss,
+    value_loss,
+    went_too_far,
+)
 from metabench_agents.parts.memory import Rollout, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.parts.seeds import Stack, common_point, save_all
@@ -51,6 +69,7 @@ class NetworkConfig:
     embed: int = 64  # width of the tick's embedding
     head: int = 64  # width of the hidden layer before policy and value
     skip: bool = True  # whether the heads see the embedded tick beside the hidden state
+    normalise: bool = False  # whether observations without bounds are brought to a running unit scale
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig, env: Any):
         super().__init__()
         self.space = env.single_action_space
-        self.scaler = Scaler(env.single_observation_space)
+        self.scaler = make_scaler(env.single_observation_space, config.normalise)
         ticks = env.single_observation_space.shape[0] + action_size(self.space) + 2
         self.embed = linear(ticks, config.embed)
         self.core = GRU(config.embed, config.hidden)
@@ -304,6 +323,7 @@ def improve(
     order: Tensor,
     scale: Tensor | float,
     left: Tensor | float,
+    rate: Tensor | float = 1.0,
 ) -> dict[str, Tensor]:
     """PPO's passes over one iteration, as a pure function: all chance is in `order`.
 
@@ -316,19 +336,32 @@ def improve(
         order: `[epochs, B]` of the trials.
         scale: What rewards are divided by.
         left: The share of the training that is left: learning rate and entropy bonus fall with it.
+        rate: A factor of the learning rate; see `next_rate`.
+
+    Returns:
+        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were. A graph
+        goes through the minibatches that come after an end by the KL, and takes no step on them.
     """
-    set_rate(optimiser, settings.learning_rate * left)
+    set_rate(optimiser, settings.learning_rate * left * rate)
     advantage, target = prepared(batch, settings, scale)
     sums: dict[str, Tensor] = {}
-    for rows in (rows for one in order for rows in one.chunk(settings.minibatches)):
+    count = last = halted = torch.zeros((), device=advantage.device)
+    graph = device.captures and settings.target_kl > 0.0
+    for number, rows in enumerate(rows for one in order for rows in one.chunk(settings.minibatches)):
         with device.products():
             total, metrics = loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
-        norm = descend(total, optimiser, settings.max_grad_norm)
+        last = torch.where(halted > 0, last, metrics["kl"])
+        if number and graph:
+            halted = torch.maximum(halted, (metrics["kl"] > KL_MARGIN * settings.target_kl).float())
+        elif number and went_too_far(last, settings):
+            break
+        norm = descend(total, optimiser, settings.max_grad_norm, halted if graph else None)
         assert norm is not None
+        count = count + (1.0 - halted)
         for name, value in (metrics | {"grad_norm": norm}).items():
+            value = value.detach() * (1.0 - halted)
             sums[name] = sums[name] + value if name in sums else value
-    count = settings.epochs * min(settings.minibatches, order.shape[1])
-    return {name: value / count for name, value in sums.items()}
+    return {name: value / count for name, value in sums.items()} | {"kl_end": last.detach(), "steps": count}
 
 
 def update(
@@ -339,10 +372,12 @@ def update(
     scale: float,
     left: float,
     generator: torch.Generator,
+    rate: float = 1.0,
 ) -> dict[str, float]:
     """`improve` on the CPU, with an order of its own."""
     order = orders(settings, batch.reward.shape[1], generator)
-    return {n: float(v) for n, v in improve(network, optimiser, settings, Device(), batch, order, scale, left).items()}
+    told = improve(network, optimiser, settings, Device(), batch, order, scale, left, rate)
+    return {name: float(value) for name, value in told.items()}
 
 
 def vector_envs(benchmark: str, slots: int, split: str, device: Device) -> list[Any]:
@@ -379,9 +414,9 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     envs = vector_envs(benchmark, config.trials, config.split, device)
     network = device.place(fresh(config, envs[0], seed))
     optimiser = device.adam(network.parameters(), config.ppo.learning_rate, eps=1e-5)
-    done, scale = 0, 1.0
+    done, scale, rate = 0, 1.0, 1.0
     if checkpoint:
-        done, scale = checkpoint.iteration, checkpoint.state["scale"]
+        done, scale, rate = checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
     act = device.function(lambda *asked: reply(network, *asked))
     passes = device.function(lambda *given: improve(network, optimiser, config.ppo, device, *given))
@@ -394,22 +429,25 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             mean_return = collect(network, envs, batch, env_seed(seed, iteration), draws, device, act)
             scale = next_reward_scale(scale, batch.reward, config.ppo.discount, iteration)
             order = orders(config.ppo, config.trials, stream(seed, iteration, 1))
-            told = passes(batch, order, scale, 1.0 - iteration / iterations)
+            told = passes(batch, order, scale, 1.0 - iteration / iterations, rate)
             metrics = {name: float(value) for name, value in told.items()}
-            rate = ticks * config.trials / (time.perf_counter() - start)
-            run.log(row_of(iteration, ticks * config.trials, mean_return, scale, metrics, rate))
-            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            watch((network,), batch.observation)
+            rate = next_rate(rate, metrics["kl_end"], config.ppo)
+            speed = ticks * config.trials / (time.perf_counter() - start)
+            state = {"scale": scale, "rate": rate}
+            run.log(row_of(iteration, ticks * config.trials, mean_return, state | metrics, speed))
+            advance(iteration + 1, f"return {mean_return:7.2f}   {speed / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), {"scale": scale})
+                run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), state)
     return Agent(network.to("cpu"))
 
 
 def row_of(
-    iteration: int, frames: int, mean_return: float, scale: float, metrics: dict[str, float], rate: float
+    iteration: int, frames: int, mean_return: float, metrics: dict[str, float], speed: float
 ) -> dict[str, float]:
     """An iteration's row of the log."""
-    head = {"iteration": iteration + 1, "frames": (iteration + 1) * frames, "return": mean_return, "scale": scale}
-    return head | metrics | {"time/frames_per_s": rate}
+    head = {"iteration": iteration + 1, "frames": (iteration + 1) * frames, "return": mean_return}
+    return head | metrics | {"time/frames_per_s": speed}
 
 
 class Seeds:
@@ -426,6 +464,8 @@ class Seeds:
     def __init__(
         self, benchmark: str, config: Config, seeds: Sequence[int], device: Device, saved: Sequence[Checkpoint] = ()
     ):
+        if config.ppo.target_kl:
+            raise ValueError("seeds that learn together all go through every pass: leave out --ppo.target-kl")
         self.config, self.seeds, self.device = config, seeds, device
         self.ticks, trials = trial_length(NAME, benchmark), config.trials
         parts = 1 if device.kind.type == "cpu" or trials % 2 else 2  # of every seed's slots, each an environment
@@ -469,7 +509,8 @@ class Seeds:
             for name, value in (metrics | {"grad_norm": norm}).items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         count = settings.epochs * min(settings.minibatches, order.shape[2])
-        return {name: value / count for name, value in sums.items()}
+        ends = {"kl_end": metrics["kl"].detach(), "steps": torch.full_like(norm, count)}
+        return {name: value / count for name, value in sums.items()} | ends
 
     def iterate(self, iteration: int, left: float) -> list[dict[str, float]]:
         """One iteration of every seed; each one's return, scale and metrics."""
@@ -494,8 +535,18 @@ class Seeds:
         order = torch.stack([orders(ppo, trials, stream(seed, iteration, 1)) for seed in self.seeds], dim=1)
         told = self.passes(self.batch, order, torch.tensor(self.scales), left)
         columns = {name: value.tolist() for name, value in told.items()}
+        self._watch()
         columns |= {"return": (reward.sum((1, 2)) / first.sum((1, 2))).tolist(), "scale": self.scales}
         return [{name: column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
+
+    def _watch(self) -> None:
+        """Every seed's scale follows its own observations."""
+        if not self.config.network.normalise:
+            return
+        for index, own in enumerate(self._split(self.batch.observation, 1, len(self.envs))):
+            watch((self.networks[index],), own)
+            for name, buffer in self.networks[index].named_buffers():
+                self.stack.buffers[name][index].copy_(buffer)
 
     def tensors(self, index: int) -> dict[str, Tensor]:
         """One seed's checkpoint, as its single run would write it."""
@@ -522,12 +573,11 @@ def train_seeds(benchmark: str, config: Config, *, seeds: Sequence[int], runs: S
             rows = learners.iterate(iteration, 1.0 - iteration / iterations)
             rate = frames * len(seeds) / (time.perf_counter() - start)
             for run, row in zip(runs, rows, strict=True):
-                mean_return, scale = row.pop("return"), row.pop("scale")
-                run.log(row_of(iteration, frames, mean_return, scale, row, rate / len(seeds)))
+                run.log(row_of(iteration, frames, row.pop("return"), row | {"rate": 1.0}, rate / len(seeds)))
             advance(iteration + 1, f"{rate / 1000:5.0f}k frames/s of all seeds")
             if (iteration + 1) % runs[0].checkpoint_every == 0 or iteration + 1 == iterations:
                 learners.stack.write_back()
-                states = [{"scale": scale} for scale in learners.scales]
+                states = [{"scale": scale, "rate": 1.0} for scale in learners.scales]
                 save_all(runs, iteration + 1, [learners.tensors(i) for i in range(len(seeds))], states)
     learners.stack.write_back()
     return [Agent(network.to("cpu")) for network in learners.networks]

@@ -253,11 +253,22 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: Tensor | float) -> None:
             group["lr"] = float(rate)
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor | None:
+def descend(
+    loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0, halted: Tensor | None = None
+) -> Tensor | None:
     """One step of an optimiser along the gradient of its own parameters; the gradient's norm where it is clipped.
 
     Parameters that the loss does not depend on are left alone.
+
+    Args:
+        loss: What falls.
+        optimiser: From `Device.adam`.
+        max_norm: Of the gradient; 0 for any.
+        halted: Number 1 where no step is to be taken after all, which only the device knows. A graph cannot leave a
+            loop; fused optimisers skip such a step, for that is how loss scaling skips those that overflow.
     """
+    if halted is not None:
+        optimiser.found_inf = halted  # pyright: ignore[reportAttributeAccessIssue]
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -61,6 +63,57 @@ class Scaler(nn.Module):
         return (x - self.center) * self.inverse
 
 
+class ObservationScaler(Scaler):
+    """A `Scaler` that brings the columns without bounds to unit scale, by the moments of all that it was shown.
+
+    `watch` is called between iterations, never within one: the policy that is improved is the one that played.
+    """
+
+    free: Tensor
+    count: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, space: spaces.Box, bound: float = 10.0):
+        super().__init__(space)
+        low, high = (np.asarray(x, np.float64) for x in (space.low, space.high))
+        free = ~(np.isfinite(low) & np.isfinite(high))
+        self.bound = bound
+        self.register_buffer("free", torch.as_tensor(free))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(free.shape, dtype=torch.float64))
+        self.register_buffer("spread", torch.zeros(free.shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def watch(self, observation: Tensor) -> None:
+        """Takes in observations `[..., O]`; merges their moments with those of all before (Chan et al. 1979)."""
+        rows = observation.detach().flatten(0, -2).to(self.count.device).double()
+        total = self.count + len(rows)
+        gap = rows.mean(0) - self.mean
+        self.spread += rows.var(0, correction=0) * len(rows) + gap**2 * (self.count * len(rows) / total)
+        self.mean += gap * (len(rows) / total)
+        self.count.copy_(total)
+        deviation = (self.spread / total).sqrt().clamp_min(1e-3)  # a column that never changes is only centred
+        self.center.copy_(torch.where(self.free, self.mean.float(), self.center))
+        self.inverse.copy_(torch.where(self.free, (1.0 / deviation).float(), self.inverse))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., O]` to `[..., O]`, columns without bounds within plus and minus `bound` deviations."""
+        return super().forward(x).clamp(-self.bound, self.bound)
+
+
+def make_scaler(space: spaces.Box, normalise: bool) -> Scaler:
+    """What observations are scaled by: their bounds, and where they have none their running moments if so wished."""
+    return ObservationScaler(space) if normalise else Scaler(space)
+
+
+def watch(networks: Iterable[nn.Module], observation: Tensor) -> None:
+    """Shows observations `[..., O]` to every scaler of networks that follows them."""
+    for part in (part for network in networks for part in network.modules()):
+        if isinstance(part, ObservationScaler):
+            part.watch(observation)
+
+
 class RunningScaler(nn.Module):
     """Shifts and scales columns by their running mean and spread; what it has not been shown passes unchanged."""
 
@@ -80,16 +133,14 @@ class RunningScaler(nn.Module):
         with torch.no_grad():
             rows = x.flatten(0, -2)
             self.count += 1
-            weight = float(1.0 / self.count.clamp_max(self.memory))
+            weight = 1.0 / self.count.clamp_max(self.memory)
             self.mean.lerp_(rows.mean(0), weight)
             self.square.lerp_((rows**2).mean(0), weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` to `[..., C]`, within plus and minus `bound` spreads."""
-        if not self.count:
-            return x
         spread = (self.square - self.mean**2).clamp_min(1e-6).sqrt()
-        return ((x - self.mean) / spread).clamp(-self.bound, self.bound)
+        return torch.where(self.count > 0, ((x - self.mean) / spread).clamp(-self.bound, self.bound), x)
 
 
 def action_size(space: Space) -> int:
@@ -110,15 +161,33 @@ def nothing_before(first: Tensor, begun: bool, protocol: str) -> Tensor:
     return first if protocol == "slots-1" else torch.full_like(first, not begun)
 
 
+@functools.lru_cache(maxsize=64)
+def _classes(count: int, device: torch.device) -> Tensor:
+    """0 .. count - 1; kept, because a graph can copy nothing from the host."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
+
+
+_reaches: dict[tuple[bytes, torch.device], Tensor] = {}
+
+
+def _reach(key: bytes, space: spaces.Box, device: torch.device) -> Tensor:
+    """How far each action of a box goes from 0; 1 where it has no bounds. Kept for the same reason."""
+    if (key, device) not in _reaches:
+        size = np.maximum(abs(space.low), abs(space.high))
+        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+        with torch.inference_mode(False):
+            _reaches[key, device] = torch.as_tensor(size, dtype=torch.float32, device=device)
+    return _reaches[key, device]
+
+
 @opaque  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
 def encode_action(action: Tensor, space: Space, absent: Tensor | None = None) -> Tensor:
     """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `absent`: no action came before."""
     if isinstance(space, spaces.Discrete):
-        code = F.one_hot(action.long(), int(space.n)).float()
+        code = (action[..., None] == _classes(int(space.n), action.device)).float()
     else:
-        size = np.maximum(abs(space.low), abs(space.high))
-        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-        code = action.float() / torch.as_tensor(size, dtype=torch.float32, device=action.device)
+        code = action.float() / _reach(np.maximum(abs(space.low), abs(space.high)).tobytes(), space, action.device)
     return code if absent is None else torch.where(absent[..., None], 0.0, code)
 
 

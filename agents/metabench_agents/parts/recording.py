@@ -39,14 +39,18 @@ class Recording(TorchDispatchMode):
         self.operations: list[_Operation] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.lift_fresh.default and args[0].ndim:
+            raise RuntimeError("a tensor is made of Python's numbers, which a graph cannot copy: make it before")
         for tag, why in _REFUSED.items():
             if tag in func.tags and not _by_numbers(func, args):
                 raise RuntimeError(f"{func} {why}")
         out = func(*args, **(kwargs or {}))
-        returns, outputs = func._schema.returns, out if isinstance(out, list | tuple) else (out,)
-        fresh = []
-        if not any(answer.alias_info for answer in returns):  # neither a view nor written in place
-            fresh = [(i, leaf) for i, leaf in enumerate(tree_leaves(outputs)) if isinstance(leaf, Tensor)]
+        given = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        fresh = [  # neither views nor written in place
+            (index, leaf)
+            for index, leaf in enumerate(tree_leaves(out))
+            if isinstance(leaf, Tensor) and _memory(leaf) not in given
+        ]
         self.operations.append(_Operation(func, args, kwargs or {}, fresh))
         return out
 
@@ -54,11 +58,13 @@ class Recording(TorchDispatchMode):
     def replay(self) -> None:
         """Everything once more."""
         for function, args, kwargs, fresh in self.operations:
-            out = function(*args, **kwargs)
-            leaves = tree_leaves(out if isinstance(out, list | tuple) else (out,))
+            leaves = tree_leaves(function(*args, **kwargs))
             for index, place in fresh:
-                if place.data_ptr() != leaves[index].data_ptr():
-                    place.copy_(leaves[index])
+                place.copy_(leaves[index])
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _by_numbers(func: Any, args: Any) -> bool:
