@@ -33,7 +33,7 @@ from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
-from metabench_agents.parts.device import Ahead, Computing, Device, descend, set_rate
+from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
 from metabench_agents.parts.layers import (
     GRU,
     ActionHead,
@@ -45,16 +45,15 @@ from metabench_agents.parts.layers import (
     watch,
 )
 from metabench_agents.parts.losses import (
-    KL_MARGIN,
     PPO,
     gae,
     next_rate,
     next_reward_scale,
     ppo_policy_loss,
     value_loss,
-    went_too_far,
 )
 from metabench_agents.parts.memory import Rollout, trial_length
+from metabench_agents.parts.passes import passes
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.parts.seeds import Stack, common_point, save_all
 
@@ -339,29 +338,16 @@ def improve(
         rate: A factor of the learning rate; see `next_rate`.
 
     Returns:
-        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were. A graph
-        goes through the minibatches that come after an end by the KL, and takes no step on them.
+        As `passes`.
     """
     set_rate(optimiser, settings.learning_rate * left * rate)
     advantage, target = prepared(batch, settings, scale)
-    sums: dict[str, Tensor] = {}
-    count = last = halted = torch.zeros((), device=advantage.device)
-    graph = device.captures and settings.target_kl > 0.0
-    for number, rows in enumerate(rows for one in order for rows in one.chunk(settings.minibatches)):
-        with device.products():
-            total, metrics = loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
-        last = torch.where(halted > 0, last, metrics["kl"])
-        if number and graph:
-            halted = torch.maximum(halted, (metrics["kl"] > KL_MARGIN * settings.target_kl).float())
-        elif number and went_too_far(last, settings):
-            break
-        norm = descend(total, optimiser, settings.max_grad_norm, halted if graph else None)
-        assert norm is not None
-        count = count + (1.0 - halted)
-        for name, value in (metrics | {"grad_norm": norm}).items():
-            value = value.detach() * (1.0 - halted)
-            sums[name] = sums[name] + value if name in sums else value
-    return {name: value / count for name, value in sums.items()} | {"kl_end": last.detach(), "steps": count}
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
+
+    minibatches = (rows for one in order for rows in one.chunk(settings.minibatches))
+    return passes(device, optimiser, settings, minibatches, loss_of)
 
 
 def update(

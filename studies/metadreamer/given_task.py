@@ -58,8 +58,9 @@ def main() -> None:
     z = torch.as_tensor(3.0 * (rows - low) / (high - low) - 1.5, dtype=torch.float32)
     sac = {f"sac.{name}": value for name, value in {**options, "hidden": 128, "normalised_values": not plain}.items()}
     config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64), sac)
-    network, _, replay, collector = pearl.build(BENCHMARK, config, TRAIN_SEED)
-    learner = LatentSAC(network.core, config.sac, device=config.device)  # there is no encoder to learn
+    state = pearl.build(BENCHMARK, config, TRAIN_SEED)
+    network, replay, collector = state.network, state.replay, state.collector
+    learner = LatentSAC(network.core, config.sac)  # there is no encoder to learn
     for iteration in range(iterations):
         generator = stream(1, iteration)
         if iteration == 0:

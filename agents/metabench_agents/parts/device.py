@@ -69,7 +69,7 @@ class Device:
         self.form = form if form != "auto" else "captured" if self.kind.type == "cuda" else "eager"
 
     @classmethod
-    def of(cls, config: Computing) -> Device:
+    def of(cls, config: Any) -> Device:
         """What an agent's settings ask for."""
         return cls(config.device, config.precision, config.form)
 
@@ -297,15 +297,15 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def twin(module: Module, device: Device) -> Module:
-    """What plays for a module that learns on a device: itself on the CPU, a copy there otherwise; see `follow`.
+def learner(module: Module, device: Device) -> Module:
+    """What learns on a device for a module that plays on the CPU: itself there, a copy elsewhere; see `follow`.
 
-    The module never moves while it learns: a graph keeps to the memory it has seen.
+    The learner never moves: a graph keeps to the memory it has seen.
     """
-    return module if device.kind.type == "cpu" else copy.deepcopy(module).to("cpu")
+    return module if device.kind.type == "cpu" else device.place(copy.deepcopy(module))
 
 
-def follow(twin: nn.Module, module: nn.Module) -> None:
-    """The twin becomes what the module is now."""
-    if twin is not module:
-        twin.load_state_dict(module.state_dict())
+def follow(copied: nn.Module, module: nn.Module) -> None:
+    """A copy becomes what the module is now."""
+    if copied is not module:
+        copied.load_state_dict(module.state_dict())

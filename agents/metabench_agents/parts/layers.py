@@ -131,7 +131,7 @@ class RunningScaler(nn.Module):
     def update(self, x: Tensor) -> None:
         """Takes in `[..., C]`; averages over about the last `memory` calls."""
         with torch.no_grad():
-            rows = x.flatten(0, -2)
+            rows = x.flatten(0, -2).to(self.count.device)
             self.count += 1
             weight = 1.0 / self.count.clamp_max(self.memory)
             self.mean.lerp_(rows.mean(0), weight)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from metabench_agents.parts.capture import MOST_GRAPHS, WARM_UP, Captured, mapped
-from metabench_agents.parts.device import Ahead, Computing, Device, descend, find_device, follow, set_rate, twin
+from metabench_agents.parts.device import Ahead, Computing, Device, descend, find_device, follow, learner, set_rate
 from metabench_agents.parts.recording import recorded, recording
 from torch import nn
 
@@ -24,7 +24,7 @@ class Columns:
     two: torch.Tensor
 
 
-def learner(form, block=1, precision="fp32"):
+def learning(form, block=1, precision="fp32"):
     """A recurrent network, its optimiser and its updates in a form."""
     torch.manual_seed(0)
     device = Device("cpu", precision, form)
@@ -41,7 +41,7 @@ def learner(form, block=1, precision="fp32"):
 
 
 def taught(form, block=1, updates=33):
-    network, made = learner(form, block)
+    network, made = learning(form, block)
     generator, losses = torch.Generator().manual_seed(1), []
     for number in range(updates):
         batch = Columns(torch.randn(6, 5, 3, generator=generator), torch.randn(6, 5, generator=generator))
@@ -156,9 +156,9 @@ def test_a_gpus_float32_is_never_less():
     assert [switch.fp32_precision for switch in switches] == before
 
 
-def test_a_twin_plays_what_was_learned():
+def test_a_copy_plays_what_was_learned():
     network = nn.Linear(2, 2)
-    assert twin(network, Device()) is network
+    assert learner(network, Device()) is network
     other = nn.Linear(2, 2)
     follow(other, network)
     assert torch.equal(other.weight, network.weight) and other.weight is not network.weight
