@@ -24,6 +24,7 @@ from metabench.plugins import load_plugin, open_run
 from metabench.registry import spec
 from metabench.runs import Stopped, iterations_done, result_path
 from metabench.settings import check_settings
+from metabench.sweep.grid import parse_seeds
 
 USAGE = "usage: metabench train AGENT BENCHMARK [--seed N] [--folder DIR] [the agent's settings]"
 
@@ -61,6 +62,7 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
         folder: Path | None = None,
         evaluate: tuple[str, ...] = ("test", "ood"),
         progress: Literal["bar", "none"] = "bar",
+        seeds: str = "",
     ) -> None:
         """Train an agent on a benchmark's training tasks, then evaluate it.
 
@@ -74,11 +76,14 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
             folder: Where the run goes; runs/BENCHMARK-AGENT-sSEED by default. An unfinished run is continued.
             evaluate: Splits to evaluate on at the end.
             progress: How to show the progress.
+            seeds: Several that learn together in one process, as 0-15 or 0,2,5, each into a run of its own as
+                --seed would; what a GPU is best used for. `folder` then holds their folders. rl2 and sac-oracle can.
         """
-        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar")
+        chosen = parse_seeds(seeds) if seeds else [seed]
+        train(name, algorithm, benchmark, config, chosen, folder, evaluate, progress == "bar", bool(seeds))
 
     command.__annotations__["config"] = Annotated[algorithm.Config, tyro.conf.arg(name="")]
-    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar")
+    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar", "")
     return command
 
 
@@ -87,29 +92,44 @@ def train(
     algorithm: Any,
     benchmark: str,
     config: Any,
-    seed: int,
+    seeds: Sequence[int],
     folder: Path | None,
     splits: Sequence[str],
     show: bool,
+    together: bool = False,
 ) -> None:
     """Trains, then evaluates on `splits`; whatever is wrong with the arguments is told before anything is written."""
     chosen = spec(benchmark)
     for split in splits:
         chosen.table().size(split)
-    at_least(0, seed=seed)
+    at_least(0, seed=min(seeds))
     check_settings(config)
-    folder = folder or Path("runs") / f"{chosen.id}-{name}-s{seed}"
-    run = open_run(algorithm, folder, show=show)
-    with stoppable(run, folder):
-        agent = algorithm.train(chosen.id, config, seed=seed, run=run)
+    if together and not hasattr(algorithm, "train_seeds"):
+        raise ValueError(f"{name} learns one seed at a time; give --seed, or `metabench sweep` for several")
+    alone = folder is not None and not together
+    folders = [folder if alone and folder else place(chosen.id, name, seed, folder) for seed in seeds]
+    runs = [open_run(algorithm, own, show=show) for own in folders]
+    with stoppable(runs[0], folders[0]):
+        if together:
+            agents = algorithm.train_seeds(chosen.id, config, seeds=seeds, runs=runs)
+        else:
+            agents = [algorithm.train(chosen.id, config, seed=seeds[0], run=runs[0])]
     summaries = []
     for split in splits:
-        result = play(agent, chosen.id, split=split, train_seed=seed, name=name)
-        result.save(result_path(folder, split))
-        summaries.append(summarise([result]))
+        results = []
+        for agent, seed, own in zip(agents, seeds, folders, strict=True):
+            results.append(play(agent, chosen.id, split=split, train_seed=seed, name=name))
+            results[-1].save(result_path(own, split))
+        summaries.append(summarise(results))
     if summaries:
         print_table(summary_table(summaries))
-    say(f"written: {plain(folder)}")
+    for own in folders:
+        say(f"written: {plain(own)}")
+
+
+def place(benchmark: str, name: str, seed: int, parent: Path | None) -> Path:
+    """Where a run goes by default."""
+    return (parent or Path("runs")) / f"{benchmark}-{name}-s{seed}"
 
 
 @contextlib.contextmanager
