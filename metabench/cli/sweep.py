@@ -6,49 +6,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.live import Live
 
 from metabench.cli.console import out, plain, say
+from metabench.sweep.choice import EngineName, engine_of
 from metabench.sweep.engine import Engine, Event
 from metabench.sweep.folder import Place
 from metabench.sweep.grid import grid, parse_seeds, parse_setting, sort_out
 from metabench.sweep.jobs import Job, add_to_plan, read_plan
-from metabench.sweep.local import Local
-from metabench.sweep.on_ray import Ray
-from metabench.sweep.slurm import Slurm
 from metabench.sweep.view import Progress, clock, estimate
 
-EngineName = Literal["local", "ray", "slurm"]
 Out = Annotated[Path, tyro.conf.Positional]
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 _SHOWN = 10  # failures that are listed
-
-
-def engine_of(
-    name: str, workers: int | None = None, address: str | None = None, sbatch: str = "", retries: int | None = None
-) -> Engine:
-    """An engine by name.
-
-    Raises:
-        ValueError: In one sentence: an option that the engine does not have, or it cannot work here.
-        ImportError: Its package is missing, with the command that installs it.
-    """
-    if address is not None and name != "ray":
-        raise ValueError(f"--address is of a Ray cluster, and the engine is {name}: add --engine ray")
-    if sbatch and name != "slurm":
-        raise ValueError(f"--sbatch is for Slurm, and the engine is {name}: add --engine slurm")
-    extra: dict[str, Any] = {} if retries is None else {"retries": retries}
-    engines: dict[str, Callable[[], Engine]] = {
-        "local": lambda: Local(workers, **extra),
-        "ray": lambda: Ray(address, workers, **extra),
-        "slurm": lambda: Slurm(sbatch, **extra),
-    }
-    engine = engines[name]()
-    engine.check()
-    return engine
 
 
 def sweep(
