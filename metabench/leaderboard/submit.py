@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from metabench.agent import Agent
-from metabench.evaluation.evaluate import evaluate_traced, versions
-from metabench.evaluation.results import write_atomically
+from metabench.evaluation.evaluate import Evaluation, evaluate_traced, versions
+from metabench.evaluation.results import Protocol, write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.records import (
     CARD,
@@ -73,6 +73,11 @@ class Entrant(NamedTuple):
     policy: Mapping[str, bytes]  # to publish: config.json, policy.safetensors; may be empty
     sha256: str  # of the policy, whether it is published or not
     note: str = ""  # what a submitter should know before it is played
+    source: str = ""  # from where others load it: a run's folder, or the name of an agent that does not train
+
+
+Play = Callable[[Sequence[Protocol], str], Iterable[Evaluation]]
+"""Plays each entrant under its protocol, in their order, with results under a name."""
 
 
 def submit(
@@ -81,6 +86,7 @@ def submit(
     about: About,
     root: Path,
     progress: Callable[[int, int, int], None] | None = None,
+    play: Play | None = None,
 ) -> Path:
     """Evaluates all runs and writes `root/<board>/<agent>/<date>-<id>`; the same input gives the same bytes.
 
@@ -92,6 +98,7 @@ def submit(
         about: Who, what, and from how much training.
         root: The folder of the leaderboards.
         progress: Called with (run, trials done, trials in all).
+        play: Who plays all runs; here, one after the other, by default.
 
     Raises:
         ValueError: In one sentence; nothing is left behind then.
@@ -100,16 +107,10 @@ def submit(
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".submit-") as name:
         draft = Path(name)
+        protocols = [board.played(evaluation_seed(board.id, e.sha256, index)) for index, e in enumerate(entrants)]
+        every = play(protocols, about.agent) if play else _in_turn(entrants, protocols, about.agent, progress)
         results = []
-        for index, entrant in enumerate(entrants):
-            seed = evaluation_seed(board.id, entrant.sha256, index)
-            result, trace = evaluate_traced(
-                entrant.agent,
-                board.played(seed),
-                train_seed=entrant.train_seed,
-                name=about.agent,
-                progress=(lambda done, total, run=index: progress(run, done, total)) if progress else None,
-            )
+        for index, (entrant, (result, trace)) in enumerate(zip(entrants, every, strict=True)):
             check_actions_inside(trace.actions, spec(board.benchmark).family().action_space)
             trace.save(draft / "traces" / f"run_{index:03d}.npz")
             results.append(result)
@@ -118,6 +119,17 @@ def submit(
         write_atomically(draft / RESULT, dump(Results(results=tuple(results))))
         write_atomically(draft / CARD, (about.card or _card(about, board)).encode())
         return _seal(draft, plan, root)
+
+
+def _in_turn(
+    entrants: Sequence[Entrant],
+    protocols: Sequence[Protocol],
+    name: str,
+    progress: Callable[[int, int, int], None] | None,
+) -> Iterator[Evaluation]:
+    for index, (entrant, protocol) in enumerate(zip(entrants, protocols, strict=True)):
+        tell = (lambda done, total, run=index: progress(run, done, total)) if progress else None
+        yield evaluate_traced(entrant.agent, protocol, train_seed=entrant.train_seed, name=name, progress=tell)
 
 
 def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submission:
@@ -191,7 +203,8 @@ def open_run(folder: Path, board: Board, publish: bool) -> Entrant:
         raise ValueError(f"{folder} was trained on {record.benchmark}; the board {board.id} is of {board.benchmark}")
     agent, record = load_run(folder)
     found = policy(folder)
-    return Entrant(agent, record.seed, found.files if publish else {}, found.sha256, found.private if publish else "")
+    files, note = (found.files, found.private) if publish else ({}, "")
+    return Entrant(agent, record.seed, files, found.sha256, note, source=str(folder))
 
 
 def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
@@ -200,7 +213,7 @@ def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
     if not hasattr(plugin, "build"):
         raise ValueError(f"{name} has to be trained first; submit the folders of its runs")
     sha = hashlib.sha256(json.dumps(["untrained", name, versions()["metabench"]]).encode()).hexdigest()
-    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha) for run in range(runs)]
+    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha, source=name) for run in range(runs)]
 
 
 def training_of(folders: Sequence[Path], datasets: Sequence[Dataset], hours: float | None, hardware: str) -> Training:
