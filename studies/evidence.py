@@ -195,8 +195,9 @@ def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
 
 
 def pages(root: Path = HERE.parent) -> list[Path]:
-    """Every page that a table may stand on."""
-    return sorted((*(root / "docs").rglob("*.md"), *(root / "studies").glob("*/NOTES.md"), root / "README.md"))
+    """The pages that may have a place for a table: the documentation's own and the studies' notes."""
+    docs = root / "docs"
+    return sorted([root / "README.md", *docs.glob("*.md"), *docs.glob("agents/*.md"), *root.glob("studies/*/NOTES.md")])
 
 
 def keys_of(text: str) -> list[str]:

@@ -67,7 +67,7 @@ def plan(jobs: Sequence[Job], out: Path) -> str:
     place = Place(out)
     left = [job for job in jobs if place.settled(job.key()) is None]
     hours = estimate(place, jobs, left)
-    cost = "what they cost is known after the first" if hours is None else f"about {hours:.2g} core hours"
+    cost = "what they cost is known after the first of each kind" if hours is None else f"about {hours:.2g} core hours"
     return f"{len(jobs)} jobs in {out}, {len(left)} left" + (f": {cost}" if left else "")
 
 

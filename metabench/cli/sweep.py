@@ -20,6 +20,7 @@ from metabench.sweep.jobs import Job, add_to_plan, read_plan
 from metabench.sweep.view import Progress, clock, estimate
 
 Out = Annotated[Path, tyro.conf.Positional]
+UNKNOWN = "what they cost is known after the first of each kind"
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 _SHOWN = 10  # failures that are listed
 
@@ -142,7 +143,11 @@ def show_plan(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     text = f"{len(jobs)} jobs, {states['done']} of them done already{failed}; "
     left = [job for job in jobs if place.settled(job.key()) is None]
     hours = estimate(place, jobs, left)
-    cost = "what they cost is known after the first" if hours is None else f"about {hours:.2g} core hours left"
+    cost = (
+        "what they cost is known after the first of each kind"
+        if hours is None
+        else f"about {hours:.2g} core hours left"
+    )
     say(plain(text + (cost if left else "nothing is left to do")))
 
 
@@ -171,16 +176,16 @@ def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
 
 def _follow(events: Iterable[Event], progress: Progress, show: Callable[[], None]) -> None:
     """Notes every event and shows where things are; says what failed, and what it all costs after the first job."""
-    first = True
+    told = False
     for event in events:
         progress.take(event)
         if event.state == "failed":
             say(plain(f"failed  {event.job.label}: {event.reason}"))
-        if event.state == "done" and event.ran and first:
-            hours = estimate(progress.place, progress.jobs, progress.jobs) or 0.0
-            text = f"the first job took {clock(event.seconds)}: about {hours:.2g} core hours in all"
-            say(plain(text))
-            first = False
+        if event.state == "done" and event.ran and not told:
+            hours = estimate(progress.place, progress.jobs, progress.jobs)
+            if hours is not None:
+                say(plain(f"{event.job.label} took {clock(event.seconds)}: about {hours:.2g} core hours in all"))
+                told = True
         show()
 
 

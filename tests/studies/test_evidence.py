@@ -102,7 +102,7 @@ def test_tables_in_the_docs_are_those_of_what_is_kept(page):
     text = page.read_text()
     assert evidence.update(text, evidence.read_queue()) == text, "python -m studies.evidence --pages"
     assert set(evidence.keys_of(text)) <= evidence.kept_keys()
-    begun, ended = text.count("<!-- evidence: "), text.count("<!-- end of evidence -->")
+    begun, ended = (len(re.findall(f"^<!-- {word}", text, re.MULTILINE)) for word in ("evidence", "end of evidence"))
     assert begun == ended == len(evidence.PLACE.findall(text)), "a marker is broken"
 
 
@@ -120,7 +120,7 @@ _NUMBER = re.compile(r"\|[^|\n]*\d\.\d[^|\n]*\|")
 def test_tables_of_numbers_have_their_evidence_or_say_why_not(page):
     """On pages that report runs: what is no evidence block is marked `<!-- no records: why -->` in front of it."""
     text = page.read_text()
-    if "<!-- evidence: " not in text:
+    if not evidence.PLACE.search(text):
         return
     rest = evidence.PLACE.sub("", text)
     for table in re.finditer(r"(?:^\|.*\n)+", rest, re.MULTILINE):
