@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.model import Elbo, FitConfig, compiled, fit, resolve_reward_loss
 from metabench_agents.belief.policy import (
     BeliefAgent,
     BeliefRollout,
@@ -61,8 +61,8 @@ class LearningConfig(Protocol):
         ...
 
     @property
-    def model(self) -> ModelConfig:
-        """The model of the hidden task."""
+    def model(self) -> Any:
+        """The model of the hidden task: `ModelConfig`, or what an algorithm has instead."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class LearningConfig(Protocol):
         ...
 
 
-Make = Callable[[ModelConfig, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
+Make = Callable[[Any, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
 
 
 class Learned(NamedTuple):
