@@ -23,7 +23,7 @@ from metabench_agents.belief.policy import (
 )
 from metabench_agents.parts.layers import watch
 from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, trial_length
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
 
@@ -104,13 +104,6 @@ class Learned(NamedTuple):
 
     modules: dict[str, nn.Module]  # model, actor
     optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
-
-
-def has_sessions(benchmark: str, split: str) -> bool:
-    """Whether the hidden task changes inside an episode."""
-    spec = metabench.spec(benchmark)
-    sessions = spec.split_sessions.get(split, spec.sessions)
-    return sessions is not None and sessions["kind"] != "constant"
 
 
 def model_schedule(
