@@ -118,12 +118,19 @@ def compose(scenes: Sequence[Scene], title: str, agent: str, width: int = 320) -
             for scene, steps in zip(scenes, kept, strict=True)
         ]
         height = max(panel.height for panel in panels)
-        sheet = Image.new("RGB", (len(panels) * (width + GAP) + GAP, height + HEAD + GAP), PAPER)
+        columns = 1 if _wide(scenes) else len(panels)  # a road is seen above a road
+        rows = len(panels) // columns
+        sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * height + HEAD + GAP), PAPER)
         ImageDraw.Draw(sheet).text((GAP, 6), title, INK, _font(15))
         for index, panel in enumerate(panels):
-            sheet.paste(panel, (GAP + index * (width + GAP), HEAD + 4))
+            sheet.paste(panel, (GAP + index % columns * (width + GAP), HEAD + 4 + index // columns * height))
         pictures.append(sheet)
     return pictures
+
+
+def _wide(scenes: Sequence[Scene]) -> bool:
+    height, width, _ = scenes[0].frames[0].shape
+    return width > 2 * height
 
 
 def _span(scenes: Sequence[Scene]) -> tuple[float, float]:
