@@ -19,7 +19,7 @@ from metabench.cli.verify import verify_all
 from metabench.cli.where import HERE, Where
 from metabench.evaluation.evaluate import Evaluation
 from metabench.evaluation.results import Protocol, played_as
-from metabench.leaderboard.records import Board, Dataset, board_of, boards_in
+from metabench.leaderboard.records import OWN_BOARDS, Board, Dataset, board_of, boards_in, read_boards
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
 from metabench.leaderboard.track import TrackName, track_for
 from metabench.registry import spec
@@ -120,7 +120,8 @@ def command(
     before = set(root.glob("*/*/*"))
     target = _play(chosen, entrants, about, root, where.made())
     say(f"written: {plain(target)}\n")
-    (verdict,) = verify_all([target], {chosen.id: chosen}, None, write=True)
+    # A record on a public board is written by who verifies it there; on boards of one's own that is who submits.
+    (verdict,) = verify_all([target], {chosen.id: chosen}, None, write=chosen.id not in read_boards(OWN_BOARDS))
     if not verdict.accepted and target not in before:
         shutil.rmtree(target)
         raise ValueError(f"it was not accepted, and nothing is left of it: {verdict.fault}")
