@@ -6,7 +6,7 @@
     python -m studies.meta_dt.study --variants ablations  # Meta-DT with one thing changed at a time
     python -m studies.meta_dt.study --variants released   # with one way of the released code restored at a time
     python -m studies.meta_dt.study --preset released     # the released counts and rates: for a large machine
-    python -m studies.meta_dt.study --preset released --set fitting.device=cuda fitting.precision=bf16  # or for a GPU
+    python -m studies.meta_dt.study --preset released --set device=cuda precision=bf16  # or for a GPU
     python -m studies.meta_dt.study --table               # only print what there is
 
 Every run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`) in the folder

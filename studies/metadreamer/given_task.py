@@ -71,9 +71,10 @@ def learn(
     given |= {"reward_scale": reward_scale, "hidden": 128, "normalised_values": not plain}
     sac = {f"sac.{name}": value for name, value in given.items()}
     config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64), sac)
-    network, _, replay, collector = pearl.build(BENCHMARK, config, seed)
+    state = pearl.build(BENCHMARK, config, seed)
+    network, replay, collector = state.network, state.replay, state.collector
     told: list[dict[str, float]] = []
-    learner = LatentSAC(network.core, config.sac, device=config.device)  # there is no encoder to learn
+    learner = LatentSAC(network.core, config.sac)  # there is no encoder to learn
     for iteration in range(iterations):
         generator = stream(1, iteration)
         if iteration == 0:

@@ -43,8 +43,8 @@ def trained(seed: int, folder: Path, benchmark: str, frames: int, precision: str
     """Return on the training tasks and seconds of one run: one job."""
     changes = {
         "frames": frames,
-        "sac.bfloat16": precision == "bf16",
-        "sac.compiled": True,
+        "precision": precision,
+        "form": "compiled",
         **SETTINGS.get(benchmark, {}),
     }
     config = with_settings(sac_oracle.Config(), changes)
