@@ -25,13 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
-from metabench_agents.belief.learning import has_sessions
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, Fitting, ModelConfig, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
@@ -39,7 +37,7 @@ from metabench_agents.parts.config import read_config
 from metabench_agents.parts.device import Computing, Device, descend, follow, learner
 from metabench_agents.parts.layers import ActionHead, action_size, encode_action, linear
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, Trials, trial_length
+from metabench_agents.parts.memory import TrialBuffer, Trials, read_trials, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "dynamite-iql"
@@ -183,31 +181,6 @@ class MemorylessAgent:
         return self.actor.policy.to_env(self.actor.policy.sample(params, None)), None
 
 
-def read_trials(id: str, benchmark: str, space: Any) -> Trials:
-    """The dataset's whole trials; ValueError if it is of another benchmark or its trials differ in length."""
-    data = metabench.load_dataset(id)
-    if data.manifest.benchmark != benchmark:
-        raise ValueError(f"{id} was played on {data.manifest.benchmark}, not on {benchmark}")
-    ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, "train")
-    after, start = data.next_observations(), 0  # in the order of the trials: both go task by task
-    columns: list[tuple[np.ndarray, ...]] = []
-    for trial in data.trials():
-        following = after[start : start + len(trial.rewards)]
-        start += len(trial.rewards)
-        if len(trial.rewards) < ticks:
-            continue  # episodes left over at the end of a task
-        ended = trial.session_ended | (np.append(trial.first[1:], False) if drifts else False)
-        session = np.concatenate(([0], np.cumsum(ended)[:-1]))
-        columns.append((trial.observations, trial.actions, trial.rewards, following, trial.first, session))
-    if not columns:
-        raise ValueError(f"{id} holds no whole trial of {ticks} steps")
-    observation, action, reward, following, first, session = (
-        torch.from_numpy(np.stack(column, axis=1)) for column in zip(*columns, strict=True)
-    )
-    action = action.long() if isinstance(space, spaces.Discrete) else action
-    return Trials(observation, action, reward, following, first, session)
-
-
 def relabel(trials: Trials, model: SessionModel | None, policy: ActionHead, discount: float) -> tuple[IQLSteps, float]:
     """The trials' steps with the beliefs at and after them; and what rewards were divided by."""
     ticks, count = trials.reward.shape
@@ -237,7 +210,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; there are {' and '.join(known)}")
     env = metabench.make_vec(benchmark, 1)
-    trials = read_trials(config.dataset, benchmark, env.single_action_space)
+    trials = read_trials(NAME, config.dataset, benchmark, env.single_action_space)
     model_config = resolve_reward_loss(config.model, benchmark)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     model = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench_agents.belief.model import Elbo, FitConfig, Fitting, ModelConfig, resolve_reward_loss
+from metabench_agents.belief.model import Elbo, FitConfig, Fitting, resolve_reward_loss
 from metabench_agents.belief.policy import (
     BeliefAgent,
     BeliefRollout,
@@ -25,7 +25,7 @@ from metabench_agents.parts.device import Device, DeviceName, Form, follow, lear
 from metabench_agents.parts.fast.precision import Precision
 from metabench_agents.parts.layers import watch
 from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, trial_length
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
 
@@ -78,8 +78,8 @@ class LearningConfig(Protocol):
         ...
 
     @property
-    def model(self) -> ModelConfig:
-        """The model of the hidden task."""
+    def model(self) -> Any:
+        """The model of the hidden task: `ModelConfig`, or what an algorithm has instead."""
         ...
 
     @property
@@ -113,7 +113,7 @@ class LearningConfig(Protocol):
         ...
 
 
-Make = Callable[[ModelConfig, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
+Make = Callable[[Any, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
 
 
 class Learned(NamedTuple):
@@ -121,13 +121,6 @@ class Learned(NamedTuple):
 
     modules: dict[str, nn.Module]  # model, actor
     optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
-
-
-def has_sessions(benchmark: str, split: str) -> bool:
-    """Whether the hidden task changes inside an episode."""
-    spec = metabench.spec(benchmark)
-    sessions = spec.split_sessions.get(split, spec.sessions)
-    return sessions is not None and sessions["kind"] != "constant"
 
 
 def model_schedule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from metabench_agents.belief.encoders import BeliefEncoder, EncoderConfig, Laten
 from metabench_agents.parts.device import Device, descend, set_rate
 from metabench_agents.parts.losses import reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
+
+Settings = TypeVar("Settings")
 
 PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
 
@@ -159,12 +161,14 @@ def _some(count: int, wanted: int, generator: torch.Generator) -> Tensor:
     return torch.arange(count) if wanted >= count else torch.randperm(count, generator=generator)[:wanted]
 
 
-def resolve_reward_loss(config: ModelConfig, benchmark: str) -> ModelConfig:
-    """The settings with a reward loss of "mse" or "bernoulli" where "auto" takes what fits.
+def resolve_reward_loss(config: Settings, benchmark: str) -> Settings:
+    """The settings with a reward loss of "mse" or "bernoulli" where "auto" takes what fits; others as they are.
 
     A few trials of random actions tell: rewards with two values are told apart (bernoulli), others regressed (mse).
     ValueError for a coin with more than two sides.
     """
+    if not isinstance(config, ModelConfig):
+        return config  # of a model that decodes no rewards
     kind = config.reward_loss
     if kind not in ("auto", "mse", "bernoulli"):
         raise ValueError(f"unknown reward_loss {kind!r}; there are auto, mse and bernoulli")

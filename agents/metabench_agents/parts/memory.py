@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 import metabench
@@ -17,6 +20,13 @@ def trial_length(name: str, benchmark: str) -> int:
     if type(spec.family()).terminal is not metabench.Family.terminal:
         raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
     return spec.horizon * spec.episodes
+
+
+def has_sessions(benchmark: str, split: str) -> bool:
+    """Whether the hidden task changes inside an episode."""
+    spec = metabench.spec(benchmark)
+    sessions = spec.split_sessions.get(split, spec.sessions)
+    return sessions is not None and sessions["kind"] != "constant"
 
 
 @dataclass
@@ -155,3 +165,28 @@ class TrialBuffer:
         if names:
             self.add(Trials(**{name.removeprefix("buffer/"): tensors[name] for name in names}))
         self.place, self.count = tensors["buffer/place"].tolist()
+
+
+def read_trials(name: str, id: str, benchmark: str, space: Any) -> Trials:
+    """The dataset's whole trials, for the agent `name`; ValueError if it is of another benchmark or holds none."""
+    data = metabench.load_dataset(id)
+    if data.manifest.benchmark != benchmark:
+        raise ValueError(f"{id} was played on {data.manifest.benchmark}, not on {benchmark}")
+    ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, "train")
+    after, start = data.next_observations(), 0  # in the order of the trials: both go task by task
+    columns: list[tuple[np.ndarray, ...]] = []
+    for trial in data.trials():
+        following = after[start : start + len(trial.rewards)]
+        start += len(trial.rewards)
+        if len(trial.rewards) < ticks:
+            continue  # episodes left over at the end of a task
+        ended = trial.session_ended | (np.append(trial.first[1:], False) if drifts else False)
+        session = np.concatenate(([0], np.cumsum(ended)[:-1]))
+        columns.append((trial.observations, trial.actions, trial.rewards, following, trial.first, session))
+    if not columns:
+        raise ValueError(f"{id} holds no whole trial of {ticks} steps")
+    observation, action, reward, following, first, session = (
+        torch.from_numpy(np.stack(column, axis=1)) for column in zip(*columns, strict=True)
+    )
+    action = action.long() if isinstance(space, spaces.Discrete) else action
+    return Trials(observation, action, reward, following, first, session)
