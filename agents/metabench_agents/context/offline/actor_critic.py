@@ -35,7 +35,7 @@ from metabench_agents.context.offline.losses import (
     iql_value_loss,
 )
 from metabench_agents.context.replay import Transitions
-from metabench_agents.parts.compiling import compiled
+from metabench_agents.parts.device import Device, set_rate
 
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 0.0  # of IQL's Gaussian, in half widths of the action space
 
@@ -162,11 +162,11 @@ class OfflineLearner:
 
     Args:
         network: Changed in place.
-        compile: Whether IQL's loss is one compiled graph.
+        device: Where it is.
     """
 
-    def __init__(self, network: OfflineActorCritic, compile: bool = False):
-        self.network, config = network, network.config
+    def __init__(self, network: OfflineActorCritic, device: Device | None = None):
+        self.network, config, device = network, network.config, device or Device()
         groups: dict[str, list[nn.Parameter]] = {"all": [p for p in network.parameters() if p.requires_grad]}
         if config.kind == "brac":
             groups = {
@@ -175,9 +175,9 @@ class OfflineLearner:
                 "dual": list(network.dual.parameters()),
             }
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(group, lr=self._rate(name), fused=True) for name, group in groups.items()
+            name: device.adam(group, self._rate(name)) for name, group in groups.items()
         }
-        self._iql = compiled(iql_loss, compile)
+        self._iql = device.compiled(iql_loss)
 
     def _rate(self, name: str) -> float:
         own = self.network.config
@@ -186,8 +186,7 @@ class OfflineLearner:
     def slow_down(self, left: float) -> None:
         """Sets all learning rates to a share of theirs."""
         for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self._rate(name) * left
+            set_rate(optimiser, self._rate(name) * left)
 
     def update(
         self, batch: Transitions, z: Tensor, others: list[Transitions], generator: torch.Generator

@@ -31,6 +31,7 @@ from metabench_agents.context.offline.agents import load_agent, train_agent
 from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEncoder
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "corro"
@@ -50,7 +51,7 @@ class ContrastConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.context.actor_critic import find_device, placed
 from metabench_agents.context.offline.actor_critic import OfflineLearner
 from metabench_agents.context.offline.data import TaskData
 from metabench_agents.context.offline.encoder import TransitionEncoder, mean_of_first
 from metabench_agents.context.offline.network import OfflineNetwork
 from metabench_agents.context.replay import Transitions
-from metabench_agents.parts.fast.precision import Precision, products
+from metabench_agents.parts.device import Device, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
 BLOCK = 100  # updates between two rows of the log
@@ -37,9 +36,6 @@ class FittingConfig:
     empty: float = 0.05  # share of the tasks of an update whose context is empty for the policy; published: 0
     learning_rate: float = 1e-3  # Adam's, of the encoder; published: 3e-4
     decay: bool = True  # whether all rates fall linearly to zero; published: no
-    precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
-    compile: bool = False  # torch.compile IQL's loss
-    device: str = "cpu"  # of the updates: "cpu", "cuda", or "auto"; it plays on the CPU
 
 
 class Contexts(NamedTuple):
@@ -67,15 +63,23 @@ class OfflineTrainer:
         objective: The encoder's loss: a module called like `Objective`.
         data: Of the training tasks.
         config: Sizes and rates.
+        device: Where all of it learns. Its draws are made on the way, so updates are no graphs.
     """
 
-    def __init__(self, network: OfflineNetwork, objective: nn.Module, data: TaskData, config: FittingConfig):
-        self.network, self.objective, self.config = network, objective, config
-        self.device = find_device(config.device)
-        self.data = data.to(self.device)
-        self.learner = OfflineLearner(network.core, config.compile)
+    def __init__(
+        self,
+        network: OfflineNetwork,
+        objective: nn.Module,
+        data: TaskData,
+        config: FittingConfig,
+        device: Device | None = None,
+    ):
+        self.device, self.config = device or Device(), config
+        self.network, self.objective = self.device.place(network), self.device.place(objective)
+        self.data = data.to(self.device.kind)
+        self.learner = OfflineLearner(network.core, self.device)
         learned = [*network.encoder.parameters(), *objective.parameters()]
-        self.encoder = torch.optim.Adam(learned, lr=config.learning_rate, fused=True)
+        self.encoder = self.device.adam(learned, config.learning_rate)
 
     def update(self, number: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Update `number`: of the encoder alone at first, then of the policy, with the encoder or without."""
@@ -84,7 +88,7 @@ class OfflineTrainer:
         tasks = self.data.draw_tasks(own.tasks, generator)
         seen = self.data.draw(tasks, own.context, generator)
         learns = number < own.ahead or own.together
-        with products(own.precision, self.device.type):
+        with self.device.products():
             with torch.set_grad_enabled(learns):
                 codes = self.network.encoder.codes(seen)
             metrics: dict[str, Tensor] = {}
@@ -107,7 +111,7 @@ class OfflineTrainer:
         if own.varied:
             lengths = torch.randint(1, own.context + 1, (len(tasks),), generator=generator)
         lengths = torch.where(torch.rand(len(tasks), generator=generator) < own.empty, 0, lengths)
-        z = mean_of_first(codes, lengths.to(self.device))
+        z = mean_of_first(codes, lengths.to(self.device.kind))
         learning = self.network.core.config
         count = learning.brac.dual_updates + 1 if learning.kind == "brac" else 1
         drawn = self.network.told(self.data.draw(tasks, count * own.batch, generator))
@@ -119,8 +123,7 @@ class OfflineTrainer:
         if not own.decay:
             return
         learned = total if own.together else max(1, own.ahead)  # updates that the encoder has
-        for group in self.encoder.param_groups:
-            group["lr"] = own.learning_rate * max(0.0, 1.0 - number / learned)
+        set_rate(self.encoder, own.learning_rate * max(0.0, 1.0 - number / learned))
         self.learner.slow_down(1.0 - max(0, number - own.ahead) / max(1, own.updates))
 
     def modules(self) -> dict[str, nn.Module]:
@@ -158,9 +161,7 @@ def fit(
         done = min(saved.iteration * BLOCK, total)
         trainer.restore(saved.tensors)
     last = time.monotonic()
-    optimisers = trainer.optimisers().values()
-    with run.progress(total, done, "updates") as advance, placed(trainer.device, trainer.network, *optimisers):
-        trainer.objective.to(trainer.device)
+    with run.progress(total, done, "updates") as advance:
         while done < total:
             start, sums, count = time.perf_counter(), {}, min(BLOCK, total - done)
             for number in range(done, done + count):
@@ -174,4 +175,4 @@ def fit(
             if done == total or run.stop_requested or time.monotonic() - last > SAVE_SECONDS:
                 run.save(-(-done // BLOCK), dict(keep or {}) | trainer.tensors(), {})
                 last = time.monotonic()
-        trainer.objective.to("cpu")
+    trainer.network.to("cpu")

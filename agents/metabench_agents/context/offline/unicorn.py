@@ -29,13 +29,14 @@ from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEn
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.losses import distance_metric_loss
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "unicorn"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
