@@ -65,7 +65,7 @@ class Sizes:
 
 
 PUBLISHED = Sizes()
-SMALL = Sizes(16, 16, 16, (4,), (3, 8, 6, 16), (2, 16, 6, 4), 16, 256, 3)
+SMALL = Sizes(16, 16, 16, (4,), (3, 8, 6, 16), (2, 16, 6, 4), 16, 256, 2)
 
 
 class Making(NamedTuple):
@@ -80,6 +80,7 @@ class Making(NamedTuple):
 def of_updates(updates: Updates, given: Callable[[int], tuple[Any, ...]], block: int, *modules: nn.Module) -> Making:
     """A work that adds updates, a block of them at a step."""
     numbers = iter(range(10**9))
+    updates.resize(block)
 
     def step() -> None:
         for _ in range(block):

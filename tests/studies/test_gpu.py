@@ -14,7 +14,7 @@ from studies.gpu.works import CHECKED, SMALL, learned
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_captured_updates_learn_what_eager_ones_do(name):
-    """Nine updates each, dropout and seeds included."""
+    """Ten updates each, two to a replay, dropout and seeds included."""
     (told, eager), (also, captured) = (
         learned(CHECKED[name], Device("cpu", form=form), SMALL) for form in ("eager", "captured")
     )
@@ -50,7 +50,7 @@ def test_stages_tell_what_they_find_and_the_page_shows_it(tmp_path, monkeypatch)
         ("RL2, 2 seeds", "frames", lambda d, s: works.rl2_iteration(d, s, 2), stages.FORMS[:1], "fp32"),
     ]
     monkeypatch.setattr(stages, "figures", lambda sizes: wanted)
-    checked, timed, learned_ = rows(stages.checks), rows(stages.speeds), rows(stages.curves, 9.0)
+    checked, timed, learned_ = rows(stages.checks, 200.0), rows(stages.speeds, 400.0), rows(stages.curves, 9.0)
     assert [row["form"] for row in checked] == ["eager", "captured"] and all(row["equal"] for row in checked)
     assert [(row["work"], row["form"]) for row in timed] == [
         ("behaviour cloning", "eager"),
@@ -59,7 +59,7 @@ def test_stages_tell_what_they_find_and_the_page_shows_it(tmp_path, monkeypatch)
         ("SAC, closed loop", "captured"),
         ("RL2, 2 seeds", "eager"),
     ]
-    assert all(row["rate"] > 0 and row["kernels"] > 0 for row in timed), timed
+    assert all(row.get("rate", 0) > 0 and row["kernels"] > 0 for row in timed), timed
     eager, captured = timed[:2]
     assert captured["metrics"].keys() == eager["metrics"].keys()
     assert {row["device"] for row in learned_} == {"cpu", "captured"} and all(row["curve"] for row in learned_)
