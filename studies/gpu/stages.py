@@ -133,7 +133,7 @@ def checks(tell: Callable[[Any], None], seconds: float, rehearsal: bool) -> None
 def speeds(tell: Callable[[Any], None], seconds: float, rehearsal: bool) -> None:
     """Units per second in every form, and kernels; a figure may take a fixed share of the time."""
     deadline, sizes, name = time.monotonic() + seconds, SMALL if rehearsal else PUBLISHED, "cuda"
-    short, share, name = (0.03, 40.0, "cpu") if rehearsal else (1.2, 25.0, name)
+    short, share, name = (0.03, 300.0, "cpu") if rehearsal else (1.2, 25.0, name)
     todo = [(form, *figure) for figure in figures(sizes) for form in figure[3] if not (rehearsal and form in FORMS[2:])]
     todo.sort(key=lambda work: work[0] in FORMS[2:])  # compilation takes longest, and is asked for last
     for form, title, unit, maker, _, precision in todo:

@@ -29,7 +29,7 @@ from studies.gpu.page import write_page
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "gpu"
 BUDGETS = {"tests": 90.0, "checks": 75.0, "speeds": 260.0, "curves": 75.0}  # seconds: 500 in all
-REHEARSAL = {"tests": 0.0, "checks": 240.0, "speeds": 300.0, "curves": 90.0}  # of a machine that may be busy
+REHEARSAL = {"tests": 0.0, "checks": 900.0, "speeds": 1200.0, "curves": 90.0}  # generous: the machine may be busy
 GRACE = 5.0  # seconds a stage gets beside its budget before it is killed
 
 
@@ -99,7 +99,8 @@ def faults(record: dict[str, Any]) -> list[str]:
     for stage in record["stages"].values():
         for row in stage["rows"]:
             what = row.get("agent") or row.get("work") or row.get("run")
-            if row.get("missing", "out of time") != "out of time":
+            late = row.get("missing") == "out of time"  # on a GPU that is for the reader to judge: the time is short
+            if "missing" in row and (not late or record.get("rehearsal")):
                 lines.append(f"{what} ({row['form']}): {row['missing']}")
             if row.get("equal") is False:
                 lines.append(f"{what} ({row['form']}) differs by {max(row['parameters'], row['metrics']):.1e}")
