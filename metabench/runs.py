@@ -20,7 +20,7 @@ import os
 import re
 import struct
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -378,6 +378,8 @@ class Run:
         self._every, self._stop = checkpoint_every, False
         self._held: _Writer | None = None
 
+    _followers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
+
     @property
     def checkpoint_every(self) -> int:
         """Iterations between checkpoints; 1 once the run was asked to stop, so that the next one is written at once."""
@@ -425,6 +427,12 @@ class Run:
         """
         with (self.folder / METRICS).open("a") as metrics:
             metrics.write(json.dumps(row) + "\n")
+        for follow in self._followers:
+            follow(row)
+
+    def follow(self, follower: Callable[[Mapping[str, Any]], None]) -> None:
+        """Has `follower` called with every row that is logged from now on, once it is written."""
+        self._followers = (*self._followers, follower)
 
     def saved(self, iteration: int) -> None:
         """Says that the files in the folder are those of `iteration`: from there the run is continued.

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from metabench.agent import Agent
-from metabench.evaluation.evaluate import evaluate_traced, versions
-from metabench.evaluation.results import sync_folder, write_atomically
+from metabench.evaluation.evaluate import Evaluation, evaluate_traced, versions
+from metabench.evaluation.results import Protocol, sync_folder, write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.keys import AuthorKey, author_key
 from metabench.leaderboard.records import (
@@ -91,6 +91,11 @@ class Entrant(NamedTuple):
     sha256: str  # of the policy, whether it is published or not
     note: str = ""  # what a submitter should know before it is played
     log: str = ""  # what the run's own log tells of its steps: lines of JSON with iteration and frames; see `log_of`
+    source: str = ""  # from where others load it: a run's folder, or the name of an agent that does not train
+
+
+Play = Callable[[Sequence[Protocol], str], Iterable[Evaluation]]
+"""Plays each entrant under its protocol, in their order, with results under a name."""
 
 
 def submit(
@@ -99,6 +104,7 @@ def submit(
     about: About,
     root: Path,
     progress: Callable[[int, int, int], None] | None = None,
+    play: Play | None = None,
 ) -> Path:
     """Evaluates all runs and writes `root/<board>/<agent>/<date>-<id>`; the same input gives the same bytes.
 
@@ -110,6 +116,7 @@ def submit(
         about: Who, what, and from how much training.
         root: The folder of the leaderboards.
         progress: Called with (run, trials done, trials in all).
+        play: Who plays all runs; here, one after the other, by default.
 
     Raises:
         ValueError: In one sentence; nothing is left behind then.
@@ -117,16 +124,10 @@ def submit(
     plan = planned(board, entrants, about)
     root.mkdir(parents=True, exist_ok=True)
     with _draft(root) as draft:
+        protocols = [board.played(evaluation_seed(board.id, e.sha256, index)) for index, e in enumerate(entrants)]
+        every = play(protocols, about.agent) if play else _in_turn(entrants, protocols, about.agent, progress)
         results = []
-        for index, entrant in enumerate(entrants):
-            seed = evaluation_seed(board.id, entrant.sha256, index)
-            result, trace = evaluate_traced(
-                entrant.agent,
-                board.played(seed),
-                train_seed=entrant.train_seed,
-                name=about.agent,
-                progress=(lambda done, total, run=index: progress(run, done, total)) if progress else None,
-            )
+        for index, (entrant, (result, trace)) in enumerate(zip(entrants, every, strict=True)):
             check_actions_inside(trace.actions, spec(board.benchmark).family().action_space)
             trace.save(draft / "traces" / f"run_{index:03d}.npz")
             results.append(result)
@@ -161,6 +162,17 @@ def _draft(root: Path) -> Iterator[Path]:
             yield folder / "entry"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_turn(
+    entrants: Sequence[Entrant],
+    protocols: Sequence[Protocol],
+    name: str,
+    progress: Callable[[int, int, int], None] | None,
+) -> Iterator[Evaluation]:
+    for index, (entrant, protocol) in enumerate(zip(entrants, protocols, strict=True)):
+        tell = (lambda done, total, run=index: progress(run, done, total)) if progress else None
+        yield evaluate_traced(entrant.agent, protocol, train_seed=entrant.train_seed, name=name, progress=tell)
 
 
 def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submission:
@@ -244,7 +256,7 @@ def open_run(folder: Path, board: Board, publish: bool) -> Entrant:
     agent, record = load_run(folder)
     found = policy(folder)
     files, note = (found.files, found.private) if publish else ({}, "")
-    return Entrant(agent, record.seed, files, found.sha256, note, log_of(read_metrics(folder)))
+    return Entrant(agent, record.seed, files, found.sha256, note, log_of(read_metrics(folder)), source=str(folder))
 
 
 def log_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -262,7 +274,7 @@ def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
     if not hasattr(plugin, "build"):
         raise ValueError(f"{name} has to be trained first; submit the folders of its runs")
     sha = untrained_sha256(name, versions()["metabench"])
-    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha) for run in range(runs)]
+    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha, source=name) for run in range(runs)]
 
 
 def training_of(folders: Sequence[Path], datasets: Sequence[Dataset], hours: float | None, hardware: str) -> Training:

@@ -11,7 +11,9 @@ from metabench.leaderboard.folder import entries_in
 from metabench.leaderboard.records import boards_in
 
 
-def command(root: Boards = Path("leaderboards"), out: Path = Path("site"), verify: bool = False) -> None:
+def command(
+    root: Boards = Path("leaderboards"), out: Path = Path("site"), verify: bool = False, docs: str | None = None
+) -> None:
     """Build the site: one folder of HTML and JSON that works from a disk or any static host.
 
     Everything that takes no simulator is computed again; what was replayed and played again is taken from the records
@@ -23,6 +25,7 @@ def command(root: Boards = Path("leaderboards"), out: Path = Path("site"), verif
         root: The folder of the leaderboards.
         out: Where to; a site that lies there is replaced.
         verify: Verify every entry first, re-runs with their recorded seeds included; a fault stops the build.
+        docs: The way from there to the documentation, if both stand together: `../` links its pages.
     """
     from metabench.leaderboard.site.build import build  # templates take a while, and the help needs none
 
@@ -31,6 +34,6 @@ def command(root: Boards = Path("leaderboards"), out: Path = Path("site"), verif
         wrong = [verdict for verdict in verify_all(entries, boards, None, write=False) if verdict.fault]
         if wrong:
             raise ValueError(f"there is no site: {wrong[0].folder} is not accepted: {wrong[0].fault}")
-    built = build(root, boards, out)
+    built = build(root, boards, out, docs)
     counts = f"{built.boards} boards, {built.entries} entries, {built.files} files"
     say(f"written: {plain(built.folder / 'index.html')} ({counts})")

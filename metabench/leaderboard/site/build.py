@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
+import io
 import json
 import os
 import shutil
@@ -34,8 +36,14 @@ class Built(NamedTuple):
     files: int
 
 
-def build(root: Path, boards: Mapping[str, Board], out: Path) -> Built:
+def build(root: Path, boards: Mapping[str, Board], out: Path, docs: str | None = None) -> Built:
     """Builds the site of the leaderboards in `root` into the folder `out`, which is replaced.
+
+    Args:
+        root: The leaderboards.
+        boards: By id.
+        out: Where to.
+        docs: The way from the site's root to the documentation's (`../`), which is then linked.
 
     Raises:
         ValueError: In one sentence: a submission cannot be read, or `out` holds something else than a site.
@@ -48,7 +56,7 @@ def build(root: Path, boards: Mapping[str, Board], out: Path) -> Built:
         tables = [rank(board, track, entries) for board in boards.values() for track in board.tracks]
         draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}{_DRAFT}"))
         try:
-            files = _files(tables, entries, boards)
+            files = _files(tables, entries, boards, docs)
             for path, content in files.items():
                 target = draft / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,21 +118,24 @@ def _exchange(one: Path, other: Path) -> bool:
     return swap is not None and swap(_HERE, names[0], _HERE, names[1], _SWAP) == 0
 
 
-def _files(tables: Sequence[Table], entries: Sequence[Entry], boards: Mapping[str, Board]) -> dict[str, str]:
+def _files(
+    tables: Sequence[Table], entries: Sequence[Entry], boards: Mapping[str, Board], docs: str | None
+) -> dict[str, str]:
     files = {f"assets/{path.name}": path.read_text() for path in sorted(ASSETS.iterdir())}
-    files["index.html"] = pages.overview(tables, entries, boards)
-    files["entries.html"] = pages.all_entries(entries)
+    files["index.html"] = pages.overview(tables, entries, boards, docs)
+    files["entries.html"] = pages.all_entries(entries, docs)
     files[MARK.as_posix()] = _json(overview_data(tables, boards))
     for name, schema in schemas().items():
         files[f"schemas/{Path(name).stem}.schema.json"] = _json(schema)
     for board in boards.values():
         own = [table for table in tables if table.board is board]
-        files[f"boards/{board.id}.html"] = pages.board_page(board, own, boards)
+        files[f"boards/{board.id}.html"] = pages.board_page(board, own, boards, docs)
         files[f"data/boards/{board.id}.json"] = _json(board_data(board, own))
+        files[f"data/boards/{board.id}.csv"] = board_csv(own)
     for table in tables:
         for row in (*table.rows, *table.unranked):
             place = row.entry.submission.place.as_posix()
-            files[f"entries/{place}.html"] = pages.entry_page(row.entry, row, table)
+            files[f"entries/{place}.html"] = pages.entry_page(row.entry, row, table, docs)
             files[f"data/entries/{place}.json"] = _json(entry_data(row))
     return files
 
@@ -151,6 +162,28 @@ def board_data(board: Board, tables: Sequence[Table]) -> dict[str, Any]:
         for table in tables
     }
     return {"board": board.model_dump(mode="json"), "tracks": told}
+
+
+def board_csv(tables: Sequence[Table]) -> str:
+    """All entries of a board as CSV, a line each."""
+    text = io.StringIO()
+    columns = (
+        "track rank title agent version authors date tier normalised score low high mean_return runs env_steps hours"
+    )
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns.split())
+    for table in tables:
+        for row in (*table.rows, *table.unranked):
+            s = row.entry.submission
+            who = (s.title, s.agent, s.version, "; ".join(s.authors), s.date, row.entry.tier)
+            numbers = (table.normalised, *row.score, row.mean, len(s.runs), s.training.env_steps, s.training.hours)
+            writer.writerow([_harmless(value) for value in (table.track, row.rank, *who, *numbers)])
+    return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: texts may come from anybody."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def row_data(row: Row) -> dict[str, Any]:
