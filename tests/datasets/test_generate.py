@@ -52,6 +52,25 @@ def test_order_shares_and_seeds(sets):
     assert read_manifest(data.folder).statistics[3].mean == pytest.approx(returns[3].mean())
 
 
+def test_the_second_mixture_has_uniform_episodes_and_leaves_the_first_as_it_was(tmp_path):
+    """40 % of it are the same medium policy's, 30 % the same expert's; what knows nothing of the task comes first."""
+    sets = {q: load_dataset(f"point-robot/{q}-v0", "test", root=_made(q, tmp_path)) for q in ("mixed", "mixed-2")}
+    assert (sets["mixed-2"].episodes["policy"].reshape(5, 10) == [0] * 3 + [1] * 4 + [2] * 3).all()
+    names = [[policy.name for policy in data.manifest.policies] for data in sets.values()]
+    assert names[1] == ["uniform actions", *names[0]]
+    assert (sets["mixed"].episodes["policy"].reshape(5, 10) == [0] * 7 + [1] * 3).all()
+    wild, known = (
+        sets["mixed-2"].episodes["return"].reshape(5, 10)[:, part].mean() for part in (slice(3), slice(3, 7))
+    )
+    assert wild < known - 2
+    assert not verify(sets["mixed-2"].folder, replay=4)
+
+
+def _made(quality, root):
+    generate(f"point-robot/{quality}-v0", "test", episodes=10, root=root)
+    return root
+
+
 def test_qualities_lie_where_they_should(tmp_path):
     """Medium a third to a half of the way from random to the oracle, expert near the oracle; replay rises."""
     for slug in ("point-robot", "grid-navigation"):
