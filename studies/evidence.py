@@ -41,7 +41,7 @@ HERE = Path(__file__).parent
 QUEUE, KEPT, RUNS = HERE / "queue.toml", HERE / "evidence", HERE.parent / "runs" / "evidence"
 CURVE = "curve.csv"
 _PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
-_OPTIONS = {"episodes", "datasets", "splits"}  # of a table, handed on to its jobs
+_OPTIONS = {"episodes", "repeats", "datasets", "splits"}  # of a table, handed on to its jobs
 
 
 class Row(NamedTuple):
