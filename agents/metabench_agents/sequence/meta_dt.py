@@ -45,7 +45,8 @@ Ablations: `world_model.used=False`, `prompt.choice="random"` or `"none"`, `worl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,7 +58,7 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
-from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, unpack
+from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
     DecisionTransformerSettings,
@@ -70,21 +71,35 @@ from metabench_agents.sequence.episodes import (
     Actions,
     Episodes,
     Prompt,
+    Siblings,
     Window,
     draw_windows,
     hold_out,
     load_episodes,
+    rows_of_windows,
     window_of,
 )
 from metabench_agents.sequence.fitting import blocks
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
-from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
+from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise, mean_or
 from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
+from metabench_agents.sequence.telling import drawn_steps, invariance
+from metabench_agents.sequence.trial_model import (
+    TrialModel,
+    TrialSurprise,
+    TrialTrainer,
+    read_episodes,
+    sibling_errors,
+    trial_errors,
+)
 from metabench_agents.sequence.world_model import (
+    EpisodeSteps,
+    ModelTrainer,
     WorldModel,
     WorldModelSettings,
+    WorldModelTrainer,
     contexts,
-    train_world_model,
+    train_model,
 )
 
 NAME = "meta-dt"
@@ -145,6 +160,7 @@ RENAMED = {  # settings as they were called before they were grouped
     "prompt_length": "prompt.length",
     "prompted": "prompt.share",
 }
+World = WorldModel | TrialModel
 
 
 def _with_prompt(config: Config, number: int, generator: torch.Generator) -> bool:
@@ -155,24 +171,23 @@ def _with_prompt(config: Config, number: int, generator: torch.Generator) -> boo
     return bool(torch.rand((), generator=generator) < config.prompt.share)
 
 
-def _models(benchmark: str, config: Config) -> tuple[Actions, WorldModel | None, DecisionTransformer]:
+def _models(benchmark: str, config: Config) -> tuple[Actions, World | None, DecisionTransformer]:
     """Untrained."""
     chosen = metabench.spec(benchmark)
     family = chosen.family()
     codec = Actions(family.action_space, raw="raw-actions" in config.released)
     columns, model = len(family.observation_fields), None
     if config.world_model.used:
-        model = WorldModel(columns, codec.size, config.world_model.settled(type(family).__name__))
+        kind = TrialModel if config.world_model.sees == "trial" else WorldModel
+        model = kind(columns, codec.size, config.world_model.settled(type(family).__name__))
     size = 0 if model is None else model.size
     return codec, model, DecisionTransformer(columns, codec.size, chosen.horizon, size, config.transformer)
 
 
 def _fit_world_model(
-    model: WorldModel, episodes: Episodes, benchmark: str, config: Config, seed: int, run: Run, saved: Checkpoint | None
+    model: World, episodes: Episodes, benchmark: str, config: Config, seed: int, run: Run, saved: Checkpoint | None
 ) -> None:
     """Trains and selects on training tasks, unless the released ways are asked for."""
-    if "raw-observations" not in config.released:
-        model.mean, model.std = episodes.scale()
     learn, held = hold_out(episodes)
     if not len(held):
         held = learn
@@ -181,17 +196,95 @@ def _fit_world_model(
         learn = torch.arange(len(episodes))
         codec = _models(benchmark, config)[0]
         select = load_episodes(benchmark, config.data, _tested(config.split), codec)
-    crossing = "crossing-windows" in config.released
-    train_world_model(
-        model,
-        episodes.take(learn),
-        select,
-        config.world_model.fitting,
-        seed=seed,
-        run=run,
-        checkpoint=saved,
-        crossing=crossing,
-    )
+    if isinstance(model, TrialModel):
+        model.learn_scales(episodes)
+        trainer: ModelTrainer = TrialTrainer(model, episodes.take(learn), select, config.world_model)
+    else:
+        if "raw-observations" not in config.released:
+            model.mean, model.std = episodes.scale()
+        crossing = "crossing-windows" in config.released
+        own, judge = (EpisodeSteps(part, model, crossing=crossing) for part in (episodes.take(learn), select))
+        trainer = WorldModelTrainer(model, own, judge, config.world_model.fitting)
+    train_model(trainer, seed=seed, run=run, checkpoint=saved)
+
+
+class Beliefs:
+    """Z at every row of the data, as if nothing, one or two other episodes of the task had been seen before.
+
+    Args:
+        model: The world model; None where there is none, and z has no columns.
+        episodes: The data.
+        config: Of the run.
+        seed: Of the run: which other episodes those are.
+    """
+
+    def __init__(self, model: World | None, episodes: Episodes, config: Config, seed: int):
+        self.episodes, settings = episodes, config.world_model
+        lasts = model is not None and (settings.sees == "trial" or settings.average)
+        self.carried = settings.carried if lasts else 0.0
+        before = [Siblings(episodes).draw(torch.arange(len(episodes)), stream(seed, 3, k)) for k in range(2)]
+        if model is None:
+            self.tables = [torch.zeros(len(episodes.reward), 0)]
+        elif isinstance(model, TrialModel):
+            z, memory = read_episodes(model, episodes)
+            self.tables = [z]
+            for other in before if self.carried else ():
+                z, memory = read_episodes(model, episodes, memory[other])
+                self.tables.append(z)
+        else:
+            z = contexts(model, episodes, crossing="crossing-windows" in config.released)
+            self.tables = running_means(z, episodes, before if self.carried else ()) if settings.average else [z]
+
+    @property
+    def alone(self) -> Tensor:
+        """`[N, Z]` where the episode is the trial's first."""
+        return self.tables[0]
+
+    def draw(self, window: Window, which: Tensor, start: Tensor, generator: torch.Generator) -> Window:
+        """The window of these episodes with other episodes before it, now and then."""
+        if len(self.tables) == 1:
+            return window
+        count = len(which)
+        some = torch.rand(count, generator=generator) < self.carried
+        number = torch.randint(1, len(self.tables), (count,), generator=generator) * some
+        rows = rows_of_windows(self.episodes, which, start, window.time.shape[1])
+        context = window.context.clone()
+        for k in range(1, len(self.tables)):
+            context[number == k] = self.tables[k][rows[number == k]]
+        return window._replace(context=context)
+
+
+def running_means(z: Tensor, episodes: Episodes, before: Sequence[Tensor]) -> list[Tensor]:
+    """The means of z over the steps of an episode up to each row, and with one, two, ... other episodes before it.
+
+    What an episode begins with knows nothing and does not count, but where nothing else is known.
+
+    Args:
+        z: `[N, Z]` at every row.
+        episodes: Whose rows.
+        before: Of each episode, the one before it, and the one before that in that one's turn.
+    """
+    known = torch.cat((z, torch.ones(len(z), 1)), dim=1).double()
+    known[episodes.first] = 0.0
+    known[episodes.first + episodes.length] = 0.0  # behind the last step
+    total = torch.cumsum(known, dim=0)
+    total = (total - torch.repeat_interleave(total[episodes.first], episodes.length + 1, dim=0)).float()
+    whole = total[episodes.first + episodes.length]
+    carried, tables = torch.zeros_like(whole), [mean_or(total, z)]
+    for other in before:
+        carried = (carried + whole)[other]
+        tables.append(mean_or(total + torch.repeat_interleave(carried, episodes.length + 1, dim=0), z))
+    return tables
+
+
+def _tell(beliefs: Beliefs, episodes: Episodes, benchmark: str, config: Config, run: Run) -> None:
+    """Logs what z tells of the tasks, by behaviour and step, and prints it where the run shows anything."""
+    tasks = torch.as_tensor(np.asarray(metabench.spec(benchmark).table().rows[config.split], np.float32))
+    for name, by_step in invariance(beliefs.alone, episodes, tasks).items():
+        run.log({"phase": "invariance", "behaviour": name, "r2": {str(t): round(v, 4) for t, v in by_step.items()}})
+        if run.show:
+            values = "   ".join(f"{t}: {v:5.2f}" for t, v in by_step.items())
+            sys.stderr.write(f"R^2 of the task from z at step   {values}   ({name})\n")
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAgent:
@@ -201,20 +294,24 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     codec, model, network = _models(benchmark, config)
     episodes = load_episodes(benchmark, config.data, config.split, codec)
-    before, context = 0, torch.zeros(len(episodes.reward), 0)
+    before, told = 0, saved is not None
     if model is not None:
-        before = blocks(config.world_model.fitting.updates)
+        before = blocks(config.world_model.updates)
+        told = saved is not None and saved.iteration > before
         _fit_world_model(model, episodes, benchmark, config, seed, run, saved)
-        context = contexts(model, episodes, crossing="crossing-windows" in config.released)
-    network.learn_scales(episodes, context)
+    beliefs = Beliefs(model, episodes, config, seed)
+    if model is not None and not told:
+        _tell(beliefs, episodes, benchmark, config, run)
+    network.learn_scales(episodes, beliefs.alone)
     extra = {"target": return_to_ask(episodes, config.target)} | _task_targets(benchmark, config, codec)
-    ways = (config.world_model, config.prompt, config.released)
-    prompts = None if config.prompt.choice == "none" else SiblingPrompts(episodes, model, *ways, seed=seed)
+    extra["explore"] = torch.tensor(_explored(model, beliefs, episodes, config))
+    prompts = _prompts(model, beliefs, episodes, config, seed)
     window, short = config.transformer.window, "short-windows" in config.released
 
     def draw(number: int, generator: torch.Generator) -> tuple[Window, Prompt | None]:
         which, start = draw_windows(episodes, config.fitting.batch, window, generator, short=short)
-        seen = window_of(episodes, which, start, window, context)
+        seen = window_of(episodes, which, start, window, beliefs.alone)
+        seen = beliefs.draw(seen, which, start, generator)
         if prompts is None or not _with_prompt(config, number, generator):
             return seen, None
         return seen, prompts.draw(which, generator)
@@ -223,6 +320,29 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
     trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, before=before, keep=world | extra)
     return _agent(codec, model, network, config, extra)
+
+
+def _explored(model: World | None, beliefs: Beliefs, episodes: Episodes, config: Config) -> int:
+    """How many steps a trial begins with that are drawn."""
+    if config.playing.explore >= 0:
+        return config.playing.explore
+    error = sibling_errors(model, episodes, beliefs.alone) if isinstance(model, TrialModel) else None
+    return drawn_steps(episodes, error)
+
+
+def _prompts(
+    model: World | None, beliefs: Beliefs, episodes: Episodes, config: Config, seed: int
+) -> SiblingPrompts | None:
+    """Prompts while learning; None for none."""
+    if config.prompt.choice == "none":
+        return None
+    error, windows = None, None
+    if isinstance(model, TrialModel):
+        error = trial_errors(model, episodes, beliefs.alone)
+    else:
+        windows = model
+    ways = (config.world_model, config.prompt, config.released)
+    return SiblingPrompts(episodes, windows, *ways, seed=seed, error=error)
 
 
 def _tested(split: str) -> str:
@@ -244,24 +364,30 @@ def _task_targets(benchmark: str, config: Config, codec: Actions) -> dict[str, T
 
 def _agent(
     codec: Actions,
-    model: WorldModel | None,
+    model: World | None,
     network: DecisionTransformer,
     config: Config,
     extra: Mapping[str, Tensor],
     protocol: str = PROTOCOL_VERSION,
 ) -> SequenceAgent:
-    model = None if model is None else model.eval()
-    surprise = Surprise(model, config.world_model, config.prompt, config.released, protocol)
+    ways = (config.world_model, config.prompt, config.released, protocol)
+    if isinstance(model, TrialModel):
+        surprise: Surprise = TrialSurprise.of(model.eval(), *ways)
+    else:
+        surprise = Surprise(None if model is None else model.eval(), *ways)
     target: Tensor | Callable[[Tensor], Tensor] = extra["target"]
     if "targets" in extra:
         find, targets = lookup(extra["tasks"].numpy()), extra["targets"]
         target = lambda task: targets[find(task)]  # noqa: E731
+    playing = config.playing
+    if "explore" in extra:  # not in policies that were made before it was found from the data
+        playing = replace(playing, explore=int(extra["explore"]))
     return SequenceAgent(
         network,
         codec,
         NAME,
-        Asking(network, config.target, target, config.playing.explore),
-        config.playing,
+        Asking(network, config.target, target, playing.explore),
+        playing,
         protocol=protocol,
         recall=None if model is None else surprise.recall,
         choose=None if config.prompt.choice == "none" else surprise.choose,
