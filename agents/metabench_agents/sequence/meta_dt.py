@@ -12,11 +12,19 @@ Source: Wang et al. 2024, "Meta-DT: Offline Meta-RL as Conditional Sequence Mode
    zero-shot one; so one agent gives both, and k context episodes are a trial of k + 1 episodes. While learning, the
    prompt is the worst foretold segment of another episode of the window's task; half of the updates are made without
    one.
-4. A trial begins with a few drawn actions, which tell the task (`decision_transformer.py` says why);
-   `playing.explore=0` leaves them out.
+4. A trial begins with drawn actions where the data say that the cloned mean stands still (`telling.drawn_steps`;
+   `decision_transformer.py` says why); `playing.explore` fixes their number, 0 leaves them out.
 5. What to ask for is learned from the *training* tasks' data (`targets.py`): an expectile of what good episodes still
    bring from here, given z, less the rewards received since. No data of test tasks is read. `target.kind` `"return"`
    asks for one return of the training tasks, `"rank"` for the best rank within a task's own data.
+
+z that does not tell of the behaviour. The paper's z is made of the last h steps (`world_model.sees=window`, the
+default). Where the data's policies know the task, that z tells how they walk: on PointRobot 94 % of the goal's variance
+at step 4 under the expert, 9 % under uniform actions. Two deviations let it last:
+- `world_model.sees=trial`: a recurrence over all of the trial, episodes included, that has to foretell other episodes
+  of the task (`trial_model.py` gives the reasons). Prompts are cut by its errors.
+- `world_model.average`: the running mean of the window's z over the trial: less noise where every step tells the task.
+What z tells is measured in every training (`telling.invariance`), and logged by behaviour and step.
 
 Deviations, with reasons. Where the released code departs from the paper or is wrong, the paper is followed, and
 `released` restores its ways one by one:
@@ -49,7 +57,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -161,6 +169,14 @@ RENAMED = {  # settings as they were called before they were grouped
     "prompted": "prompt.share",
 }
 World = WorldModel | TrialModel
+
+
+def earlier(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON says them, with what went without saying when they were written."""
+    world = values.get("world_model")
+    if isinstance(world, Mapping):
+        return flat_target(values if "sees" in world else {**values, "world_model": {**world, "sees": "window"}})
+    return flat_target({"sees": "window", **values})
 
 
 def _with_prompt(config: Config, number: int, generator: torch.Generator) -> bool:
@@ -394,10 +410,25 @@ def _agent(
     )
 
 
+def z_of(agent: SequenceAgent, episodes: Episodes) -> Tensor:
+    """Z `[N, Z]` of an agent's world model at every row of episodes, as if each were its trial's first.
+
+    Raises:
+        ValueError: If the agent has no world model.
+    """
+    surprise = getattr(agent.recall, "__self__", None)
+    if isinstance(surprise, TrialSurprise):
+        return read_episodes(surprise.trial_model, episodes)[0]
+    if not isinstance(surprise, Surprise) or surprise.model is None:
+        raise ValueError("this agent has no world model, so there is no z")
+    z = contexts(surprise.model, episodes, crossing="crossing-windows" in surprise.released)
+    return running_means(z, episodes, ())[0] if surprise.average else z
+
+
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, flat_target(settings["config"]), RENAMED)
+    config = read_config(Config, earlier(settings["config"]), RENAMED)
     codec, model, network = _models(settings["benchmark"], config)
     restore_transformer(saved, network)
     if model is not None:

@@ -24,7 +24,7 @@ FOLDS = 5  # of tasks: a probe is asked about tasks that it was not fitted on
 RIDGE = 1e-2
 MOVES = 0.5  # share of the first actions' size that all tasks have in common, from which on nothing is drawn
 FIRST_ACTIONS = 4  # steps of an episode that are its first
-KNOWN = 0.9  # share of what a model learns about the task in an episode that the drawn steps should bring
+KNOWN = 0.97  # share of what a model learns about the task in an episode that the drawn steps should bring
 GOOD = 0.1  # share of a task's episodes that are its good ones
 MOST_DRAWN = 8  # steps, at most
 FEW_TASKS = 10  # below, episodes are left out instead of tasks
@@ -148,7 +148,7 @@ def drawn_steps(episodes: Episodes, error: Tensor | None = None) -> int:
 
     None where the good first actions of all tasks have half their size in common: their mean moves, and whatever moves
     is told the task. Otherwise an agent that clones the mean stands still and is told nothing; then as many steps as
-    bring the world model nine tenths of what an episode teaches it about its task, at most eight; four without a model.
+    bring the world model 97 % of what an episode teaches it about its task, at most eight; four without a model.
 
     Args:
         episodes: Of the training tasks.
