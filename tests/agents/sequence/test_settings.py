@@ -79,7 +79,7 @@ def test_a_target_that_is_one_word_is_what_it_was():
 
 def test_what_is_left_out_has_the_default_of_its_own_agent():
     assert read("prompt-dt", {"playing": {"sliding": True}}).playing.explore == 0
-    assert read("dt", {"playing": {"sliding": True}}).playing.explore == 4
+    assert read("dt", {"playing": {"sliding": True}}).playing.explore == -1
 
 
 @pytest.mark.parametrize("name", AGENTS)
