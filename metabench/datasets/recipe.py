@@ -15,6 +15,7 @@ from metabench.plugins import behaviours, load_agent
 from metabench.registry import Spec
 from metabench.runs import is_run, weights_sha256
 
+HISTORY = "sac-history"  # checkpoints of soft actor-critic in order, stochastic, and what the expert would have done
 EPISODES_PER_TASK = 100  # as Meta-DT's collectors
 MIXTURES = {  # shares of a task's episodes, in order
     "mixed": {"medium": 0.7, "expert": 0.3},  # Meta-DT, README
@@ -39,6 +40,11 @@ class Recipe(NamedTuple):
     behaviours: Sequence[Behaviour]
     schedule: tuple[int, ...]  # [episodes] which behaviour plays each of a task's episodes
     agent: str | None
+
+    @property
+    def advised(self) -> bool:
+        """Whether the oracle's actions are kept beside the behaviour's."""
+        return self.id.quality == HISTORY and self.agent is None
 
     @property
     def tasks(self) -> int:
