@@ -14,6 +14,7 @@ from metabench.evaluation.results import Protocol
 from metabench.runs import result_path
 from metabench.sweep import Job
 from metabench.sweep.folder import JOB
+from metabench.yardsticks.simple import random
 from studies.evidence import Row, Table, keys_of
 from studies.meta_dt import invariance
 from studies.meta_dt.by_episode import interval, render
@@ -36,7 +37,7 @@ def test_an_interval_has_the_spread_of_every_level():
 def test_a_table_has_every_episode_and_the_keys_of_what_is_kept(tmp_path):
     jobs = tuple(Job("train", {"agent": "bc", "benchmark": "PointRobot-v0"}, seed) for seed in range(3))
     protocol = Protocol(benchmark="PointRobot-v0", split="test", episodes=3, repeats=2, seed=0)
-    result = metabench.evaluate("random", protocol)
+    result = metabench.evaluate(random.build("PointRobot-v0", "test", 0), protocol)
     for job in jobs[:2]:
         (tmp_path / job.key()).mkdir()
         result.save(result_path(tmp_path / job.key(), "test"))
