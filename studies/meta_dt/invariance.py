@@ -21,7 +21,7 @@ from metabench_agents.parts.run import load_config
 from metabench_agents.sequence import meta_dt
 from metabench_agents.sequence.episodes import Episodes, load_episodes
 from metabench_agents.sequence.playing import SequenceAgent
-from metabench_agents.sequence.telling import STEPS, Probe, explained, fit_probe, parameters, tells
+from metabench_agents.sequence.trials.telling import STEPS, Probe, explained, fit_probe, parameters, tells
 from torch import Tensor
 
 import metabench

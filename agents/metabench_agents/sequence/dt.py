@@ -21,8 +21,10 @@ from torch import Tensor
 
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
     DecisionTransformer,
     DecisionTransformerSettings,
     TransformerFitting,
@@ -34,13 +36,13 @@ from metabench_agents.sequence.decision_transformer import (
 from metabench_agents.sequence.episodes import Actions, Window, draw_windows, load_episodes, window_of
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
 from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
-from metabench_agents.sequence.telling import drawn_steps
+from metabench_agents.sequence.trials.telling import drawn_steps
 
 NAME = "dt"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -72,7 +74,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
 
     explore = config.playing.explore if config.playing.explore >= 0 else drawn_steps(episodes)
     keep = {"target": target, "explore": torch.tensor(explore)}
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
     return _agent(codec, network, config, keep)
 
@@ -94,7 +96,7 @@ def _agent(
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, flat_target(settings["config"]))
+    config = read_config(Config, flat_target(settings["config"]), FITTING_RENAMED)
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
     return _agent(codec, network, config, saved.tensors, settings["protocol"])

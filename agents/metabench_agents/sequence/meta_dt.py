@@ -12,7 +12,7 @@ Source: Wang et al. 2024, "Meta-DT: Offline Meta-RL as Conditional Sequence Mode
    zero-shot one; so one agent gives both, and k context episodes are a trial of k + 1 episodes. While learning, the
    prompt is the worst foretold segment of another episode of the window's task; half of the updates are made without
    one.
-4. A trial begins with drawn actions where the data say that the cloned mean stands still (`telling.drawn_steps`;
+4. A trial begins with drawn actions where the data say that the cloned mean stands still (`trials.telling.drawn_steps`;
    `decision_transformer.py` says why); `playing.explore` fixes their number, 0 leaves them out.
 5. What to ask for is learned from the *training* tasks' data (`targets.py`): an expectile of what good episodes still
    bring from here, given z, less the rewards received since. No data of test tasks is read. `target.kind` `"return"`
@@ -22,9 +22,9 @@ z that does not tell of the behaviour. The paper's z is made of the last h steps
 default). Where the data's policies know the task, that z tells how they walk: on PointRobot 94 % of the goal's variance
 at step 4 under the expert, 9 % under uniform actions. Two deviations let it last:
 - `world_model.sees=trial`: a recurrence over all of the trial, episodes included, that has to foretell other episodes
-  of the task (`trial_model.py` gives the reasons). Prompts are cut by its errors.
+  of the task (`trials/model.py` gives the reasons). Prompts are cut by its errors.
 - `world_model.average`: the running mean of the window's z over the trial: less noise where every step tells the task.
-What z tells is measured in every training (`telling.invariance`), and logged by behaviour and step.
+What z tells is measured in every training (`trials.telling.invariance`), and logged by behaviour and step.
 
 Deviations, with reasons. Where the released code departs from the paper or is wrong, the paper is followed, and
 `released` restores its ways one by one:
@@ -66,8 +66,10 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
     DecisionTransformer,
     DecisionTransformerSettings,
     TransformerFitting,
@@ -91,8 +93,7 @@ from metabench_agents.sequence.fitting import blocks
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
 from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise, mean_or
 from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
-from metabench_agents.sequence.telling import drawn_steps, invariance
-from metabench_agents.sequence.trial_model import (
+from metabench_agents.sequence.trials.model import (
     TrialModel,
     TrialSurprise,
     TrialTrainer,
@@ -100,6 +101,7 @@ from metabench_agents.sequence.trial_model import (
     sibling_errors,
     trial_errors,
 )
+from metabench_agents.sequence.trials.telling import drawn_steps, invariance
 from metabench_agents.sequence.world_model import (
     EpisodeSteps,
     ModelTrainer,
@@ -127,7 +129,7 @@ RELEASED_WAYS: tuple[Released, ...] = get_args(Released)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -152,7 +154,7 @@ class Config:
         return replace(self, transformer=self.transformer.settled(benchmark), prompt=self.prompt.settled(benchmark))
 
 
-RENAMED = {  # settings as they were called before they were grouped
+RENAMED = FITTING_RENAMED | {  # settings as they were called before they were grouped
     "width": "transformer.width",
     "updates": "fitting.updates",
     "batch": "fitting.batch",
@@ -214,13 +216,13 @@ def _fit_world_model(
         select = load_episodes(benchmark, config.data, _tested(config.split), codec)
     if isinstance(model, TrialModel):
         model.learn_scales(episodes)
-        trainer: ModelTrainer = TrialTrainer(model, episodes.take(learn), select, config.world_model)
+        trainer: ModelTrainer = TrialTrainer(model, episodes.take(learn), select, config.world_model, Device.of(config))
     else:
         if "raw-observations" not in config.released:
             model.mean, model.std = episodes.scale()
         crossing = "crossing-windows" in config.released
         own, judge = (EpisodeSteps(part, model, crossing=crossing) for part in (episodes.take(learn), select))
-        trainer = WorldModelTrainer(model, own, judge, config.world_model.fitting)
+        trainer = WorldModelTrainer(model, own, judge, config.world_model.fitting, Device.of(config))
     train_model(trainer, seed=seed, run=run, checkpoint=saved)
 
 
@@ -333,7 +335,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         return seen, prompts.draw(which, generator)
 
     world = {} if model is None else pack({"world": model}, {}) | {"best": torch.zeros(())}
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, before=before, keep=world | extra)
     return _agent(codec, model, network, config, extra)
 

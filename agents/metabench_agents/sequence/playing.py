@@ -35,7 +35,7 @@ class PlayingSettings:
     """How a decision transformer acts."""
 
     explore: int = field(default=-1, metadata={"low": -1})  # steps a trial begins with that are drawn evenly; 0: none,
-    # as released; -1: as many as the training data call for (`telling.drawn_steps`)
+    # as released; -1: as many as the training data call for (`trials.telling.drawn_steps`)
     sliding: bool = False  # see exactly the last K steps instead of between K/2 and K, at six times the cost
 
 

@@ -19,6 +19,7 @@ Deviations, with reasons:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.device import Device, descend, follow, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequence.episodes import Episodes, history
 from metabench_agents.sequence.fitting import fit, updates_done
@@ -53,7 +54,7 @@ class WorldModelFitting:
 
 @dataclass(frozen=True)
 class TrialModelFitting:
-    """How a world model that reads whole trials is trained (`trial_model.py`)."""
+    """How a world model that reads whole trials is trained (`trials/model.py`)."""
 
     updates: int = 5_000  # in all
     trials: int = 32  # of an update
@@ -290,6 +291,14 @@ class EpisodeSteps:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def to(self, device: Device) -> EpisodeSteps:
+        """The same on a device."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, device.put(value))
+        return other
+
     def past(self, pick: Tensor) -> Tensor:
         """`[h, B, O + A + 1]` what came before the steps `pick`."""
         before, inside = history(self.rows[pick], self.first[pick], self.steps)
@@ -340,44 +349,56 @@ class ModelTrainer:
     Args:
         model: Trained in place; its scales are set already.
         settings: Updates and learning rate.
+        device: Where it is trained.
     """
 
-    def __init__(self, model: nn.Module, settings: WorldModelFitting):
-        self.model, self.settings = model, settings
-        self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+    def __init__(self, model: nn.Module, settings: WorldModelFitting, device: Device | None = None):
+        self.device = device = device or Device()
+        self.twin, self.model = model, device.place(model if device.kind.type == "cpu" else copy.deepcopy(model))
+        self.settings = settings
+        self.optimiser = device.adam(self.model.parameters(), settings.learning_rate)
         self.best, self.least, self.done = pack({"world": model}, {}), torch.tensor(torch.inf), 0
+        self.updates = device.updates(self.step)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss on what is drawn from `generator`, and its parts."""
+    def draw(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """What an update learns from, as numbers of steps and episodes."""
+        raise NotImplementedError
+
+    def loss(self, *drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on what was drawn, and its parts; a pure function."""
         raise NotImplementedError
 
     def held_out(self) -> float:
-        """The loss on what is not learned from."""
+        """The loss of `twin` on what is not learned from."""
         raise NotImplementedError
 
+    def given(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """What the next update takes: what is drawn from `generator`, and the learning rate."""
+        settings, self.done = self.settings, self.done + 1
+        left = 1.0 - (self.done - 1) / settings.updates if settings.decay else 1.0
+        return *self.draw(generator), settings.learning_rate * left * min(1.0, self.done / WARMUP)
+
     def update(self, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """The next update."""
-        settings = self.settings
-        left = 1.0 - self.done / settings.updates if settings.decay else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * left * min(1.0, (self.done + 1) / WARMUP)
-        with products("fp32"):
-            total, metrics = self.loss(generator)
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimiser.step()
-        self.done += 1
-        return {"loss": total} | dict(metrics)
+        """The next update, on what is drawn from `generator`."""
+        return self.step(*self.device.put(self.given(generator)))
+
+    def step(self, *given: Any) -> dict[str, Tensor]:
+        """An update on what was drawn, the learning rate behind it, as a pure function."""
+        *drawn, rate = given
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.loss(*drawn)
+        descend(total, self.optimiser, CLIP)
+        return {"loss": total.detach()} | metrics
 
     def look(self, done: int) -> Mapping[str, float]:
         """Every so often: the loss on what is held out, and the model kept where it is the least."""
         if done % SELECT_EVERY and done < self.settings.updates:
             return {}
+        follow(self.twin, self.model)
         found = torch.tensor(self.held_out())
         if found < self.least:
-            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.model}, {}).items()}, found
+            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.twin}, {}).items()}, found
         return {"held_out_loss": float(found)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -402,16 +423,28 @@ class WorldModelTrainer(ModelTrainer):
         learn: Steps to learn from.
         judge: Steps to choose the best by.
         settings: Updates, batch, learning rate.
+        device: Where it is trained.
     """
 
-    def __init__(self, model: WorldModel, learn: EpisodeSteps, judge: EpisodeSteps, settings: WorldModelFitting):
-        super().__init__(model, settings)
-        self.network, self.learn, self.judge = model, learn, judge
+    def __init__(
+        self,
+        model: WorldModel,
+        learn: EpisodeSteps,
+        judge: EpisodeSteps,
+        settings: WorldModelFitting,
+        device: Device | None = None,
+    ):
+        super().__init__(model, settings, device)
+        self.network, self.learn, self.judge = model, learn.to(self.device), judge
+        self.mean_loss = self.device.compiled(loss)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss on steps drawn evenly."""
-        pick = torch.randint(len(self.learn), (self.settings.batch,), generator=generator)
-        return loss(self.network, self.learn.take(pick))
+    def draw(self, generator: torch.Generator) -> tuple[Tensor]:
+        """Numbers of steps `[B]`, drawn evenly."""
+        return (torch.randint(len(self.learn), (self.settings.batch,), generator=generator),)
+
+    def loss(self, pick: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on these steps."""
+        return self.mean_loss(self.model, self.learn.take(pick))
 
     def held_out(self) -> float:
         """The loss over all steps to judge by."""
@@ -431,7 +464,8 @@ def train_model(trainer: ModelTrainer, *, seed: int, run: Run, checkpoint: Check
     fit(
         run,
         "world model",
-        trainer.update,
+        trainer.updates,
+        trainer.given,
         updates=trainer.settings.updates,
         seed=seed,
         phase=0,
@@ -440,4 +474,4 @@ def train_model(trainer: ModelTrainer, *, seed: int, run: Run, checkpoint: Check
         tensors=trainer.tensors,
         after_block=trainer.look,
     )
-    unpack(trainer.best, {"world": trainer.model}, {})
+    unpack(trainer.best, {"world": trainer.twin}, {})

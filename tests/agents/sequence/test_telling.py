@@ -5,10 +5,18 @@ import pytest
 import torch
 from gymnasium import spaces
 from metabench_agents.parts.run import stream
-from metabench_agents.sequence import meta_dt, telling
+from metabench_agents.sequence import meta_dt
 from metabench_agents.sequence.episodes import Actions, Episodes, load_episodes
-from metabench_agents.sequence.telling import common_share, drawn_steps, explained, fit_probe, invariance, parameters
-from metabench_agents.sequence.trial_model import TrialModel, TrialTrainer, read_episodes, sibling_errors
+from metabench_agents.sequence.trials import telling
+from metabench_agents.sequence.trials.model import TrialModel, TrialTrainer, read_episodes, sibling_errors
+from metabench_agents.sequence.trials.telling import (
+    common_share,
+    drawn_steps,
+    explained,
+    fit_probe,
+    invariance,
+    parameters,
+)
 from metabench_agents.sequence.world_model import TrialModelFitting, WorldModelSettings
 
 import metabench

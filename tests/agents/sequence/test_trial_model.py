@@ -9,7 +9,7 @@ from gymnasium import spaces
 from metabench_agents.sequence.episodes import Actions, Episodes
 from metabench_agents.sequence.playing import SequenceTick
 from metabench_agents.sequence.prompts import SegmentSettings
-from metabench_agents.sequence.trial_model import (
+from metabench_agents.sequence.trials.model import (
     TrialModel,
     TrialStep,
     TrialSurprise,

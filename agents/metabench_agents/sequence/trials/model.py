@@ -11,12 +11,11 @@ once somebody else walks. Here, with reasons:
 - z before each step foretells that step's reward (or change of the observation), and that of a step of *another*
   episode of the task, played by any of the data's policies: how its own policy walks is of no use there.
 
-Each is measured in `telling.py`.
+Each is measured in `trials/telling.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.parts.run import stream
@@ -160,70 +160,106 @@ def joined(parts: list[TrialStep]) -> TrialStep:
 
 def squares(misses: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean squared misses of rewards and of changes (mean over the columns), and each of them."""
-    total, metrics = torch.zeros(()), {}
-    for name, miss in zip(("reward_error", "state_error"), misses, strict=True):
-        if miss is not None:
-            part = miss.square().mean()
-            total, metrics[name] = total + part, part.detach()
-    return total, metrics
+    parts = {
+        name: miss.square().mean()
+        for name, miss in zip(("reward_error", "state_error"), misses, strict=True)
+        if miss is not None
+    }
+    return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+
+
+class Drawn(NamedTuple):
+    """What an update learns from: trials of E episodes each, by number."""
+
+    episode: Tensor  # [E, B] int64
+    start: Tensor  # [E, B] int64 where a stretch begins
+    asked: Tensor  # [F, B] int64 which of the trial's steps have to foretell
+    other: Tensor  # [B] int64 another episode of the task
+    time: Tensor  # [F, B] int64 which of its steps are foretold
 
 
 class TrialTrainer(ModelTrainer):
     """Trains a trial model on trials made of episodes of one task.
 
     A trial is `trial.episodes` episodes of a task, of each a stretch of at most `trial.stretch` steps: half of them
-    from the episode's start, half from anywhere.
+    from the episode's start, half from anywhere. Where an episode is shorter, its last step is read again.
 
     Args:
         model: Trained in place; its scales are set already.
         learn: Episodes to learn from.
         judge: Episodes to choose the best by.
         settings: Of the world model.
+        device: Where it is trained.
     """
 
-    def __init__(self, model: TrialModel, learn: Episodes, judge: Episodes, settings: WorldModelSettings):
+    def __init__(
+        self,
+        model: TrialModel,
+        learn: Episodes,
+        judge: Episodes,
+        settings: WorldModelSettings,
+        device: Device | None = None,
+    ):
         trial = settings.trial
-        super().__init__(
-            model, replace(settings.fitting, updates=trial.updates, learning_rate=trial.learning_rate, decay=True)
-        )
+        rates = {"updates": trial.updates, "learning_rate": trial.learning_rate, "decay": True}
+        super().__init__(model, replace(settings.fitting, **rates), device)
         self.trial, self.network, self.learn, self.judge = trial, model, learn, judge
         self.siblings, self.judged = Siblings(learn), Siblings(judge)
+        columns = ("observation", "action", "reward", "first", "length")
+        self.there = replace(learn, **{name: self.device.put(getattr(learn, name)) for name in columns})
+        self.stretch = min(trial.stretch, int(learn.length.max()))
+        self.mean_losses = self.device.compiled(trial_losses)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The squared misses on the trials' own next steps, and on steps of one more episode of each task."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """See `Drawn`."""
         which = torch.randint(len(self.learn), (self.trial.trials,), generator=generator)
-        own, other, metrics = self._losses(self.learn, self.siblings, which, generator)
-        return own + other, metrics | {"sibling_error": other.detach()}
+        return tuple(self._drawn(self.learn, self.siblings, which, generator))
 
-    def _losses(
-        self, episodes: Episodes, siblings: Siblings, which: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        model, count = self.network, len(which)
-        parts = []
+    def _drawn(self, episodes: Episodes, siblings: Siblings, which: Tensor, generator: torch.Generator) -> Drawn:
+        chosen, starts, count = [], [], len(which)
         for number in range(self.trial.episodes):
-            chosen = which if number == 0 else siblings.draw(which, generator)
-            length = min(self.trial.stretch, int(episodes.length[chosen].min()))
-            spare = torch.rand(count, generator=generator) * (episodes.length[chosen] - length + 1)
-            start = torch.where(torch.rand(count, generator=generator) < 0.5, 0, spare.long())
-            parts.append(steps_of(episodes, chosen, start + torch.arange(length)[:, None]))
-        steps = joined(parts)
-        memory = model.read(steps, torch.zeros(count, model.width))
-        memory = torch.cat((torch.zeros(1, count, model.width), memory[:-1]))  # before each step
-        asked_at = torch.randint(len(memory), (self.trial.asked, count), generator=generator)
-        trial = torch.arange(count)
-        z = model.out(memory[asked_at, trial])
-        own, metrics = squares(model.misses(z, TrialStep(*(column[asked_at, trial] for column in steps))))
+            chosen.append(which if number == 0 else siblings.draw(which, generator))
+            spare = (episodes.length[chosen[-1]] - self.stretch).clamp(min=0) + 1
+            start = (torch.rand(count, generator=generator) * spare).long()
+            starts.append(torch.where(torch.rand(count, generator=generator) < 0.5, 0, start))
+        shape = (self.trial.asked, count)
+        asked = torch.randint(self.stretch * self.trial.episodes, shape, generator=generator)
         other = siblings.draw(which, generator)
-        time = (torch.rand(asked_at.shape, generator=generator) * episodes.length[other]).long()
-        return own, squares(model.misses(z, steps_of(episodes, other, time)))[0], metrics
+        time = (torch.rand(shape, generator=generator) * episodes.length[other]).long()
+        return Drawn(torch.stack(chosen), torch.stack(starts), asked, other, time)
+
+    def loss(self, *drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The squared misses on the trials' own next steps, and on steps of one more episode of each task."""
+        own, other, metrics = self.mean_losses(self.model, self.there, Drawn(*drawn), self.stretch)
+        return own + other, metrics | {"sibling_error": other.detach()}
 
     @torch.inference_mode()
     def held_out(self) -> float:
         """The misses on other episodes' steps, of trials of the held-out episodes; the same ones every time."""
         generator, count = stream(0), min(len(self.judge), _JUDGED)
         which = torch.randperm(len(self.judge), generator=generator)[:count]
+        drawn = self._drawn(self.judge, self.judged, which, generator)
         with products("fp32"):
-            return float(self._losses(self.judge, self.judged, which, generator)[1])
+            return float(trial_losses(self.network, self.judge, drawn, self.stretch)[1])
+
+
+def trial_losses(
+    model: TrialModel, episodes: Episodes, drawn: Drawn, stretch: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The misses on the trials' own next steps, those on other episodes' steps, and the parts of the former."""
+    within = torch.arange(stretch, device=drawn.start.device)[:, None]
+    parts = []
+    for episode, start in zip(drawn.episode, drawn.start, strict=True):
+        time = torch.minimum(start + within, episodes.length[episode] - 1)
+        parts.append(steps_of(episodes, episode, time))
+    steps = joined(parts)
+    nothing = steps.reward.new_zeros(1, len(drawn.other), model.width)
+    memory = torch.cat((nothing, model.read(steps, nothing[0])[:-1]))  # before each step
+    trial = torch.arange(len(drawn.other), device=drawn.other.device)
+    z = model.out(memory[drawn.asked, trial])
+    own, metrics = squares(model.misses(z, TrialStep(*(column[drawn.asked, trial] for column in steps))))
+    other, _ = squares(model.misses(z, steps_of(episodes, drawn.other, drawn.time)))
+    return own, other, metrics
 
 
 @torch.inference_mode()
