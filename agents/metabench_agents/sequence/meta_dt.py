@@ -126,6 +126,12 @@ Released = Literal[
     "warm-up",
 ]
 RELEASED_WAYS: tuple[Released, ...] = get_args(Released)
+OF_WINDOWS = (
+    "mixed-scales",
+    "crossing-windows",
+    "late-context",
+    "raw-observations",
+)  # ways of the window's world model
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,15 @@ class Config(Computing):
         for name in self.released:
             if name not in RELEASED_WAYS:
                 raise ValueError(f"unknown way {name!r} of the released code; available: {', '.join(RELEASED_WAYS)}")
+        if self.world_model.sees == "trial":
+            if self.world_model.average:
+                raise ValueError(
+                    "world_model.average is of the window's z, and this world model sees the trial"
+                )
+            for name in set(OF_WINDOWS) & set(self.released):
+                raise ValueError(
+                    f"the released way {name!r} is of a world model of windows, not of trials"
+                )
         if self.target.kind == "rank" and "test-targets" in self.released:
             raise ValueError("test-targets are returns, and the target.kind is a rank: choose one of the two")
 
