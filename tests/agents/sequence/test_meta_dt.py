@@ -158,7 +158,8 @@ def test_the_world_model_is_selected_on_episodes_it_did_not_learn_from(tmp_path,
             seen.append(set(episodes.first.tolist()))
             super().__init__(episodes, model, **keywords)
 
-    monkeypatch.setattr(world_model, "EpisodeSteps", Spy)
+    for module in (world_model, meta_dt):
+        monkeypatch.setattr(module, "EpisodeSteps", Spy)
     trained(meta_dt, tmp_path)
     learn, select = seen[:2]
     assert not learn & select and len(select) == 45
