@@ -29,7 +29,7 @@ from metabench.yardsticks.switching import grid_switch_model
 SEED = 20_000  # no evaluation uses it
 TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs
 PATH = Path(__file__).parent.parent / "metabench" / "families" / "references.json"
-YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "itch-filter", "oracle")
+YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "task-filter", "itch-filter", "oracle")
 
 
 def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:

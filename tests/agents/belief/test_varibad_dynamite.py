@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.learning import has_sessions
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import session_of_belief
-from metabench_agents.parts.memory import TrialBuffer, trial_length
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
