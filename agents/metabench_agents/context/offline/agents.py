@@ -56,7 +56,7 @@ def train_agent(
         name: The algorithm's.
         benchmark: An id.
         config: Its settings.
-        objective: Makes the encoder's loss, a module called like `fitting.Objective`.
+        objective: Makes the encoder's loss, a module that is a `fitting.Objective`.
         seed: Of networks and draws.
         run: The run.
     """

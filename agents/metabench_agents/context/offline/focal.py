@@ -51,11 +51,15 @@ class Config(Computing):
 class Metric(nn.Module):
     """FOCAL's loss of the encoder."""
 
+    def draws(self, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
     def forward(
-        self, encoder: TransitionEncoder, contexts: Contexts, generator: torch.Generator
+        self, encoder: TransitionEncoder, contexts: Contexts, draws: tuple[Tensor, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance metric loss of the contexts' z."""
-        return distance_metric_loss(contexts.z, contexts.tasks.to(contexts.z.device))
+        return distance_metric_loss(contexts.z, contexts.tasks)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> OfflineContextAgent:
