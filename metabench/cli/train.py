@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from metabench.plugins import load_plugin, open_run
 from metabench.registry import spec
 from metabench.runs import Stopped, iterations_done, result_path
 from metabench.settings import check_settings
+from metabench.tracking import Kind, tracker
 
 USAGE = "usage: metabench train AGENT BENCHMARK [--seed N] [--folder DIR] [the agent's settings]"
 
@@ -61,6 +63,7 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
         folder: Path | None = None,
         evaluate: tuple[str, ...] = ("test", "ood"),
         progress: Literal["bar", "none"] = "bar",
+        track: Kind = "none",
     ) -> None:
         """Train an agent on a benchmark's training tasks, then evaluate it.
 
@@ -74,11 +77,12 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
             folder: Where the run goes; runs/BENCHMARK-AGENT-sSEED by default. An unfinished run is continued.
             evaluate: Splits to evaluate on at the end.
             progress: How to show the progress.
+            track: Where metrics are shown beside metrics.jsonl (`pip install 'metabench[tensorboard]'`, `[wandb]`).
         """
-        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar")
+        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar", track)
 
     command.__annotations__["config"] = Annotated[algorithm.Config, tyro.conf.arg(name="")]
-    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar")
+    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar", "none")
     return command
 
 
@@ -91,6 +95,7 @@ def train(
     folder: Path | None,
     splits: Sequence[str],
     show: bool,
+    track: Kind = "none",
 ) -> None:
     """Trains, then evaluates on `splits`; whatever is wrong with the arguments is told before anything is written."""
     chosen = spec(benchmark)
@@ -100,7 +105,10 @@ def train(
     check_settings(config)
     folder = folder or Path("runs") / f"{chosen.id}-{name}-s{seed}"
     run = open_run(algorithm, folder, show=show)
-    with stoppable(run, folder):
+    settings = dataclasses.asdict(config) | {"agent": name, "benchmark": chosen.id, "seed": seed}
+    with tracker(track, folder, settings) as follower, stoppable(run, folder):
+        if follower is not None:
+            run.follow(follower)
         agent = algorithm.train(chosen.id, config, seed=seed, run=run)
     summaries = []
     for split in splits:

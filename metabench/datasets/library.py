@@ -11,7 +11,7 @@ from metabench.datasets.trials import TrialDataset
 
 
 def load_dataset(
-    id: str | Path, split: str = "train", *, root: Path | None = None, download: bool = True
+    id: str | Path, split: str = "train", *, root: Path | None = None, download: bool = True, check: bool = False
 ) -> TrialDataset:
     """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
 
@@ -21,6 +21,7 @@ def load_dataset(
         split: A frozen split of the benchmark: train, test, ood.
         root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
         download: Whether to ask the mirrors for a set that is not here.
+        check: Whether to read all of it first and refuse damaged bytes and numbers that are not finite.
 
     Raises:
         ValueError: One sentence: no such id, no such split, a damaged folder; and where it is nowhere to be had, the
@@ -28,11 +29,11 @@ def load_dataset(
     """
     folder = Path(id)
     if isinstance(id, Path) or (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name = DatasetId.parse(str(id))
     folder = split_folder(name, split, root)
     if Path(split).name == split and (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name.benchmark.table().size(split)  # data of another origin has no benchmark: all there is of it is here
     if download:
         from metabench.datasets.download import fetch, mirrors
@@ -44,7 +45,7 @@ def load_dataset(
             f"{name} ({split}) is not in {root or data_root()}; "
             f"make it: metabench dataset generate {name} --split {split}"
         )
-    return TrialDataset(folder)
+    return TrialDataset(folder, check=check)
 
 
 def local_datasets(root: Path | None = None) -> Iterator[tuple[DatasetId, str, Path]]:

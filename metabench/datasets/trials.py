@@ -92,14 +92,16 @@ class TrialDataset:
     """The episodes of one split, or a selection of them.
 
     Args:
-        folder: The split's folder; its manifest, shapes and sizes are checked, its contents only by `metabench
-            dataset verify`.
+        folder: The split's folder; its manifest, shapes and sizes are checked, and that the episodes follow each other
+            through the steps.
+        check: Whether to check all contents as well, as `metabench dataset verify` does: every byte against its hash,
+            numbers that are not finite, flags, sums. That reads the whole set.
 
     Raises:
         ValueError: One sentence, where a file is missing or is not what the manifest says.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, check: bool = False):
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         m = self.manifest
@@ -115,7 +117,22 @@ class TrialDataset:
         final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
         self._final = np.asarray(final)
         self._rows = np.arange(m.episodes)  # of episodes.npy, those selected
+        self._check_episodes()
         self._prepare()
+        if check:
+            from metabench.datasets.verify import verify  # which reads sets by this class
+
+            if faults := verify(folder):
+                raise ValueError(f"{folder} is not sound: {faults[0]}")
+
+    def _check_episodes(self) -> None:
+        """ValueError unless the episodes follow each other through all steps: whoever reads them trusts that."""
+        lengths, starts = self.episodes["length"].astype(np.int64), self.episodes["start"]
+        follow = (lengths >= 1).all() and lengths.sum() == len(self.steps)
+        if not follow or (starts != np.cumsum(lengths) - lengths).any():
+            raise ValueError(f"{self.folder / EPISODES}: the episodes do not follow each other through {STEPS}")
+        if (self.episodes["task"] < 0).any():
+            raise ValueError(f"{self.folder / EPISODES}: an episode is of a task with a number below 0")
 
     def _prepare(self) -> None:
         self.episodes.setflags(write=False)

@@ -29,6 +29,7 @@ from metabench.plugins import load_agent, load_plugin, open_run
 from metabench.registry import spec
 from metabench.runs import RESULT, result_path
 from metabench.sweep.settings import settings_of
+from metabench.sweep.stopping import behind_a_checkpoint
 from metabench.tasks import suggest
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
 
         generate(id, split)  # nothing to do where it is; waits for whoever makes it
     every = {"checkpoint_every": settings["checkpoint_every"]} if "checkpoint_every" in settings else {}
-    agent = algorithm.train(benchmark, config, seed=seed, run=open_run(algorithm, folder, show=False, **every))
+    run = open_run(algorithm, folder, show=False, **every)
+    with behind_a_checkpoint(run):
+        agent = algorithm.train(benchmark, config, seed=seed, run=run)
     version = getattr(agent, "protocol", PROTOCOL_VERSION)
     for split in settings.get("splits", SPLITS):
         path = result_path(folder, split)

@@ -96,7 +96,9 @@ class TheirWay:
 
 def ours(bf16):
     """PEARL's update in this package, on random experience."""
-    config = with_settings(pearl.Config(), {"tasks": 45, "encoder.context": CONTEXT, "sac.bf16": bf16})
+    config = with_settings(
+        pearl.Config(), {"tasks": 45, "encoder.context": CONTEXT, "precision": "bf16" if bf16 else "fp32"}
+    )
     state = pearl.build("CheetahVel-v0", config, seed=0)
     replay = state.replay
     for task in range(len(replay)):

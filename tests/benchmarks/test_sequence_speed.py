@@ -15,6 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from interleaving import interleaved
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.fast.precision import products
 from metabench_agents.sequence import world_model
 from metabench_agents.sequence.decision_transformer import (
@@ -124,8 +125,9 @@ def released_update(window, prompt):
     return step
 
 
-def our_update(window, prompt, sizes=SIZES, **changes):
-    trainer = TransformerTrainer(DecisionTransformer(SEEN, A, T, Z, sizes), TransformerFitting(**changes))
+def our_update(window, prompt, sizes=SIZES, precision="fp32"):
+    net = DecisionTransformer(SEEN, A, T, Z, sizes)
+    trainer = TransformerTrainer(net, TransformerFitting(), Device(precision=precision))
     generator = torch.Generator().manual_seed(0)
     return lambda: trainer.update(window, prompt, 1, generator)
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import metabench
 from metabench.rng import SlotRng
 from metabench.yardsticks.rewards import seen_reward
-from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, fit, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
@@ -209,8 +209,8 @@ def fit_model(model: SessionModel, config: FitConfig, trials: Trials, generator:
     """Trains inference on all trials; the metrics' means."""
     buffer, adam = TrialBuffer(trials.reward.shape[1]), torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     buffer.add(trials)
-    loss, rates = compiled(elbo) if config.compile else elbo, (config.learning_rate, 0.0)
-    return fit(model, loss, adam, buffer, config, updates=config.updates, learning_rates=rates, generator=generator)
+    rates = (config.learning_rate, 0.0)
+    return fit(model, elbo, adam, buffer, config, updates=config.updates, learning_rates=rates, generator=generator)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:

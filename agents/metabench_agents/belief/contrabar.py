@@ -32,6 +32,7 @@ from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, lea
 from metabench_agents.belief.model import FitConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import GRU, Products, action_size, encode_action, linear, make_scaler
 from metabench_agents.parts.losses import PPO
@@ -56,7 +57,7 @@ class ContrastConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 750_000  # environment steps in all

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import metabench
 from metabench_agents.belief.decoders import CellRewardDecoder, DecoderConfig, TransitionDecoder
 from metabench_agents.belief.encoders import BeliefEncoder, EncoderConfig, LatentConfig, make_latent
+from metabench_agents.parts.device import Device, descend, set_rate
 from metabench_agents.parts.losses import reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
 
@@ -45,7 +46,6 @@ class FitConfig:
     updates: int = 16  # gradient steps on the ELBO, each time it is fitted
     trials: int = 32  # trials per such step
     max_grad_norm: float = 0.0  # gradient clipping; 0 for none
-    compile: bool = False  # whether torch.compile is put around the ELBO: the same losses to 1e-5, needs a C++ compiler
 
 
 # What the settings above were called before they were grouped, where they were called otherwise.
@@ -189,10 +189,41 @@ def resolve_reward_loss(config: Settings, benchmark: str) -> Settings:
 Elbo = Callable[[Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
 
 
-def compiled(elbo: Elbo) -> Elbo:
-    """The ELBO as a compiled graph: fused loops on the CPU, a CUDA graph on a GPU. The GRU between stays as it is."""
-    mode = "reduce-overhead" if torch.cuda.is_available() else None
-    return torch.compile(elbo, mode=mode)
+class Fitting:
+    """Gradient steps of a model on its ELBO, in the form of a device.
+
+    Args:
+        model: `BeliefModel`, or `SessionModel`, on the device; changed in place.
+        elbo: A pure function of it, a batch and draws: minus the ELBO to minimise, and metrics.
+        optimiser: Of the model's parameters.
+        config: How many trials make a batch, and the clipping.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: Any, elbo: Elbo, optimiser: torch.optim.Optimizer, config: FitConfig, device: Device | None = None
+    ):
+        self.model, self.optimiser, self.config, self.device = model, optimiser, config, device or Device()
+        self.elbo, self.updates = self.device.compiled(elbo), self.device.updates(self.step)
+
+    def step(self, batch: Trials, draws: Draws, rate: Tensor | float) -> dict[str, Tensor]:
+        """One gradient step, as a pure function."""
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.elbo(self.model, batch, draws)
+        descend(total, self.optimiser, self.config.max_grad_norm)
+        return metrics
+
+    def fit(
+        self, buffer: TrialBuffer, updates: int, learning_rates: tuple[float, float], generator: torch.Generator
+    ) -> dict[str, float]:
+        """So many steps on batches from the buffer; returns the metrics' means. See `fit`."""
+        first, last = learning_rates
+        for update in range(updates):
+            batch = buffer.sample(self.config.trials, generator)
+            draws = self.model.base.draw(batch, generator)
+            self.updates.add(batch, draws, first + (last - first) * update / updates)
+        return self.updates.means()
 
 
 def fit(
@@ -218,17 +249,4 @@ def fit(
         learning_rates: Of the first and the last, linear between them.
         generator: For batches and draws.
     """
-    sums: dict[str, Tensor] = {}
-    first, last = learning_rates
-    for update in range(updates):
-        optimiser.param_groups[0]["lr"] = first + (last - first) * update / updates
-        batch = buffer.sample(config.trials, generator)
-        total, metrics = elbo(model, batch, model.base.draw(batch, generator))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        if config.max_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimiser.step()
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    return {name: float(total) / updates for name, total in sums.items()}
+    return Fitting(model, elbo, optimiser, config).fit(buffer, updates, learning_rates, generator)

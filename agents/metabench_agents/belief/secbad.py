@@ -45,6 +45,7 @@ from metabench_agents.belief.model import (
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.segments import Lengths, advance, backtrack, geometric_hazard, simulated_hazard
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.layers import nothing_before
 from metabench_agents.parts.losses import PPO, reconstruction_loss, reward_log_likelihood, session_of_belief
 from metabench_agents.parts.memory import Trials
@@ -65,7 +66,7 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 750_000  # environment steps in all
@@ -264,8 +265,8 @@ def maker(benchmark: str, config: Config) -> Make:
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
-    if config.fit.compile:
-        raise ValueError(f"{NAME} infers segments tick by tick, which is not compiled; train it with fit.compile off")
+    if config.form in ("compiled", "both"):
+        raise ValueError(f"{NAME} infers segments tick by tick, which is not compiled; train it with --form eager")
     return learn(NAME, benchmark, config, maker(benchmark, config), elbo, seed=seed, run=run)
 
 

@@ -65,8 +65,8 @@ class Rollout:
 class Replay:
     """A ring of single steps, one contiguous row each, drawn uniformly; the oldest are overwritten."""
 
-    def __init__(self, capacity: int, observation: int, action: int):
-        self.rows = torch.empty(capacity, 2 * observation + action + 2)
+    def __init__(self, capacity: int, observation: int, action: int, device: torch.device | None = None):
+        self.rows = torch.empty(capacity, 2 * observation + action + 2, device=device)
         self.sizes = (observation, action, 1, observation, 1)
         self.written = 0  # rows ever written
 
@@ -78,18 +78,23 @@ class Replay:
     ) -> None:
         """Appends B steps: `[B, O]`, `[B, A]`, `[B]`, `[B, O]`, `[B]`."""
         block = torch.cat((observation, action, reward[:, None], next_observation, terminal[:, None]), dim=1)
-        where = torch.arange(self.written, self.written + len(block)) % len(self.rows)
-        self.rows[where] = block.float()
+        block, device = block.float().to(self.rows.device), self.rows.device
+        where = torch.arange(self.written, self.written + len(block), device=device) % len(self.rows)
+        self.rows[where] = block
         self.written += len(block)
 
     def sample(self, batches: int, size: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
         """`batches` times `size` steps with replacement, in the order of `add`'s arguments."""
-        drawn = torch.randint(len(self), (batches * size,), generator=generator)
-        parts = []
-        for rows in self.rows[drawn].chunk(batches):
-            o, a, r, following, terminal = rows.split(self.sizes, dim=1)
-            parts.append((o, a, r[:, 0], following, terminal[:, 0]))
-        return parts
+        return [self.take(pick) for pick in self.picks(batches, size, generator)]
+
+    def picks(self, batches: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Numbers of steps `[size]` for so many batches, on the CPU."""
+        return torch.randint(len(self), (batches * size,), generator=generator).chunk(batches)
+
+    def take(self, pick: Tensor) -> tuple[Tensor, ...]:
+        """These steps, in the order of `add`'s arguments."""
+        o, a, r, following, terminal = self.rows[pick].split(self.sizes, dim=1)
+        return o, a, r[:, 0], following, terminal[:, 0]
 
 
 @dataclass

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
     DecisionTransformerSettings,
     TransformerFitting,
     TransformerTrainer,
@@ -35,7 +37,7 @@ NAME = "dt"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -65,7 +67,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         which, start = draw_windows(episodes, config.fitting.batch, window, generator)
         return window_of(episodes, which, start, window, nothing), None
 
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep={"target": target})
     asking = Asking(network, config.target, target, config.playing.explore)
     return SequenceAgent(network, codec, NAME, asking, config.playing)
@@ -74,7 +76,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, flat_target(settings["config"]))
+    config = read_config(Config, flat_target(settings["config"]), FITTING_RENAMED)
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
     asking = Asking(network, config.target, saved.tensors["target"], config.playing.explore)

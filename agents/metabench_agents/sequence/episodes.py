@@ -183,7 +183,7 @@ def returns_to_go(reward: Tensor, first: Tensor, length: Tensor) -> Tensor:
 
 def history(rows: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The rows of the `steps` steps before each row: `[B, steps]`, and whether they are of the same episode."""
-    before = rows[:, None] + torch.arange(-steps, 0)
+    before = rows[:, None] + torch.arange(-steps, 0, device=rows.device)
     inside = before >= first[:, None]
     return before.clamp(min=0), inside
 

@@ -57,8 +57,10 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, unpack
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
     DecisionTransformer,
     DecisionTransformerSettings,
     TransformerFitting,
@@ -104,7 +106,7 @@ RELEASED_WAYS: tuple[Released, ...] = get_args(Released)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -129,7 +131,7 @@ class Config:
         return replace(self, transformer=self.transformer.settled(benchmark), prompt=self.prompt.settled(benchmark))
 
 
-RENAMED = {  # settings as they were called before they were grouped
+RENAMED = FITTING_RENAMED | {  # settings as they were called before they were grouped
     "width": "transformer.width",
     "updates": "fitting.updates",
     "batch": "fitting.batch",
@@ -191,6 +193,7 @@ def _fit_world_model(
         run=run,
         checkpoint=saved,
         crossing=crossing,
+        device=Device.of(config),
     )
 
 
@@ -220,7 +223,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         return seen, prompts.draw(which, generator)
 
     world = {} if model is None else pack({"world": model}, {}) | {"best": torch.zeros(())}
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, before=before, keep=world | extra)
     return _agent(codec, model, network, config, extra)
 

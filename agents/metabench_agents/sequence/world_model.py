@@ -19,6 +19,7 @@ Deviations, with reasons:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.device import Device, descend, follow, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequence.episodes import Episodes, history
 from metabench_agents.sequence.fitting import fit, updates_done
@@ -268,6 +269,14 @@ class EpisodeSteps:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def to(self, device: Device) -> EpisodeSteps:
+        """The same on a device."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, device.put(value))
+        return other
+
     def past(self, pick: Tensor) -> Tensor:
         """`[h, B, O + A + 1]` what came before the steps `pick`."""
         before, inside = history(self.rows[pick], self.first[pick], self.steps)
@@ -322,35 +331,48 @@ class WorldModelTrainer:
         settings: Updates, batch, learning rate.
     """
 
-    def __init__(self, model: WorldModel, learn: EpisodeSteps, judge: EpisodeSteps, settings: WorldModelFitting):
-        self.model, self.learn, self.judge, self.settings = model, learn, judge, settings
-        self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+    def __init__(
+        self,
+        model: WorldModel,
+        learn: EpisodeSteps,
+        judge: EpisodeSteps,
+        settings: WorldModelFitting,
+        device: Device | None = None,
+    ):
+        self.device = device = device or Device()
+        self.twin, self.model = model, device.place(model if device.kind.type == "cpu" else copy.deepcopy(model))
+        self.learn, self.judge, self.settings = learn.to(device), judge, settings
+        self.optimiser = device.adam(self.model.parameters(), settings.learning_rate)
         self.best, self.least, self.done = pack({"world": model}, {}), torch.tensor(torch.inf), 0
+        self.loss, self.updates = device.compiled(loss), device.updates(self.step)
+
+    def given(self, generator: torch.Generator) -> tuple[Tensor, float]:
+        """What the next update takes: steps drawn from `generator`, and the learning rate."""
+        settings, self.done = self.settings, self.done + 1
+        left = 1.0 - (self.done - 1) / settings.updates if settings.decay else 1.0
+        pick = torch.randint(len(self.learn), (settings.batch,), generator=generator)
+        return pick, settings.learning_rate * left * min(1.0, self.done / WARMUP)
 
     def update(self, generator: torch.Generator) -> Mapping[str, Tensor]:
         """The next update, on steps drawn from `generator`."""
-        settings = self.settings
-        left = 1.0 - self.done / settings.updates if settings.decay else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * left * min(1.0, (self.done + 1) / WARMUP)
-        with products("fp32"):
-            pick = torch.randint(len(self.learn), (self.settings.batch,), generator=generator)
-            total, metrics = loss(self.model, self.learn.take(pick))
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimiser.step()
-        self.done += 1
-        return {"loss": total} | metrics
+        return self.step(*self.device.put(self.given(generator)))
+
+    def step(self, pick: Tensor, rate: Tensor | float) -> dict[str, Tensor]:
+        """An update on steps `[B]`, as a pure function."""
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.loss(self.model, self.learn.take(pick))
+        descend(total, self.optimiser, CLIP)
+        return {"loss": total.detach()} | metrics
 
     def look(self, done: int) -> Mapping[str, float]:
         """Every so often: the loss on `judge`, and the model kept where it is the least."""
         if done % SELECT_EVERY and done < self.settings.updates:
             return {}
-        found = torch.tensor(evaluate_loss(self.model, self.judge))
+        follow(self.twin, self.model)
+        found = torch.tensor(evaluate_loss(self.twin, self.judge))
         if found < self.least:
-            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.model}, {}).items()}, found
+            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.twin}, {}).items()}, found
         return {"held_out_loss": float(found)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -377,6 +399,7 @@ def train_world_model(
     run: Run,
     checkpoint: Checkpoint | None,
     crossing: bool = False,
+    device: Device | None = None,
 ) -> None:
     """`model` is trained in place and ends as the best of its blocks on `select`, or as it is in `checkpoint`.
 
@@ -389,14 +412,16 @@ def train_world_model(
         run: Log and checkpoints.
         checkpoint: To continue from.
         crossing: See `EpisodeSteps`.
+        device: Where it is trained.
     """
     own, held = (EpisodeSteps(episodes, model, crossing=crossing) for episodes in (learn, select))
-    trainer = WorldModelTrainer(model, own, held, settings)
+    trainer = WorldModelTrainer(model, own, held, settings, device)
     done = trainer.restore(checkpoint) if checkpoint else 0
     fit(
         run,
         "world model",
-        trainer.update,
+        trainer.updates,
+        trainer.given,
         updates=settings.updates,
         seed=seed,
         phase=0,
