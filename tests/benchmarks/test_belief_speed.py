@@ -140,7 +140,7 @@ def test_elbo(benchmark, size):
 @pytest.mark.skipif(not sac.can_compile(), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("pairs", ["drawn", "all"])
 def test_compiled_elbo(benchmark, pairs):
-    """`--form compiled` against eager at DynaMITE-RL's defaults and with all pairs: equal losses, whatever is faster."""
+    """`--form compiled` against eager at DynaMITE-RL's defaults and with all pairs: equal losses."""
     torch.set_num_threads(1)
     env = metabench.make_vec("GridSwitch-v0", 1)
     some = {"model.terms": 0, "model.steps": 0} if pairs == "all" else {}
