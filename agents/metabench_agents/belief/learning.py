@@ -194,12 +194,11 @@ def learn(
             actor.watch(rollout.belief)
             watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
-            steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
-            metrics |= fitting.fit(buffer, steps, rates, stream(seed, iteration, 2))
+            schedule = model_schedule(config.warmup, config.fit, iteration, left)
+            metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
-            metrics |= {"scale": scale, "rate": rate}
             _tell(run, advance, iteration, rollout, metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
