@@ -238,7 +238,7 @@ def update(learner: Learner, ticks: Ticks, config: Config, generator: torch.Gene
     """One step of critics, actor and temperature on `[T + 1, B]` ticks; returns metrics."""
     sac, policy, alpha = config.sac, learner.actor.policy, learner.alpha["log"].detach().exp()
     action, reward = policy.from_env(ticks.action[1:]), ticks.reward[1:] * config.reward_scale
-    noise = policy.noise(*ticks.reward.shape, generator=generator)
+    noise = policy.chance(*ticks.reward.shape, generator=generator)
     params = policy(learner.actor.encoder(ticks))
     with torch.no_grad():
         slow = learner.target.encoder(ticks)[1:]

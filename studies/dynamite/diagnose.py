@@ -76,7 +76,7 @@ def play(agent: Any, benchmark: str, trials: int, replace: Any = None) -> Played
     env = metabench.make_vec(benchmark, trials, expose_task=True)
     ticks = metabench.spec(benchmark).horizon * metabench.spec(benchmark).episodes
     observation, _ = env.reset(seed=SEED)
-    columns = metabench.make_vec(benchmark, 1).single_observation_space.shape[0]
+    columns = len(metabench.spec(benchmark).family().observation_fields)
     stream_, memory = Stream(observation[:, :columns], env.single_action_space), agent.begin(trials)
     beliefs, tasks, since, total = [], [], [], np.zeros(trials)
     age, context = np.zeros(trials, np.int64), observation[:, columns:]

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 import metabench
 from metabench.rng import SlotRng
+from metabench.tasks import stack
 from metabench.yardsticks.rewards import seen_reward
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, fit, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefAgent
@@ -135,7 +136,7 @@ def other_tasks(benchmark: str, trials: Trials, seed: int) -> np.ndarray:
         cells = trials.observation[0, :, 2:6].numpy().reshape(count, 2, 2)
         values = np.array(values)
         values[:, :2] = cells[..., 0] * 5 + cells[..., 1]
-    context = drift.begin(metabench.tasks.stack(table.context_type, values), rng)
+    context = drift.begin(stack(table.context_type, values), rng)
     tasks = []
     for _ in range(int(trials.session.max()) + 1):
         tasks.append(np.stack([np.asarray(column, np.float64) for column in columns_of(context)], axis=1))
@@ -147,8 +148,9 @@ def relabel_rewards(benchmark: str, trials: Trials, seed: int) -> Trials:
     """The same trials as other tasks would have rewarded them."""
     tasks = other_tasks(benchmark, trials, seed)
     contexts = tasks[trials.session.numpy(), np.arange(trials.reward.shape[1])]  # [T, B, K]
-    columns = (trials.observation, trials.action, trials.next_observation)
-    reward = seen_reward(benchmark)(*(column.double().numpy() for column in columns), contexts)
+    before, action, after = trials.observation, trials.action, trials.next_observation
+    before, action, after = (x.double().numpy() for x in (before, action, after))
+    reward = seen_reward(benchmark)(before, action, after, contexts)
     return Trials(**{**vars(trials), "reward": torch.from_numpy(reward).float()})
 
 
@@ -178,13 +180,13 @@ def update(learner: Learner, batch: HyperSteps, sac: SoftConfig, generator: torc
     count = len(batch.reward)
     state, after = actor.state(batch.observation, batch.belief), actor.state(batch.next_observation, batch.next_belief)
     with torch.no_grad():
-        noise = policy.noise(count, generator=generator)
+        noise = policy.chance(count, generator=generator)
         following, _ = soft_value(policy, learner.target, policy(after), after, alpha, noise)
         target = batch.reward + sac.discount * torch.where(batch.last, 0.0, following)
     value = learner.critic.taken(state, batch.action)
     loss = critic_loss(value, target)
     step(learner.optimisers["critic_adam"], loss, sac.max_grad_norm)
-    noise = policy.noise(count, generator=generator)
+    noise = policy.chance(count, generator=generator)
     soft, entropy = soft_value(policy, learner.critic, policy(state), state, alpha, noise)
     step(learner.optimisers["actor_adam"], -soft.mean(), sac.max_grad_norm)
     gap = temperature_loss(learner.alpha["log"], entropy, entropy_target(learner.space, sac))
