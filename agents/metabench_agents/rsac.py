@@ -243,7 +243,7 @@ def window_of(ticks: Ticks, length: int, generator: torch.Generator) -> Ticks:
 
 def update(learner: Learner, ticks: Ticks, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
     """One step of critics, actor and temperature on `[T + 1, B]` ticks; returns metrics."""
-    noise = learner.acts.policy.noise(*ticks.reward.shape, generator=generator)
+    noise = learner.acts.policy.chance(*ticks.reward.shape, generator=generator)
     return pure_update(learner, config, *learner.device.put((ticks, noise)))
 
 
@@ -273,7 +273,7 @@ def improve(learner: Learner, buffer: TrialBuffer, config: Config, count: int, g
     """`count` updates on trials from the buffer; the metrics' means."""
     for _ in range(count):
         ticks = window_of(ticks_of(buffer.sample(config.batch, generator)), config.window, generator)
-        learner.updates.add(ticks, learner.acts.policy.noise(*ticks.reward.shape, generator=generator))
+        learner.updates.add(ticks, learner.acts.policy.chance(*ticks.reward.shape, generator=generator))
     means = learner.updates.means()
     copy_to(learner.acts, learner.actor)
     return means

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 import metabench
 from metabench.rng import SlotRng
+from metabench.tasks import stack
 from metabench.yardsticks.rewards import seen_reward
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, Fitting, ModelConfig, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefAgent
@@ -141,7 +142,7 @@ def other_tasks(benchmark: str, trials: Trials, seed: int) -> np.ndarray:
         cells = trials.observation[0, :, 2:6].numpy().reshape(count, 2, 2)
         values = np.array(values)
         values[:, :2] = cells[..., 0] * 5 + cells[..., 1]
-    context = drift.begin(metabench.tasks.stack(table.context_type, values), rng)
+    context = drift.begin(stack(table.context_type, values), rng)
     tasks = []
     for _ in range(int(trials.session.max()) + 1):
         tasks.append(np.stack([np.asarray(column, np.float64) for column in columns_of(context)], axis=1))
@@ -153,8 +154,9 @@ def relabel_rewards(benchmark: str, trials: Trials, seed: int) -> Trials:
     """The same trials as other tasks would have rewarded them."""
     tasks = other_tasks(benchmark, trials, seed)
     contexts = tasks[trials.session.numpy(), np.arange(trials.reward.shape[1])]  # [T, B, K]
-    columns = (trials.observation, trials.action, trials.next_observation)
-    reward = seen_reward(benchmark)(*(column.double().numpy() for column in columns), contexts)
+    before, action, after = trials.observation, trials.action, trials.next_observation
+    before, action, after = (x.double().numpy() for x in (before, action, after))
+    reward = seen_reward(benchmark)(before, action, after, contexts)
     return Trials(**{**vars(trials), "reward": torch.from_numpy(reward).float()})
 
 
@@ -214,7 +216,7 @@ class Improving:
         size, policy = self.config.batch, self.learner.acts.policy
         for _ in range(BLOCK):
             rows = torch.randint(self.count, (size,), generator=generator)
-            drawn = policy.noise(size, generator=generator), policy.noise(size, generator=generator)
+            drawn = policy.chance(size, generator=generator), policy.chance(size, generator=generator)
             self.updates.add(rows, drawn)
         means = self.updates.means()
         copy_to(self.learner.acts, self.learner.actor)

@@ -74,7 +74,7 @@ class SoftActor(ActionHead):
         noise = None if generator is None else torch.empty(shape).normal_(generator=generator)
         return self.draw(params, noise)[0]
 
-    def noise(self, *shape: int, generator: torch.Generator) -> Tensor:
+    def chance(self, *shape: int, generator: torch.Generator) -> Tensor:
         """What `soft_value` needs of chance for features `[*shape, I]`; nothing for Discrete."""
         return torch.empty(*shape, 0 if self.discrete else action_size(self.space)).normal_(generator=generator)
 
@@ -112,7 +112,7 @@ def soft_value(
         params: `[..., P]` of the policy.
         features: `[..., I]` what the critics read.
         alpha: The temperature.
-        noise: From `SoftActor.noise`.
+        noise: From `SoftActor.chance`.
     """
     if actor.discrete:
         log_p = params.log_softmax(-1)
