@@ -322,6 +322,11 @@ def _address(base: str, path: str) -> tuple[str, dict[str, str]]:
     return url, {key: str(value) for key, value in headers.items()}
 
 
+def read_small(base: str, path: str, limit: int) -> bytes:
+    """One file of a mirror, whole; MirrorError in a sentence if it is not there or larger than `limit` bytes."""
+    return _small(base, path, limit)
+
+
 def _small(base: str, path: str, limit: int) -> bytes:
     """A whole small file, after several attempts if need be."""
     pause, reason = PAUSE, ""

@@ -191,7 +191,10 @@ def test_text_stands_out_from_its_ground(browser, site):
     """The contrast that WCAG 2.1 AA asks for, 4.5 to 1, in both themes: every text on the ground it lies on."""
     script = """() => {
       const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-      const over = (top, below) => { const a = top[3] ?? 1; return [0, 1, 2].map((k) => top[k] * a + below[k] * (1 - a)); };
+      const over = (top, below) => {
+        const a = top[3] ?? 1;
+        return [0, 1, 2].map((k) => top[k] * a + below[k] * (1 - a));
+      };
       const ground = (node) => {
         const layers = [];
         for (let x = node; x; x = x.parentElement) layers.push(rgb(getComputedStyle(x).backgroundColor));
