@@ -8,7 +8,7 @@ export MKL_NUM_THREADS ?= 1
 # Tests run side by side in as many processes.
 WORKERS ?= 2
 
-.PHONY: run test test-all check format docs bench references evidence clean
+.PHONY: run test test-all check format docs films bench references evidence clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -36,8 +36,13 @@ format: $(VENV)/.ready  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.ready  ## HTML pages in docs/_build/html, warnings are errors
-	$(if $(shell ldconfig -p | grep libEGL.so),MUJOCO_GL=egl )$(BIN)/python docs/generate.py
+	$(BIN)/python docs/tutorials/build.py
+	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/metabench board build --out docs/_build/html/boards --docs ../
+
+films: $(VENV)/.ready  ## the documentation's films that are missing; wants OpenGL
+	$(if $(shell ldconfig -p | grep libEGL.so),MUJOCO_GL=egl )$(BIN)/python docs/films.py
 
 bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine
 	$(BIN)/python -m pytest -q -m benchmark tests/benchmarks
