@@ -148,6 +148,7 @@ def main() -> None:
                 f"{name}: {len(content):,} bytes, more than {LIMIT:,}: fewer or smaller pictures are needed"
             )
         write_atomically(path, content)
+        known = json.loads(INDEX.read_text()) if INDEX.exists() else {}  # another process may have written
         known[name] = told | {"sha256": hashlib.sha256(content).hexdigest()}
         write_atomically(INDEX, (json.dumps(dict(sorted(known.items())), indent=1) + "\n").encode())
         print(f"{path.name}: {len(content):,} bytes", flush=True)

@@ -48,7 +48,10 @@ def execute(path: Path, pictures: Path) -> str:
     sources = ["".join(cell["source"]) for cell in cells]
     code = [source for cell, source in zip(cells, sources, strict=True) if cell["cell_type"] == "code"]
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"METABENCH_DATA": f"{folder}/data", "METABENCH_LEADERBOARDS": str(ROOT / "leaderboards")}
+        environment = os.environ | {
+            "METABENCH_DATA": f"{folder}/data",
+            "METABENCH_LEADERBOARDS": str(ROOT / "leaderboards"),
+        }
         ran = subprocess.run(
             [sys.executable, "-c", RUNNER, str(pictures), path.stem],
             input=json.dumps(code),

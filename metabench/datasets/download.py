@@ -139,7 +139,9 @@ def fetch(
 
 
 def _make(name: DatasetId, split: str) -> str:
-    return f"make it instead: metabench dataset generate {name} --split {split}"
+    from metabench.datasets.library import cost
+
+    return f"make it instead: metabench dataset generate {name} --split {split}{cost(name, split)}"
 
 
 def _fetch_from(base: str, name: DatasetId, split: str, part: Path, progress: Progress | None) -> None:
