@@ -2,8 +2,8 @@
 
     python docs/tutorials/build.py               # all; `make docs` does it. A cell that fails stops with its error.
 
-No Jupyter is needed for that: cells run in order in one namespace, what they print and what their last line is worth
-stands below them, and pictures they write are shown where a cell ends in `show("name.png")`.
+No Jupyter is needed for that: cells run in order in one namespace; what they print and what their last line is worth
+stands below them, a picture where that is one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LIMIT = 3000  # characters of what a cell prints
 RUNNER = """
-import ast, contextlib, io, json, shutil, sys
+import ast, contextlib, io, json, sys
 from pathlib import Path
 cells, pictures = json.load(sys.stdin), Path(sys.argv[1])
 names, told = {"__name__": "__main__"}, []
 for number, cell in enumerate(cells):
     shown = []
-    def show(path):
-        target = pictures / f"{sys.argv[2]}-{number}-{Path(path).name}"
-        shutil.copy(path, target)
-        shown.append(target.name)
-    names["show"] = show
     out, tree = io.StringIO(), ast.parse(cell)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(out):
         exec(compile(tree, f"cell {number}", "exec"), names)
         value = None if last is None else eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
-        if value is not None:
+        if hasattr(value, "_repr_png_"):
+            target = pictures / f"{sys.argv[2]}-{number}.png"
+            target.write_bytes(value._repr_png_())
+            shown.append(target.name)
+        elif value is not None:
             print(repr(value))
     told.append({"text": out.getvalue(), "pictures": shown})
 json.dump(told, sys.__stdout__)
