@@ -59,11 +59,11 @@ def test_every_pull_request_is_looked_at():
     )
 
 
-def test_the_deploying_job_checks_nothing_out():
-    text = (ROOT / ".github" / "workflows" / "leaderboard.yml").read_text()
-    deploy = jobs(text)["deploy"]
-    assert "checkout" not in deploy and "run:" not in deploy and "pages: write" in deploy
-    assert "write" not in jobs(text)["build"]
+def test_the_publishing_job_checks_nothing_out():
+    text = (ROOT / ".github" / "workflows" / "docs.yml").read_text()
+    publish = jobs(text)["publish"]
+    assert "checkout" not in publish and "run:" not in publish and "pages: write" in publish
+    assert "write" not in jobs(text)["build"] and "make docs BOARDS=--verify" in jobs(text)["build"]
 
 
 def test_the_script_can_be_run():
