@@ -154,13 +154,9 @@ class Config(Computing):
                 raise ValueError(f"unknown way {name!r} of the released code; available: {', '.join(RELEASED_WAYS)}")
         if self.world_model.sees == "trial":
             if self.world_model.average:
-                raise ValueError(
-                    "world_model.average is of the window's z, and this world model sees the trial"
-                )
+                raise ValueError("world_model.average is of the window's z, and this world model sees the trial")
             for name in set(OF_WINDOWS) & set(self.released):
-                raise ValueError(
-                    f"the released way {name!r} is of a world model of windows, not of trials"
-                )
+                raise ValueError(f"the released way {name!r} is of a world model of windows, not of trials")
         if self.target.kind == "rank" and "test-targets" in self.released:
             raise ValueError("test-targets are returns, and the target.kind is a rank: choose one of the two")
 
