@@ -205,7 +205,7 @@ class GRU(nn.Module):
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """`[B, I]`, `[B, H]` to the next hidden state `[B, H]`."""
         if self.written_out:
-            return self._next(F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0), h)
+            return self._next(self._given(x), h)
         return torch.gru_cell(x, h, *self.core.all_weights[0])
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -213,14 +213,20 @@ class GRU(nn.Module):
         if not self.written_out:
             return self.core(x, h[None])[0]
         states = []
-        for given in F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0).unbind():
+        for given in self._given(x).unbind():
             h = self._next(given, h)
             states.append(h)
         return torch.stack(states)
 
+    def _given(self, x: Tensor) -> Tensor:
+        """What the input weights make of the input."""
+        weight, _, bias, _ = self.core.all_weights[0]
+        return F.linear(x, weight, bias)
+
     def _next(self, given: Tensor, h: Tensor) -> Tensor:
         """The next state, from what the input weights make of the input."""
-        own = F.linear(h, self.core.weight_hh_l0, self.core.bias_hh_l0)
+        _, weight, _, bias = self.core.all_weights[0]
+        own = F.linear(h, weight, bias)
         reset, update, new = given.chunk(3, dim=-1)
         own_reset, own_update, own_new = own.chunk(3, dim=-1)
         update = torch.sigmoid(update + own_update)
