@@ -101,7 +101,12 @@ def test_no_room_of_agents_imports_another_and_no_algorithm_an_algorithm(path):
         assert module not in known, f"{path.relative_to(ROOT)} imports the algorithm {module}"
 
 
-@pytest.mark.parametrize("folder", sorted(p for p in (ROOT / "agents" / "metabench_agents").iterdir() if p.is_dir()))
+def agent_rooms() -> list[Path]:
+    """The agents' rooms, and the rooms within them."""
+    return sorted({path.parent for path in modules("agents/metabench_agents")} - {ROOT / "agents" / "metabench_agents"})
+
+
+@pytest.mark.parametrize("folder", agent_rooms(), ids=lambda p: str(p.relative_to(ROOT / "agents")))
 def test_a_room_can_be_taken_in_at_a_glance(folder):
     assert len(list(folder.glob("*.py"))) <= 15, "14 files and __init__"
 

@@ -21,6 +21,7 @@ def load_dataset(
     *,
     root: Path | None = None,
     download: bool = True,
+    check: bool = False,
     missing: Literal["error", "generate"] = "error",
 ) -> TrialDataset:
     """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
@@ -31,6 +32,7 @@ def load_dataset(
         split: A frozen split of the benchmark: train, test, ood.
         root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
         download: Whether to ask the mirrors for a set that is not here.
+        check: Whether to read all of it first and refuse damaged bytes and numbers that are not finite.
         missing: What to do where it is not here and no mirror gives it: an error with the command that makes it, or
             make it, 100 episodes of each task from seed 0, the same bytes everywhere.
 
@@ -40,11 +42,11 @@ def load_dataset(
     """
     folder = Path(id)
     if isinstance(id, Path) or (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name = DatasetId.parse(str(id))
     folder = split_folder(name, split, root)
     if Path(split).name == split and (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name.benchmark.table().size(split)  # data of another origin has no benchmark: all there is of it is here
     if download:
         from metabench.datasets.download import fetch, mirrors
@@ -64,7 +66,7 @@ def load_dataset(
             f"{name} ({split}) is not in {root or data_root()}; make it: metabench dataset generate {name} "
             f'--split {split}{cost(name, split)}, or load_dataset(..., missing="generate")'
         )
-    return TrialDataset(folder)
+    return TrialDataset(folder, check=check)
 
 
 def cost(id: DatasetId, split: str) -> str:

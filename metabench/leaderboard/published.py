@@ -29,7 +29,7 @@ from metabench.tasks import suggest
 SITES, ROOTS = "METABENCH_BOARDS", "METABENCH_LEADERBOARDS"  # environment variables
 TREE, INDEX = "policies", "index.json"  # on a site
 LARGEST = 64_000_000  # bytes of one file
-NAME = re.compile(r"^(?P<board>[a-z0-9-]+)/(?P<agent>[\w.-]+)(/(?P<entry>[\w-]+))?(@(?P<run>\d+))?$")
+NAME = re.compile(r"^(?P<board>[a-z0-9-]+)/(?P<agent>[\w.-]+)(/(?P<entry>[\w-]+))?(@(?P<run>\d+))?$", re.ASCII)
 
 
 class PublishedFile(BaseModel):

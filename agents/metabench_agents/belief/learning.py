@@ -12,10 +12,20 @@ import torch
 from torch import Tensor, nn
 
 import metabench
-from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
-from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, BeliefRollout, collect, ppo_update, renew
-from metabench_agents.parts.losses import PPO, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, trial_length
+from metabench_agents.belief.model import Elbo, FitConfig, Fitting, resolve_reward_loss
+from metabench_agents.belief.policy import (
+    BeliefAgent,
+    BeliefRollout,
+    Improvement,
+    collect,
+    make_actor,
+    renew,
+)
+from metabench_agents.parts.device import Device, DeviceName, Form, follow, learner
+from metabench_agents.parts.fast.precision import Precision
+from metabench_agents.parts.layers import watch
+from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
 
@@ -43,6 +53,21 @@ class LearningConfig(Protocol):
     """What `learn` and `restore` read of an algorithm's settings."""
 
     @property
+    def device(self) -> DeviceName:
+        """Where it learns."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Of products."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """Of updates."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Environment steps in all."""
         ...
@@ -53,8 +78,8 @@ class LearningConfig(Protocol):
         ...
 
     @property
-    def model(self) -> ModelConfig:
-        """The model of the hidden task."""
+    def model(self) -> Any:
+        """The model of the hidden task: `ModelConfig`, or what an algorithm has instead."""
         ...
 
     @property
@@ -88,7 +113,7 @@ class LearningConfig(Protocol):
         ...
 
 
-Make = Callable[[ModelConfig, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
+Make = Callable[[Any, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
 
 
 class Learned(NamedTuple):
@@ -96,13 +121,6 @@ class Learned(NamedTuple):
 
     modules: dict[str, nn.Module]  # model, actor
     optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
-
-
-def has_sessions(benchmark: str, split: str) -> bool:
-    """Whether the hidden task changes inside an episode."""
-    spec = metabench.spec(benchmark)
-    sessions = spec.split_sessions.get(split, spec.sessions)
-    return sessions is not None and sessions["kind"] != "constant"
 
 
 def model_schedule(
@@ -146,51 +164,56 @@ def learn(
     """
     checkpoint = run.begin(name, benchmark, config, seed)
     ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, config.split)
-    model_config = resolve_reward_loss(config.model, benchmark)
-    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    device, env = Device.of(config), metabench.make_vec(benchmark, config.trials, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
-    model = make(model_config, env, ticks)
-    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
-    model_adam = torch.optim.Adam(model.parameters(), lr=config.fit.learning_rate, fused=True)
-    actor_adam = torch.optim.Adam(actor.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
+    plays = make(resolve_reward_loss(config.model, benchmark), env, ticks)
+    acts = make_actor(env, plays, config.width)
+    model, actor = learner(plays, device), learner(acts, device)
+    model_adam = device.adam(model.parameters(), config.fit.learning_rate)
+    actor_adam = device.adam(actor.parameters(), config.ppo.learning_rate, eps=1e-5)
     learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
-    elbo, buffer = compiled(elbo) if config.fit.compile else elbo, TrialBuffer(config.buffer)
-    done, scale = _continue(checkpoint, learned, buffer)
+    fitting, buffer = Fitting(model, elbo, model_adam, config.fit, device), TrialBuffer(config.buffer)
+    improvement = Improvement(actor, actor_adam, config.ppo, device)
+    done, scale, rate = _continue(checkpoint, learned, buffer)
     iterations = -(-config.frames // (ticks * config.trials))
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             explore = warm and not config.warmup.scout
-            rollout = collect(model.base, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
+            follow(plays, model)
+            follow(acts, actor)
+            rollout = collect(plays.base, acts, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
             count = iteration if warm else iteration - config.warmup.iterations
             scale, metrics = next_reward_scale(scale, rollout.trials.reward, config.ppo.discount, count), {}
             if not explore:
                 weight, draws = config.warmup.scout_entropy if warm else None, stream(seed, iteration, 1)
-                metrics = ppo_update(actor, actor_adam, rollout, config.ppo, scale, left, draws, weight)
+                metrics = improvement.improve(rollout, scale, left, draws, weight, rate)
+                rate = next_rate(rate, metrics["kl_end"], config.ppo)
             actor.watch(rollout.belief)
+            watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
-            steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
-            draws = stream(seed, iteration, 2)
-            metrics |= fit(
-                model, elbo, model_adam, buffer, config.fit, updates=steps, learning_rates=rates, generator=draws
-            )
+            schedule = model_schedule(config.warmup, config.fit, iteration, left)
+            metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
-            _tell(run, advance, iteration, rollout, metrics | {"scale": scale}, time.perf_counter() - start)
+                rate = 1.0
+            _tell(run, advance, iteration, rollout, metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale})
-    return BeliefAgent(name, model.base, actor)
+                run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
+    follow(plays, model)
+    follow(acts, actor)
+    return BeliefAgent(name, plays.base, acts)
 
 
-def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float]:
-    """Puts a checkpoint back where it came from; how many iterations are done, and the reward scale."""
+def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float, float]:
+    """Puts a checkpoint back where it came from; iterations done, the reward scale, the factor of PPO's rate."""
     if checkpoint is None:
-        return 0, 1.0
+        return 0, 1.0, 1.0
     unpack(checkpoint.tensors, *learned)
     buffer.restore(checkpoint.tensors)
-    return checkpoint.iteration, checkpoint.state["scale"]
+    return checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
 
 
 def _tell(
@@ -218,6 +241,6 @@ def restore(
     benchmark: str = record["benchmark"]
     env = metabench.make_vec(benchmark, 1)
     model = make(config.model, env, trial_length(name, benchmark))
-    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
+    actor = make_actor(env, model, config.width)
     unpack(dict(tensors), {"model": model, "actor": actor}, {})
     return BeliefAgent(name, model.base, actor, record["protocol"])

@@ -6,6 +6,7 @@ What MetaDreamer calls its task encoder and generative model; it knows nothing o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,13 +83,27 @@ class TaskModel(nn.Module):
         return DiagonalGaussian(*(column[rows, lengths - 1] for column in every))
 
 
+class ModelDraws(NamedTuple):
+    """All that chance decides of one `model_loss`."""
+
+    part: Tensor  # [T P] int64 how many transitions the random part of each context has, 1 .. length
+    noise: Tensor  # [T, P, 2, L] of z
+
+
+def model_draws(lengths: Tensor, latent: int, generator: torch.Generator) -> ModelDraws:
+    """For contexts of these lengths `[T, P]`."""
+    whole = lengths.flatten()
+    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1
+    return ModelDraws(part, torch.randn(*lengths.shape, 2, latent, generator=generator))
+
+
 def model_loss(
     model: TaskModel,
     context: Transitions,
     lengths: Tensor,
     seen: Transitions,
     config: TaskModelConfig,
-    generator: torch.Generator,
+    draws: ModelDraws,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
 
@@ -99,18 +114,16 @@ def model_loss(
         seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
             after a random part of it.
         config: The loss's weights.
-        generator: For the parts and the samples of z.
+        draws: The parts and the samples of z.
     """
     tasks, contexts = lengths.shape
     every = model.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
-    rows, whole = torch.arange(tasks * contexts), lengths.flatten()
-    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
-    ends = torch.stack((whole, part), dim=1) - 1
+    rows = torch.arange(tasks * contexts, device=lengths.device)
+    ends = torch.stack((lengths.flatten(), draws.part), dim=1) - 1
     belief = DiagonalGaussian(
         *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
     )  # [T, P, 2, L]
-    noise = torch.randn(belief.mean.shape, generator=generator).to(belief.mean.device)
-    z = belief.sample(noise)[:, :, :, None]
+    z = belief.sample(draws.noise)[:, :, :, None]
     count = seen.reward.shape[1]
     shape = (tasks, contexts, 2, count)
     wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from metabench.leaderboard import published
 from metabench.leaderboard.ranking import Entry, Row, Table, rank, read_entries
@@ -22,6 +28,8 @@ CSV_COLUMNS = (
     *("score", "low", "high", "mean_return", "runs", "env_steps", "hours"),
 )
 ASSETS = Path(__file__).parent / "assets"
+_DRAFT = ".draft-"
+_SWAP, _HERE = 2, -100  # RENAME_EXCHANGE (Linux) and RENAME_SWAP (macOS); AT_FDCWD
 
 
 class Built(NamedTuple):
@@ -47,23 +55,74 @@ def build(root: Path, boards: Mapping[str, Board], out: Path, docs: str | None =
     """
     if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
         raise ValueError(f"{out} holds something else than a site of leaderboards; choose another folder")
-    entries = read_entries(root, boards)
-    tables = [rank(board, track, entries) for board in boards.values() for track in board.tracks]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        draft = Path(name) / "site"
-        files = _files(tables, entries, boards, docs)
-        index, policies = published.tree(root)
-        files[f"{published.TREE}/{published.INDEX}"] = _json(index.model_dump(mode="json"))
-        for path, content in (*files.items(), *policies.items()):
-            target = draft / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content if isinstance(content, bytes) else content.encode())
-        draft.chmod(0o755)
-        if out.exists():
-            shutil.move(out, Path(name) / "old")
-        shutil.move(draft, out)
+    with _alone(out):
+        entries = read_entries(root, boards)
+        tables = [rank(board, track, entries) for board in boards.values() for track in board.tracks]
+        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}{_DRAFT}"))
+        try:
+            files = _files(tables, entries, boards, docs)
+            index, policies = published.tree(root)
+            files[f"{published.TREE}/{published.INDEX}"] = _json(index.model_dump(mode="json"))
+            for path, content in (*files.items(), *policies.items()):
+                target = draft / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content if isinstance(content, bytes) else content.encode())
+            draft.chmod(0o755)
+            _put(draft, out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # the draft where something failed, else the old site
     return Built(out, len(boards), len(entries), len(files) + len(policies))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The right to build there, and none of what killed builds have left; ValueError while another one builds."""
+    path = out.parent / f".{out.name}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+        if not path.exists():  # its last holder removed it between our opening and our locking
+            lock.release()
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another build is writing {out}; wait until it is done, or choose another folder") from None
+    try:
+        for old in out.parent.glob(f".{out.name}{_DRAFT}*"):
+            shutil.rmtree(old, ignore_errors=True)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _put(draft: Path, out: Path) -> None:
+    """Puts a finished site where the old one is, so that there is a whole one at every moment.
+
+    Where the system can, the two folders change places by one call. Elsewhere every file is replaced by itself.
+    """
+    if not out.exists():
+        draft.rename(out)
+        return
+    if _exchange(draft, out):
+        return
+    wanted = {path.relative_to(draft) for path in draft.rglob("*") if path.is_file()}
+    for path in sorted(wanted):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (draft / path).replace(out / path)
+    for path in [path for path in out.rglob("*") if path.is_file() and path.relative_to(out) not in wanted]:
+        path.unlink()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two folders change places; False where the system or its file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin":
+        swap = getattr(libc, "renamex_np", None)
+        return swap is not None and swap(os.fsencode(one), os.fsencode(other), _SWAP) == 0
+    swap = getattr(libc, "renameat2", None)
+    names = os.fsencode(one.absolute()), os.fsencode(other.absolute())
+    return swap is not None and swap(_HERE, names[0], _HERE, names[1], _SWAP) == 0
 
 
 def _files(
