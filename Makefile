@@ -8,7 +8,7 @@ export MKL_NUM_THREADS ?= 1
 # Tests run side by side in as many processes.
 WORKERS ?= 2
 
-.PHONY: run test test-all check format docs bench references evidence clean
+.PHONY: run test test-all check format docs bench references evidence gpu gpu-rehearsal clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -48,6 +48,15 @@ references: $(VENV)/.ready  ## measure random and oracle again and rewrite refer
 
 evidence: $(VENV)/.ready  ## the runs behind the docs' tables, for as long as it is left alone; says what is missing
 	$(BIN)/python -m studies.evidence
+
+# Needs nothing but a torch with CUDA beside the package's own dependencies: GPU_PYTHON is the interpreter that has them.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+gpu:  ## check, time and train on a GPU, in less than nine minutes; writes docs/results/gpu and the speed page's section
+	PYTHONPATH=.:agents $(GPU_PYTHON) -m studies.gpu.study
+
+gpu-rehearsal: $(VENV)/.ready  ## the same, small, on the CPU: whether everything is ready
+	PYTHONPATH=.:agents $(BIN)/python -m studies.gpu.study --rehearsal
 
 clean:
 	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .ruff_cache

@@ -20,6 +20,7 @@ from metabench.rng import Array, SlotRng, whole_number
 from metabench.tasks import TaskTable, latent_ranges, param_ranges, real_number, stack, suggest
 
 NEVER = 2**62  # steps until the end of a session that does not end
+LONGEST = 10**12  # steps that a normal session is described with at most: nine deviations more are still a number
 
 KINDS = ("constant", "geometric", "fixed", "normal")
 _KEYS = {
@@ -256,10 +257,10 @@ def _parse_normal(sessions: Mapping[str, Any], law: Resample | LatentLaw) -> Nor
             "normal sessions need mean and deviation, numbers of steps, and may have shortest, a whole number of them; "
             f"got {sessions.get('mean')!r}, {sessions.get('deviation')!r} and {sessions.get('shortest', 1)!r}"
         )
-    if not (1 <= shortest <= NEVER and 0 <= deviation <= NEVER and abs(mean) <= NEVER):
+    if not (1 <= shortest <= LONGEST and 0 <= deviation <= LONGEST and abs(mean) <= LONGEST):
         raise ValueError(
-            f"normal sessions need a shortest length of at least 1 and a deviation of at least 0; got {shortest} and "
-            f"{deviation}"
+            f"normal sessions need a shortest length of at least 1, a deviation of at least 0 and a mean, none above "
+            f"{LONGEST}; got {shortest}, {deviation} and {mean}"
         )
     return NormalSessions(mean, deviation, shortest, law)
 

@@ -123,7 +123,7 @@ def test_the_target_is_bootstrapped_along_the_trial_by_a_plain_loop(monkeypatch)
         parameter.data.mul_(1.5)  # so that a target from the wrong critics would be seen
     ticks = rsac.ticks_of(rsac.collect(rsac.Agent(learner.actor), env, 100, 0, stream(0), True))
     policy, alpha, seen = learner.actor.policy, learner.alpha["log"].detach().exp(), {}
-    noise = policy.noise(101, 2, generator=stream(5))
+    noise = policy.chance(101, 2, generator=stream(5))
     with torch.no_grad():
         params, slow = policy(learner.actor.encoder(ticks)), learner.target.encoder(ticks)
         expected = torch.stack(

@@ -164,12 +164,10 @@ def learn(
     """
     checkpoint = run.begin(name, benchmark, config, seed)
     ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, config.split)
-    model_config = resolve_reward_loss(config.model, benchmark)
-    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    device, env = Device.of(config), metabench.make_vec(benchmark, config.trials, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
-    device = Device.of(config)
-    plays = make(model_config, env, ticks)
+    plays = make(resolve_reward_loss(config.model, benchmark), env, ticks)
     acts = make_actor(env, plays, config.width)
     model, actor = learner(plays, device), learner(acts, device)
     model_adam = device.adam(model.parameters(), config.fit.learning_rate)
@@ -196,15 +194,12 @@ def learn(
             actor.watch(rollout.belief)
             watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
-            steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
-            draws = stream(seed, iteration, 2)
-            metrics |= fitting.fit(buffer, steps, rates, draws)
+            schedule = model_schedule(config.warmup, config.fit, iteration, left)
+            metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
-            _tell(
-                run, advance, iteration, rollout, metrics | {"scale": scale, "rate": rate}, time.perf_counter() - start
-            )
+            _tell(run, advance, iteration, rollout, metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
     follow(plays, model)

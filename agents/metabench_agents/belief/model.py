@@ -186,7 +186,7 @@ def resolve_reward_loss(config: Settings, benchmark: str) -> Settings:
     return replace(config, reward_loss="bernoulli" if two else "mse")
 
 
-Elbo = Callable[[Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
+Elbo = Callable[[Any, Trials, Any], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
 
 
 class Fitting:

@@ -278,7 +278,7 @@ class BeliefAgent:
     Args:
         name: The algorithm's.
         model: Infers the hidden task.
-        actor: Acts on what it infers.
+        actor: Acts on what it infers: a `BeliefActorCritic`, or a module that answers as one.
         protocol: The version under which both learned; see `BeliefEncoder.step`.
         track: What it learned from.
     """
@@ -287,7 +287,7 @@ class BeliefAgent:
         self,
         name: str,
         model: BeliefModel,
-        actor: BeliefActorCritic,
+        actor: Any,
         protocol: str = PROTOCOL_VERSION,
         track: str = "online",
     ):

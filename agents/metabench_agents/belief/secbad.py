@@ -179,9 +179,8 @@ class SegmentModel(nn.Module):
         def repeated(x: Tensor) -> Tensor:
             return x[:, None].expand(-1, count, *x.shape[1:]).flatten(0, 1)[None]
 
-        columns = (repeated(x) for x in (memory.seen, action, reward, came))
-        blank = torch.zeros(1, trials * count)
-        transition = Trials(*columns, blank.bool(), blank.long())
+        blank, seen = torch.zeros(1, trials * count), repeated(memory.seen)
+        transition = Trials(seen, repeated(action), repeated(reward), repeated(came), blank.bool(), blank.long())
         kind, scale = self.config.reward_loss, 2.0 * self.segments.noise**2
         value = reward_log_likelihood(self.task.reward(z, transition)[..., 0], transition.reward, kind)
         value = value / (scale if kind == "mse" else 1.0)

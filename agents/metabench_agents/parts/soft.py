@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metabench_agents.parts.device import descend
 from metabench_agents.parts.layers import ActionHead, Space, action_size, linear
 
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 2.0  # of a Gaussian before tanh, as CleanRL bounds it
@@ -73,7 +74,7 @@ class SoftActor(ActionHead):
         noise = None if generator is None else torch.empty(shape).normal_(generator=generator)
         return self.draw(params, noise)[0]
 
-    def noise(self, *shape: int, generator: torch.Generator) -> Tensor:
+    def chance(self, *shape: int, generator: torch.Generator) -> Tensor:
         """What `soft_value` needs of chance for features `[*shape, I]`; nothing for Discrete."""
         return torch.empty(*shape, 0 if self.discrete else action_size(self.space)).normal_(generator=generator)
 
@@ -111,7 +112,7 @@ def soft_value(
         params: `[..., P]` of the policy.
         features: `[..., I]` what the critics read.
         alpha: The temperature.
-        noise: From `SoftActor.noise`.
+        noise: From `SoftActor.chance`.
     """
     if actor.discrete:
         log_p = params.log_softmax(-1)
@@ -146,13 +147,7 @@ def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> None:
     """One gradient step, clipped; the gradients of other networks that the loss reaches are left alone."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    gradients = torch.autograd.grad(loss, parameters)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    if max_grad_norm:
-        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimiser.step()
+    descend(loss, optimiser, max_grad_norm)
 
 
 def scaled_uniform(space: Space, size: tuple[int, ...], generator: torch.Generator) -> Tensor:

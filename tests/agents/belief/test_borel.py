@@ -126,7 +126,7 @@ def test_soft_values_on_discrete_actions_are_the_sum():
     actor = borel.SoftActor(3, 8, env.single_action_space)
     critic, x, alpha = borel.SoftCritics(3, 8, env.single_action_space), torch.randn(4, 3), torch.tensor(0.3)
     params = actor(x) * 50
-    value, entropy = borel.soft_value(actor, critic, params, x, alpha, actor.noise(4, generator=stream(0)))
+    value, entropy = borel.soft_value(actor, critic, params, x, alpha, actor.chance(4, generator=stream(0)))
     for b in range(4):
         p = params[b].softmax(0)
         q = torch.stack([critic.taken(x[b : b + 1], torch.tensor([a])).min() for a in range(5)])

@@ -205,7 +205,7 @@ def test_other_encoders_and_compiling_are_refused(tmp_path):
         make({"model.encoder.kind": "transformer"})
     with pytest.raises(ValueError, match="at least 2"):
         make({"segments.candidates": 1})
-    config = with_settings(secbad.Config(), {"fit.compile": True})
+    config = with_settings(secbad.Config(), {"form": "compiled"})
     with pytest.raises(ValueError, match="not compiled"):
         secbad.train("GridSwitch-v0", config, seed=0, run=Run(tmp_path, show=False))
 
