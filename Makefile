@@ -8,7 +8,7 @@ export MKL_NUM_THREADS ?= 1
 # Tests run side by side in as many processes.
 WORKERS ?= 2
 
-.PHONY: run test test-all check format docs bench references evidence gpu gpu-rehearsal clean
+.PHONY: run test test-all check format docs films bench references evidence gpu gpu-rehearsal clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -35,9 +35,17 @@ format: $(VENV)/.ready  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.ready  ## HTML pages in docs/_build/html, warnings are errors
-	$(if $(shell ldconfig -p | grep libEGL.so),MUJOCO_GL=egl )$(BIN)/python docs/generate.py
+docs: $(VENV)/.ready  ## the site in docs/_build/html: pages (warnings are errors), boards, policies, a dataset
+	$(BIN)/python docs/tutorials/build.py
+	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/metabench board build --out docs/_build/html/boards --docs ../ $(BOARDS)
+	for split in train test; do \
+	  METABENCH_DATA=docs/_build/data $(BIN)/metabench dataset generate point-robot/mixed-v0 --split $$split || exit 1; done
+	METABENCH_DATA=docs/_build/data $(BIN)/metabench dataset publish docs/_build/html/data
+
+films: $(VENV)/.ready  ## the documentation's films that are missing; wants OpenGL
+	$(if $(shell ldconfig -p | grep libEGL.so),MUJOCO_GL=egl )$(BIN)/python docs/films.py
 
 bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine
 	$(BIN)/python -m pytest -q -m benchmark tests/benchmarks
