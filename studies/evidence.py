@@ -56,7 +56,7 @@ PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evid
 STUDIES: Mapping[str, Callable[[], str]] = {
     name: make for study in (dynamite, meta_dt, metadreamer, highway, itch) for name, make in study.TABLES.items()
 }
-_OPTIONS = {"episodes", "datasets", "splits"}  # of a table, handed on to its jobs
+_OPTIONS = {"episodes", "repeats", "datasets", "splits"}  # of a table, handed on to its jobs
 
 
 class Row(NamedTuple):

@@ -26,7 +26,7 @@ LAYERS = [  # the core's files and rooms; each imports only what stands before i
         "envs",
     ),
     *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks"),
-    *("leaderboard", "settings", "sweep", "plotting", "tracking", "cli"),
+    *("leaderboard", "loading", "settings", "sweep", "plotting", "tracking", "cli"),
 ]
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 SHARED_ROOM = "parts"  # the one room of the agents that all others may import

@@ -34,6 +34,9 @@ from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
+from metabench_agents.parts.device import follow as copy_to
+from metabench_agents.parts.device import learner as learning
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import (
     GRU,
@@ -74,7 +77,7 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 300_000  # environment steps in all
@@ -142,16 +145,20 @@ class Critic(nn.Module):
 
 
 class Learner:
-    """Everything that is learned, and its optimisers."""
+    """Everything that is learned, and its optimisers, on their device; `acts` is the actor that plays, on the CPU."""
 
-    def __init__(self, config: Config, env: Any):
-        self.space, rate = env.single_action_space, config.sac.learning_rate
-        self.actor, self.critic = Actor(config.network, env), Critic(config.network, env)
+    def __init__(self, config: Config, env: Any, device: Device | None = None):
+        self.space, rate, device = env.single_action_space, config.sac.learning_rate, device or Device()
+        self.acts = Actor(config.network, env)
+        self.actor, self.critic = learning(self.acts, device), device.place(Critic(config.network, env))
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.alpha = nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(config.sac.temperature)))})
+        self.alpha = device.place(
+            nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(config.sac.temperature)))})
+        )
         self.modules = {"actor": self.actor, "critic": self.critic, "target": self.target, "alpha": self.alpha}
         trained = {"actor": self.actor, "critic": self.critic, "alpha": self.alpha}
-        self.optimisers = {f"{n}_adam": torch.optim.Adam(m.parameters(), lr=rate) for n, m in trained.items()}
+        self.optimisers = {f"{n}_adam": device.adam(m.parameters(), rate) for n, m in trained.items()}
+        self.device, self.updates = device, device.updates(lambda *given: pure_update(self, config, *given))
 
 
 class Memory(NamedTuple):
@@ -236,9 +243,14 @@ def window_of(ticks: Ticks, length: int, generator: torch.Generator) -> Ticks:
 
 def update(learner: Learner, ticks: Ticks, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
     """One step of critics, actor and temperature on `[T + 1, B]` ticks; returns metrics."""
+    noise = learner.acts.policy.chance(*ticks.reward.shape, generator=generator)
+    return pure_update(learner, config, *learner.device.put((ticks, noise)))
+
+
+def pure_update(learner: Learner, config: Config, ticks: Ticks, noise: Tensor) -> dict[str, Tensor]:
+    """The same as a pure function of ticks and noise."""
     sac, policy, alpha = config.sac, learner.actor.policy, learner.alpha["log"].detach().exp()
     action, reward = policy.from_env(ticks.action[1:]), ticks.reward[1:] * config.reward_scale
-    noise = policy.chance(*ticks.reward.shape, generator=generator)
     params = policy(learner.actor.encoder(ticks))
     with torch.no_grad():
         slow = learner.target.encoder(ticks)[1:]
@@ -259,12 +271,12 @@ def update(learner: Learner, ticks: Ticks, config: Config, generator: torch.Gene
 
 def improve(learner: Learner, buffer: TrialBuffer, config: Config, count: int, generator: Any) -> dict[str, float]:
     """`count` updates on trials from the buffer; the metrics' means."""
-    sums: dict[str, Tensor] = {}
     for _ in range(count):
-        ticks = ticks_of(buffer.sample(config.batch, generator))
-        for name, value in update(learner, window_of(ticks, config.window, generator), config, generator).items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    return {name: float(total) / count for name, total in sums.items()}
+        ticks = window_of(ticks_of(buffer.sample(config.batch, generator)), config.window, generator)
+        learner.updates.add(ticks, learner.acts.policy.chance(*ticks.reward.shape, generator=generator))
+    means = learner.updates.means()
+    copy_to(learner.acts, learner.actor)
+    return means
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
@@ -273,12 +285,13 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     ticks, env = trial_length(NAME, benchmark), metabench.make_vec(benchmark, config.trials, split=config.split)
     check_space(NAME, env.single_action_space)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    learner, buffer, done = Learner(config, env), TrialBuffer(config.buffer), 0
+    learner, buffer, done = Learner(config, env, Device.of(config)), TrialBuffer(config.buffer), 0
     if checkpoint:
         done = checkpoint.iteration
         unpack(checkpoint.tensors, learner.modules, learner.optimisers)
         buffer.restore(checkpoint.tensors)
-    frames, agent = ticks * config.trials, Agent(learner.actor)
+        copy_to(learner.acts, learner.actor)
+    frames, agent = ticks * config.trials, Agent(learner.acts)
     iterations, count = -(-config.frames // frames), max(1, frames // config.every)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):

@@ -33,7 +33,7 @@ def command(
       metabench film runs/PointRobot-v0-rl2-s0 PointRobot-v0 --rows 0 4 --out film.webp
 
     Args:
-        agent: The name of a yardstick, or the folder of a training run.
+        agent: The name of a yardstick, the folder of a training run, or BOARD/AGENT: the published policy of a board.
         benchmark: An id; `metabench list` names them all.
         tasks: How many tasks, spread over the split.
         rows: Which tasks, by their row in the split; instead of `--tasks`.
@@ -55,7 +55,7 @@ def command(
         raise ValueError(f"--speed must be more than 0, got {speed}")
     if wrong := [row for row in rows if not 0 <= row < size]:
         raise ValueError(f"there is no task {wrong[0]} in {split}: {chosen.id} has the tasks 0 to {size - 1} there")
-    check_agent(agent)
+    agent = check_agent(agent)
     player, label, _ = load_agent(agent, chosen.id, split, seed)
     shown = rows or spread(chosen.id, split, tasks)
     count = film(player, label, chosen.id, out, split, shown, episodes, seed, width, every, speed, steps)

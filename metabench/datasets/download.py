@@ -139,7 +139,9 @@ def _short(error: Exception) -> str:
 
 
 def _make(name: DatasetId, split: str) -> str:
-    return f"make it instead: metabench dataset generate {name} --split {split}"
+    from metabench.datasets.library import cost
+
+    return f"make it instead: metabench dataset generate {name} --split {split}{cost(name, split)}"
 
 
 def _fetch_from(base: str, name: DatasetId, split: str, part: Path, progress: Progress | None) -> None:
@@ -334,6 +336,11 @@ def _address(base: str, path: str) -> tuple[str, dict[str, str]]:
     url = huggingface_hub.hf_hub_url(f"{owner}/{name}", where, repo_type="dataset", revision=revision or None)
     headers = huggingface_hub.utils.build_hf_headers(library_name="metabench")
     return url, {key: str(value) for key, value in headers.items()}
+
+
+def read_small(base: str, path: str, limit: int) -> bytes:
+    """One file of a mirror, whole; MirrorError in a sentence if it is not there or larger than `limit` bytes."""
+    return _small(base, path, limit)
 
 
 def _small(base: str, path: str, limit: int) -> bytes:

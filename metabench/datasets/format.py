@@ -7,6 +7,7 @@ A split is a folder:
 | `steps.npy` | one row per step, in the order of `row_type`: observation, action, reward, return to go, four flags |
 | `episodes.npy` | one row per episode (`EPISODE`), task by task; within a task as the behaviour learned |
 | `final_observations.npy` | `[episodes, O]` what each episode ended in; so every next observation is there once |
+| `expert_actions.npy` | optional: what the oracle would have done at each step; a row of zeros behind each episode |
 | `states.npy` | optional: `[K, S]` float64 the simulator's state at every `state_every`-th step, row by row |
 | `manifest.json` | what it is, how it was made, sha256 and bytes of every file, the returns of every task |
 
@@ -36,6 +37,7 @@ from metabench.rng import Array
 SCHEMA = 1
 MANIFEST = "manifest.json"
 STEPS, EPISODES, FINAL, STATES = "steps.npy", "episodes.npy", "final_observations.npy", "states.npy"
+ADVICE = "expert_actions.npy"  # kept like another format's infos: one row more per episode than there are steps
 FLAGS = ("terminated", "truncated", "session_ended", "success")  # one byte each, the last columns of a row
 EPISODE = np.dtype(
     [

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.datasets.format import EPISODE, EPISODES, FINAL, STATES, STEPS, Manifest, open_column, read_manifest
+from metabench.datasets.format import (
+    ADVICE,
+    EPISODE,
+    EPISODES,
+    FINAL,
+    STATES,
+    STEPS,
+    Manifest,
+    open_column,
+    read_manifest,
+)
 from metabench.datasets.gather import Draw, gather
 from metabench.registry import spec
 from metabench.rng import Array
@@ -276,6 +286,14 @@ class TrialDataset:
             raise ValueError(f"{self.manifest.id}/{self.manifest.split} was made without simulator states")
         return np.load(self.folder / STATES, mmap_mode="r", allow_pickle=False)
 
+    def expert_actions(self) -> Array:
+        """`[N, ...]` what the oracle would have done at every step, in memory; ValueError where that is not known."""
+        if ADVICE not in self.manifest.infos:
+            raise ValueError(f"{self.manifest.id}/{self.manifest.split} does not know what the expert would have done")
+        rows = np.load(self.folder / ADVICE, mmap_mode="r", allow_pickle=False)
+        first = self._start + self._rows  # a row more behind every episode
+        return np.concatenate([rows[a : a + n] for a, n in zip(first, self._length, strict=True)])
+
     def windows(
         self, length: int, batch_size: int, rng: np.random.Generator, *, whole: bool = False
     ) -> Iterator[Windows]:
@@ -338,7 +356,8 @@ class TrialDataset:
         """All steps as torch tensors in memory, without another library's help.
 
         Keys: observations `[N, O]`, actions, rewards, returns_to_go, next_observations, terminated, truncated,
-        session_ended, success, timesteps `[N]` int64, task `[N]` int64, episode `[N]` int64.
+        session_ended, success, timesteps `[N]` int64, task `[N]` int64, episode `[N]` int64; and expert_actions where
+        the set knows them.
         """
         torch, rows = _torch(), self._joined(np.arange(len(self)))
         names = {
@@ -359,6 +378,8 @@ class TrialDataset:
         tensors["timesteps"] = torch.from_numpy(np.arange(len(rows)) - begin)
         tensors["task"] = torch.from_numpy(self._task[episode].astype(np.int64))
         tensors["episode"] = torch.from_numpy(episode)
+        if ADVICE in self.manifest.infos:
+            tensors["expert_actions"] = torch.from_numpy(self.expert_actions())
         return tensors
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ install. It takes no care to hide the key from who can measure this process's ti
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -48,6 +49,7 @@ class AuthorKey:
         return (first + second.to_bytes(32, "little")).hex()
 
 
+@functools.lru_cache(maxsize=4096)
 def fits(public: str, signature: str, content: bytes) -> bool:
     """Whether a signature is that of the content by a key; False for anything that is no key or no signature."""
     try:

@@ -2,8 +2,8 @@
 
 train       `agent` on `benchmark` with the changed settings `config`, in the folder of the run as `metabench train`
             makes it; then evaluated on `splits` (test and ood by default). If given: `episodes` of an evaluation's
-            trial; `name` in the results; `datasets`, pairs of id and split that are made first where they are missing;
-            `checkpoint_every` iterations.
+            trial and `repeats` of each task; `name` in the results; `datasets`, pairs of id and split that are made
+            first where they are missing; `checkpoint_every` iterations.
 evaluate    `agent`, a yardstick's name or a run's folder, on `benchmark` and `split` (test). If given: `episodes`,
             `repeats` and `version` of the protocol; `name`; `sha256` of a run's policy, which is checked; `trace`:
             whether to keep the evidence; `agent_seed` of a yardstick's own randomness, the job's by default.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "ood")  # what is evaluated after training
 TRACE = "trace.npz"
 
-_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "name", "datasets", "checkpoint_every"}
+_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "repeats", "name", "datasets", "checkpoint_every"}
 _EVALUATE = {"agent", "benchmark", "split", "episodes", "repeats", "version", "name", "sha256", "trace", "agent_seed"}
 _GENERATE = {"id", "split", "shard", "episodes", "agent", "state_every"}
 _STUDY = {"function", "arguments"}

@@ -94,6 +94,6 @@ def test_updates():
     seconds = interleaved(functions, rounds=20)
     rates = {name: 8 / value for name, value in seconds.items()}
     print("\nSAC updates/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
-    assert rates["ours, compiled"] > 2.0 * rates["CleanRL's way"]
+    assert rates["ours, compiled"] > 1.6 * rates["CleanRL's way"]
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert rates["ours, compiled, bfloat16"] > 3.5 * rates["CleanRL's way"]
+        assert rates["ours, compiled, bfloat16"] > 2.5 * rates["CleanRL's way"]

@@ -148,11 +148,15 @@ def test_the_boards_with_several_episodes_have_successors():
     for one in boards.values():
         if one.protocol == "slots-1" and one.episodes > 1:
             later = boards[one.superseded_by]
-            same = {"id": later.id, "protocol": "slots-2", "superseded_by": "", "about": later.about}
+            changed = {"id": later.id, "protocol": "slots-2", "superseded_by": later.superseded_by}
+            same = changed | {"about": later.about}
             assert later == one.model_copy(update=same), one.id
             assert {path.name for path in (ROOT / "leaderboards" / later.id).iterdir()} >= {"random", "oracle"}
-        else:
-            assert not one.superseded_by
+        elif one.superseded_by:  # by one of the same tasks, played more often
+            later = boards[one.superseded_by]
+            assert (later.benchmark, later.split, later.protocol) == (one.benchmark, one.split, one.protocol)
+            assert later.repeats > one.repeats and later.episodes >= one.episodes
+            assert {path.name for path in (ROOT / "leaderboards" / later.id).iterdir()} >= {"random", "oracle"}
 
 
 def test_the_package_has_the_boards(tmp_path):

@@ -37,10 +37,13 @@ import metabench
 from metabench.rng import SlotRng
 from metabench.tasks import stack
 from metabench.yardsticks.rewards import seen_reward
-from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, fit, resolve_reward_loss
+from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, Fitting, ModelConfig, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
+from metabench_agents.parts.device import follow as copy_to
+from metabench_agents.parts.device import learner as learning
 from metabench_agents.parts.layers import RunningScaler, make_scaler, watch
 from metabench_agents.parts.losses import next_reward_scale
 from metabench_agents.parts.memory import TrialBuffer, Trials, read_trials, trial_length
@@ -63,7 +66,7 @@ VARIBAD = SessionConfig(False, conditioning=False, masking=False, termination_we
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     dataset: str = "metabench/grid-switch/replay-v0"  # what it learns from; `metabench dataset generate` makes it
@@ -97,17 +100,20 @@ class HyperActor(nn.Module):
 
 
 class Learner:
-    """Everything that SAC learns, and its optimisers."""
+    """Everything that SAC learns, and its optimisers, on their device; `acts` is the actor that plays, on the CPU."""
 
-    def __init__(self, config: Config, env: Any, model: SessionModel):
-        self.space, rate = env.single_action_space, config.sac.learning_rate
-        self.actor = HyperActor(env, model.latent.parameters, model.base.reading, config.width)
-        self.critic = SoftCritics(self.actor.inputs, config.width, self.space)
+    def __init__(self, config: Config, env: Any, model: SessionModel, device: Device | None = None):
+        self.space, rate, self.device = env.single_action_space, config.sac.learning_rate, device or Device()
+        self.acts = HyperActor(env, model.latent.parameters, model.base.reading, config.width)
+        self.actor = learning(self.acts, self.device)
+        self.critic = self.device.place(SoftCritics(self.actor.inputs, config.width, self.space))
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.alpha = nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(config.sac.temperature)))})
+        self.alpha = self.device.place(
+            nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(config.sac.temperature)))})
+        )
         self.modules = {"actor": self.actor, "critic": self.critic, "target": self.target, "alpha": self.alpha}
         trained = {"actor": self.actor, "critic": self.critic, "alpha": self.alpha}
-        self.optimisers = {f"{n}_adam": torch.optim.Adam(m.parameters(), lr=rate) for n, m in trained.items()}
+        self.optimisers = {f"{n}_adam": self.device.adam(m.parameters(), rate) for n, m in trained.items()}
 
 
 class HyperSteps(NamedTuple):
@@ -174,20 +180,17 @@ def hyper_steps(trials: Trials, model: SessionModel, policy: SoftActor, discount
     return HyperSteps(*(column.flatten(0, 1) for column in columns))
 
 
-def update(learner: Learner, batch: HyperSteps, sac: SoftConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """One step of critics, policy and temperature; returns metrics."""
+def update(learner: Learner, batch: HyperSteps, sac: SoftConfig, drawn: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """One step of critics, policy and temperature, as a pure function; `drawn` for the actions after, and here."""
     actor, policy, alpha = learner.actor, learner.actor.policy, learner.alpha["log"].detach().exp()
-    count = len(batch.reward)
     state, after = actor.state(batch.observation, batch.belief), actor.state(batch.next_observation, batch.next_belief)
     with torch.no_grad():
-        noise = policy.chance(count, generator=generator)
-        following, _ = soft_value(policy, learner.target, policy(after), after, alpha, noise)
+        following, _ = soft_value(policy, learner.target, policy(after), after, alpha, drawn[0])
         target = batch.reward + sac.discount * torch.where(batch.last, 0.0, following)
     value = learner.critic.taken(state, batch.action)
     loss = critic_loss(value, target)
     step(learner.optimisers["critic_adam"], loss, sac.max_grad_norm)
-    noise = policy.chance(count, generator=generator)
-    soft, entropy = soft_value(policy, learner.critic, policy(state), state, alpha, noise)
+    soft, entropy = soft_value(policy, learner.critic, policy(state), state, alpha, drawn[1])
     step(learner.optimisers["actor_adam"], -soft.mean(), sac.max_grad_norm)
     gap = temperature_loss(learner.alpha["log"], entropy, entropy_target(learner.space, sac))
     step(learner.optimisers["alpha_adam"], gap, 0.0)
@@ -196,23 +199,41 @@ def update(learner: Learner, batch: HyperSteps, sac: SoftConfig, generator: torc
     return {name: mean.detach() for name, mean in means.items()}
 
 
-def improve(learner: Learner, steps: HyperSteps, config: Config, generator: torch.Generator) -> dict[str, float]:
-    """`BLOCK` updates on random batches; the metrics' means."""
-    sums: dict[str, Tensor] = {}
-    for _ in range(BLOCK):
-        rows = torch.randint(len(steps.reward), (config.batch,), generator=generator)
-        batch = HyperSteps(*(column[rows] for column in steps))
-        for name, value in update(learner, batch, config.sac, generator).items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    return {name: float(total) / BLOCK for name, total in sums.items()}
+class Improving:
+    """Updates on the data's steps, in the form of the learner's device."""
+
+    def __init__(self, learner: Learner, steps: HyperSteps, config: Config):
+        self.learner, self.config, self.count = learner, config, len(steps.reward)
+        self.steps: HyperSteps = learner.device.put(steps)
+        self.updates = learner.device.updates(self.step)
+
+    def step(self, rows: Tensor, drawn: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """One on some steps `[B]`, as a pure function."""
+        return update(self.learner, HyperSteps(*(column[rows] for column in self.steps)), self.config.sac, drawn)
+
+    def improve(self, generator: torch.Generator) -> dict[str, float]:
+        """`BLOCK` updates on random batches; the metrics' means."""
+        size, policy = self.config.batch, self.learner.acts.policy
+        for _ in range(BLOCK):
+            rows = torch.randint(self.count, (size,), generator=generator)
+            drawn = policy.chance(size, generator=generator), policy.chance(size, generator=generator)
+            self.updates.add(rows, drawn)
+        means = self.updates.means()
+        copy_to(self.learner.acts, self.learner.actor)
+        return means
 
 
-def fit_model(model: SessionModel, config: FitConfig, trials: Trials, generator: torch.Generator) -> dict[str, float]:
+def fit_model(
+    model: SessionModel, config: FitConfig, trials: Trials, generator: torch.Generator, device: Device | None = None
+) -> dict[str, float]:
     """Trains inference on all trials; the metrics' means."""
-    buffer, adam = TrialBuffer(trials.reward.shape[1]), torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    device, buffer = device or Device(), TrialBuffer(trials.reward.shape[1])
+    learns = learning(model, device)
     buffer.add(trials)
-    rates = (config.learning_rate, 0.0)
-    return fit(model, elbo, adam, buffer, config, updates=config.updates, learning_rates=rates, generator=generator)
+    fitting = Fitting(learns, elbo, device.adam(learns.parameters(), config.learning_rate), config, device)
+    means = fitting.fit(buffer, config.updates, (config.learning_rate, 0.0), generator)
+    copy_to(model, learns)
+    return means
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
@@ -228,30 +249,32 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
     trials = joined([trials, *copies])
     torch.manual_seed(first)
     model = SessionModel(VARIBAD, resolve_reward_loss(config.model, benchmark), env, len(trials.reward))
-    learner, done = Learner(config, env, model), 0
+    learner, done = Learner(config, env, model, Device.of(config)), 0
     modules = learner.modules | {"model": model}
     if checkpoint:
         done = checkpoint.iteration
         unpack(checkpoint.tensors, modules, learner.optimisers)
     else:
         watch((model, learner.actor), trials.observation)
-        run.log(fit_model(model, config.fit, trials, stream(seed, 0)))
-    steps = hyper_steps(trials, model, learner.actor.policy, config.sac.discount)
+        run.log(fit_model(model, config.fit, trials, stream(seed, 0), learner.device))
+    steps = hyper_steps(trials, model, learner.acts.policy, config.sac.discount)
     if not checkpoint:
         learner.actor.belief_scaler.update(steps.belief[:, : learner.actor.columns])
         run.save(0, pack(modules, learner.optimisers), {})
+    copy_to(learner.acts, learner.actor)
+    improving = Improving(learner, steps, config)
     iterations = -(-config.updates // BLOCK)
     with run.progress(iterations, done, f"x {BLOCK} updates") as advance:
         for iteration in range(done, iterations):
             began = time.perf_counter()
-            metrics = improve(learner, steps, config, stream(seed, 1, iteration))
+            metrics = improving.improve(stream(seed, 1, iteration))
             rate = BLOCK / (time.perf_counter() - began)
             head = {"iteration": iteration + 1, "updates": (iteration + 1) * BLOCK}
             run.log(head | metrics | {"time/updates_per_s": rate})
             advance(iteration + 1, f"value {metrics['value']:6.3f}   {rate:5.0f} updates/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, learner.optimisers), {})
-    return BeliefAgent(NAME, model.base, learner.actor, track="offline")
+    return BeliefAgent(NAME, model.base, learner.acts, track="offline")
 
 
 def load(path: Path) -> BeliefAgent:

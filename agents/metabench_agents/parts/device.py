@@ -146,20 +146,25 @@ class Device:
             pure: Of tensors and floats; changes its networks in place and returns metrics, tensors of one shape.
             block: How many are replayed at once, where updates are graphs.
         """
-        return Updates(self, pure, block if self.captures else 1)
+        return Updates(self, pure, block)
 
 
 class Updates:
     """Updates that are added one by one, made when the device likes, and over when their means are asked for."""
 
     def __init__(self, device: Device, pure: Callable[..., dict[str, Tensor]], block: int):
-        telling = _told(pure)
-        self.one, self.block = device.function(telling), block
-        self.many = device.function(lambda *stacked: _in_turn(telling, block, stacked)) if block > 1 else self.one
+        self.device, self.telling = device, _told(pure)
+        self.one = device.function(self.telling)
+        self.resize(block)
         self.waiting: list[tuple[Any, ...]] = []
         self.kind: Any = None
         self.sums: dict[Any, Tensor] = {}
         self.count = 0
+
+    def resize(self, block: int) -> None:
+        """So many updates in a replay from now on; one where updates are no graphs."""
+        self.block = block if self.device.captures else 1
+        self.many = self.device.function(lambda *stacked: _in_turn(self.telling, block, stacked))
 
     def add(self, *args: Any) -> None:
         """One more update."""

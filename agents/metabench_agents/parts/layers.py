@@ -234,6 +234,9 @@ class ActionHead(nn.Module):
     Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.
     """
 
+    center: Tensor
+    half: Tensor
+
     def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
         super().__init__()
         self.space, self.discrete = space, isinstance(space, spaces.Discrete)
@@ -241,6 +244,8 @@ class ActionHead(nn.Module):
         if isinstance(space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
             self.low, self.high = np.asarray(space.low), np.asarray(space.high)
+            for name, unit in zip(("center", "half"), self._units(), strict=True):
+                self.register_buffer(name, torch.as_tensor(unit), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits or means, `[..., A]`."""
@@ -261,7 +266,9 @@ class ActionHead(nn.Module):
         """Actions `[...]` int64 or `[..., A]`; the most probable ones without a generator."""
         if generator is None:
             return params.argmax(-1) if self.discrete else params
-        return self.place(params, self.noise(*params.shape[:-1], generator=generator))
+        empty = torch.empty_like(params)
+        drawn = empty.exponential_(generator=generator) if self.discrete else empty.normal_(generator=generator)
+        return ActionHead.place(self, params, drawn)
 
     def uniform(self, params: Tensor, generator: torch.Generator) -> Tensor:
         """Actions even over the space, in the policy's units, as many as `params` has rows."""
@@ -298,9 +305,7 @@ class ActionHead(nn.Module):
         """Actions in the policy's units: the inverse of `to_env`, clipping aside."""
         if self.discrete:
             return action.long()
-        center, half = self._units()
-        center, half = (torch.from_numpy(x).to(action.device) for x in (center, half))
-        return ((action - center) / half).float()
+        return ((action - self.center) / self.half).float()
 
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half width of the space; 0 and 1 where it has no bounds."""

@@ -78,8 +78,8 @@ class Stack:
     def write_back(self) -> None:
         """Every member becomes what its seed has learned."""
         for index, member in enumerate(self.members):
-            own = {name: tensor[index].detach() for name, tensor in (self.parameters | self.buffers).items()}
-            member.load_state_dict(own)
+            own = self.parameters | self.buffers
+            member.load_state_dict({name: own[name][index].detach() for name in member.state_dict()})
 
     def moments(self, optimiser: torch.optim.Optimizer, index: int, name: str = "adam") -> dict[str, Tensor]:
         """One seed's moments, named as those of its single run are in a checkpoint."""

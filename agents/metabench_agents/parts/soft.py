@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metabench_agents.parts.device import descend
 from metabench_agents.parts.layers import ActionHead, Space, action_size, linear
 
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 2.0  # of a Gaussian before tanh, as CleanRL bounds it
@@ -146,13 +147,7 @@ def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> None:
     """One gradient step, clipped; the gradients of other networks that the loss reaches are left alone."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    gradients = torch.autograd.grad(loss, parameters)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    if max_grad_norm:
-        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimiser.step()
+    descend(loss, optimiser, max_grad_norm)
 
 
 def scaled_uniform(space: Space, size: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -13,10 +13,11 @@ Deviations, with reasons:
 - The time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of 1, twenty
   times what observation, action and return add to a token, which then tells little but the time for long.
 - z is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
-- A trial begins with `playing.explore` actions drawn evenly from the action space; released, there are none. The
-  regression clones the *mean* action, and while nothing is known of the task the mean over tasks is to stand still:
-  then rewards tell nothing, z stays what it was, and the agent stands until the end. The noise of the behaviour
-  policy, which told the tasks apart in the data, is just what a mean leaves out.
+- A trial may begin with `playing.explore` actions drawn evenly from the action space; released, there are none. The
+  regression clones the *mean* action. Where that mean over tasks is to stand still, rewards tell nothing, z stays what
+  it was, and the agent stands until the end: the noise of the behaviour policy, which told the tasks apart in the data,
+  is just what a mean leaves out. Where the mean moves, drawn actions cost and tell nothing more: a cheetah falls by
+  them. `trials.telling.drawn_steps` decides by the training data.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
@@ -77,7 +78,7 @@ class ShownPlaying(PlayingSettings):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set, demonstrations included; or the id of another
@@ -298,7 +299,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> GDTAgent:
         return seen._replace(rank=torch.ones_like(seen.rank)), None
 
     keep = Demonstrations.of(benchmark, config, codec)
-    trainer = TransformerTrainer(network, config.fitting, ranked=True)
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=True)
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
     return GDTAgent(network, codec, Demonstrations(keep), config.playing)
 

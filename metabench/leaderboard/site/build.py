@@ -17,11 +17,16 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from metabench.leaderboard import published
 from metabench.leaderboard.ranking import Entry, Row, Table, rank, read_entries
 from metabench.leaderboard.records import Board, schemas
 from metabench.leaderboard.site import pages
 
 MARK = Path("data") / "overview.json"  # what tells a folder that holds a site from one that holds something else
+CSV_COLUMNS = (
+    *("track", "rank", "title", "agent", "version", "authors", "date", "tier", "normalised"),
+    *("score", "low", "high", "mean_return", "runs", "env_steps", "hours"),
+)
 ASSETS = Path(__file__).parent / "assets"
 _DRAFT = ".draft-"
 _SWAP, _HERE = 2, -100  # RENAME_EXCHANGE (Linux) and RENAME_SWAP (macOS); AT_FDCWD
@@ -57,15 +62,17 @@ def build(root: Path, boards: Mapping[str, Board], out: Path, docs: str | None =
         draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}{_DRAFT}"))
         try:
             files = _files(tables, entries, boards, docs)
-            for path, content in files.items():
+            index, policies = published.tree(root)
+            files[f"{published.TREE}/{published.INDEX}"] = _json(index.model_dump(mode="json"))
+            for path, content in (*files.items(), *policies.items()):
                 target = draft / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(content)
+                target.write_bytes(content if isinstance(content, bytes) else content.encode())
             draft.chmod(0o755)
             _put(draft, out)
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # the draft where something failed, else the old site
-    return Built(out, len(boards), len(entries), len(files))
+    return Built(out, len(boards), len(entries), len(files) + len(policies))
 
 
 @contextmanager
@@ -167,11 +174,8 @@ def board_data(board: Board, tables: Sequence[Table]) -> dict[str, Any]:
 def board_csv(tables: Sequence[Table]) -> str:
     """All entries of a board as CSV, a line each."""
     text = io.StringIO()
-    columns = (
-        "track rank title agent version authors date tier normalised score low high mean_return runs env_steps hours"
-    )
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns.split())
+    writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in (*table.rows, *table.unranked):
             s = row.entry.submission

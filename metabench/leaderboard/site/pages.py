@@ -137,6 +137,7 @@ def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) ->
         up="../../../",
         docs=docs,
         family=spec(board.benchmark).group or board.benchmark,
+        published=any(run.policy_sha256 for run in s.runs) and any(name.startswith("policies/") for name in s.files),
         entry=entry,
         row=row,
         board=board,

@@ -253,7 +253,8 @@ def test_captured_updates_are_the_eager_ones():
     """As graphs of five updates each: every one with its own batch, guesses and noise."""
     results = []
     for form in ("eager", "captured"):
-        network, _, _, learner = parts(device=Device("cpu", form=form))
+        network, _, _, _ = parts()
+        learner = LatentSAC(network, LatentSACConfig(hidden=16, layers=2), device=Device("cpu", form=form))
         updates, told = learner.device.updates(learner.update, 5), []
         for number in range(22):
             batch = Transitions.unpack(torch.randn(4, 8, 10, generator=stream(number)), 3, 2)

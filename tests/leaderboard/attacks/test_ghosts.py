@@ -130,6 +130,22 @@ def test_rewards_that_were_never_earned_are_refused_though_everything_fits(entry
     assert not verdict.accepted and "the trace has the reward 50" in verdict.fault
 
 
+def test_a_site_that_is_verified_takes_no_record_on_trust(entry):
+    """Rewards, returns, hashes, record and seal all fit; only a replay can tell, before anything is built."""
+
+    def change(arrays):
+        arrays["rewards"] = np.full_like(arrays["rewards"], 50.0)
+
+    for run in range(2):
+        edit_trace(entry, change, run=run)
+    root, site = entry.parents[2], entry.parents[3] / "site"
+    entry = reseal(entry)
+    made_up(entry, tier="replayed", rerun=None, flags=("the mean score is",))
+    with pytest.raises(ValueError, match=r"is not accepted: run 0: task 0, .* the trace has the reward 50"):
+        build_command.command(root, site, verify=True)
+    assert not site.exists()
+
+
 def test_an_entry_that_cannot_be_played_again_stands_below_those_that_were(entry):
     """Not by its score, which is better: by what is proven."""
     from metabench.leaderboard.records import Training

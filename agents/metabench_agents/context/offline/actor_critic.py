@@ -8,9 +8,10 @@ observation and passes no gradient to the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from metabench_agents.context.offline.losses import (
     iql_value_loss,
 )
 from metabench_agents.context.replay import Transitions
-from metabench_agents.parts.compiling import compiled
+from metabench_agents.parts.device import Device, descend, set_rate
 
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 0.0  # of IQL's Gaussian, in half widths of the action space
 
@@ -157,16 +158,30 @@ def iql_loss(network: OfflineActorCritic, batch: Transitions, z: Tensor) -> tupl
     return of_value + of_critic + of_policy, {name: part.detach() for name, part in parts.items()}
 
 
+class Draws(NamedTuple):
+    """The random numbers of one batch of the behaviour-regularised update."""
+
+    noise: Tensor  # [T, N, A] standard normal, of the policy's actions
+    share: Tensor  # [T, N, 1] even in [0, 1): where between the policy's action and the data's one is looked at
+
+    @classmethod
+    def of(cls, batch: Transitions, generator: torch.Generator) -> Draws:
+        """For a batch `[T, N, ...]`."""
+        noise = torch.randn(batch.action.shape, generator=generator)
+        return cls(noise, torch.rand((*batch.reward.shape, 1), generator=generator))
+
+
 class OfflineLearner:
     """The actor-critic, its optimisers and one update.
 
     Args:
         network: Changed in place.
-        compile: Whether IQL's loss is one compiled graph.
+        device: Where it is.
     """
 
-    def __init__(self, network: OfflineActorCritic, compile: bool = False):
+    def __init__(self, network: OfflineActorCritic, device: Device | None = None):
         self.network, config = network, network.config
+        self.device = device = device or Device()
         groups: dict[str, list[nn.Parameter]] = {"all": [p for p in network.parameters() if p.requires_grad]}
         if config.kind == "brac":
             groups = {
@@ -174,67 +189,68 @@ class OfflineLearner:
                 "actor": [*network.value.parameters(), *network.policy.parameters()],
                 "dual": list(network.dual.parameters()),
             }
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(group, lr=self._rate(name), fused=True) for name, group in groups.items()
-        }
-        self._iql = compiled(iql_loss, compile)
+        self.optimisers = {name: device.adam(group, self._rate(name)) for name, group in groups.items()}
+        self._iql = device.compiled(iql_loss)
 
     def _rate(self, name: str) -> float:
         own = self.network.config
         return own.brac.dual_rate if name == "dual" else own.learning_rate
 
-    def slow_down(self, left: float) -> None:
+    def set_rates(self, share: Tensor | float) -> None:
         """Sets all learning rates to a share of theirs."""
         for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self._rate(name) * left
+            set_rate(optimiser, share * self._rate(name))
 
-    def update(
-        self, batch: Transitions, z: Tensor, others: list[Transitions], generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which networks run: a fresh one per loss, because it caches the weights it has cast."""
+        return self.device.products() if self.device.precision == "bf16" else self.device.float32()
+
+    def update(self, batches: Sequence[Transitions], z: Tensor, draws: Sequence[Draws] = ()) -> dict[str, Tensor]:
         """One update.
 
         Args:
-            batch: `[T, N, ...]` of T tasks, rewards in standard deviations.
+            batches: `[T, N, ...]` each, of T tasks, rewards in standard deviations: the first for all networks, the
+                others for the dual critic's steps before.
             z: `[T, L]`, without gradient.
-            others: Further batches of the same tasks, for the dual critic's other steps; none for IQL.
-            generator: For the policy's actions.
+            draws: The random numbers of each batch; none for IQL.
         """
-        wide = z[:, None].expand(-1, batch.reward.shape[1], -1)
-        metrics = self._update_brac(batch, wide, others, generator) if others else self._update_iql(batch, wide)
+        wide = z[:, None].expand(-1, batches[0].reward.shape[1], -1)
+        if self.network.config.kind == "iql":
+            metrics = self._update_iql(batches[0], wide)
+        else:
+            for batch, own in zip(batches[1:], draws[1:], strict=True):
+                self._dual_step(batch, wide, own)
+            metrics = self._update_brac(batches[0], wide, draws[0])
         self.network.follow()
         return metrics
 
-    def _update_iql(self, batch: Transitions, z: Tensor) -> Mapping[str, Tensor]:
-        total, metrics = self._iql(self.network, batch, z)
-        _descend(total, self.optimisers["all"])
+    def _update_iql(self, batch: Transitions, z: Tensor) -> dict[str, Tensor]:
+        with self.precision():
+            total, metrics = self._iql(self.network, batch, z)
+        descend(total, self.optimisers["all"])
         return metrics
 
-    def _update_brac(
-        self, batch: Transitions, z: Tensor, others: list[Transitions], generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
-        """The dual critic's steps, the critics, then value and policy with the new ones, then alpha."""
+    def _update_brac(self, batch: Transitions, z: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """The critics, then value and policy with the new ones, then alpha."""
         network, own = self.network, self.network.config
-        for part in others:
-            self._dual_step(part, z, generator)
-        state = network.see(batch.observation, z)
-        noise = torch.randn(batch.action.shape, generator=generator).to(batch.action.device)
-        act = self._act(state, noise)
-        with frozen(network.dual):
-            divergence = dual_divergence(self._dual(state, act.action), self._dual(state, batch.action))
-        with torch.no_grad():
-            following = network.slow["value"](network.see(batch.next_observation, z)).float()[..., 0]
-            if own.brac.value_penalty:
-                following = following - network.alpha * divergence
-            target = bellman_target(batch.reward, batch.terminal, following, own.brac.reward_scale, own.discount)
-        q1, q2 = network.q(state, batch.action)
-        of_critic = critic_loss(q1, q2, target)
-        _descend(of_critic, self.optimisers["critic"])
-        with frozen(network.q1, network.q2):
+        with self.precision():
+            state = network.see(batch.observation, z)
+            act = self._act(state, draws.noise)
+            with frozen(network.dual):
+                divergence = dual_divergence(self._dual(state, act.action), self._dual(state, batch.action))
+            with torch.no_grad():
+                following = network.slow["value"](network.see(batch.next_observation, z)).float()[..., 0]
+                if own.brac.value_penalty:
+                    following = following - network.alpha * divergence
+                target = bellman_target(batch.reward, batch.terminal, following, own.brac.reward_scale, own.discount)
+            q1, q2 = network.q(state, batch.action)
+            of_critic = critic_loss(q1, q2, target)
+        descend(of_critic, self.optimisers["critic"])
+        with self.precision(), frozen(network.q1, network.q2):
             min_q = torch.minimum(*network.q(state, act.action))
             of_value = value_loss(network.value(state).float()[..., 0], min_q, act.log_prob)
             of_policy = policy_loss(act, min_q, own.brac.mean_weight, own.brac.std_weight)
-        _descend(of_value + of_policy + network.alpha * divergence.mean(), self.optimisers["actor"])
+        descend(of_value + of_policy + network.alpha * divergence.mean(), self.optimisers["actor"])
         gap = divergence.detach().mean() - own.brac.divergence
         network.alpha.add_(own.brac.alpha_rate * gap).clamp_(0.0, own.brac.max_alpha)
         parts = {"policy_loss": of_policy, "critic_loss": of_critic, "value_loss": of_value, "q": q1.mean()}
@@ -248,21 +264,12 @@ class OfflineLearner:
     def _dual(self, state: Tensor, action: Tensor) -> Tensor:
         return self.network.dual(torch.cat((state, action), dim=-1)).float()[..., 0]
 
-    def _dual_step(self, batch: Transitions, z: Tensor, generator: torch.Generator) -> None:
-        network = self.network
-        with torch.no_grad():
-            state = network.see(batch.observation, z)
-            noise = torch.randn(batch.action.shape, generator=generator).to(batch.action.device)
-            mine = self._act(state, noise).action
-            share = torch.rand(batch.reward.shape, generator=generator).to(mine.device)[..., None]
-            between = torch.lerp(mine, batch.action, share)
-        of_policy, of_data, amid = (self._dual(state, action) for action in (mine, batch.action, between))
-        _descend(dual_critic_loss(of_policy, of_data, amid, network.config.brac.penalty), self.optimisers["dual"])
-
-
-def _descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """One step along the loss's gradient in the optimiser's own parameters, and in no others."""
-    optimiser.zero_grad(set_to_none=True)
-    own = [p for group in optimiser.param_groups for p in group["params"]]
-    loss.backward(inputs=own)
-    optimiser.step()
+    def _dual_step(self, batch: Transitions, z: Tensor, draws: Draws) -> None:
+        with self.precision():
+            with torch.no_grad():
+                state = self.network.see(batch.observation, z)
+                mine = self._act(state, draws.noise).action
+                between = torch.lerp(mine, batch.action, draws.share)
+            of_policy, of_data, amid = (self._dual(state, action) for action in (mine, batch.action, between))
+            loss = dual_critic_loss(of_policy, of_data, amid, self.network.config.brac.penalty)
+        descend(loss, self.optimisers["dual"])

@@ -17,6 +17,7 @@ from metabench_agents.context.offline.fitting import FittingConfig, OfflineTrain
 from metabench_agents.context.offline.network import OfflineNetwork
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig, shown_contexts
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 
 
@@ -55,7 +56,7 @@ def train_agent(
         name: The algorithm's.
         benchmark: An id.
         config: Its settings.
-        objective: Makes the encoder's loss, a module called like `fitting.Objective`.
+        objective: Makes the encoder's loss, a module that is a `fitting.Objective`.
         seed: Of networks and draws.
         run: The run.
     """
@@ -68,7 +69,7 @@ def train_agent(
     if config.playing.context == "shown":  # no other agent reads a test task's data
         number = config.playing.shown
         keep = shown_contexts(benchmark, config.data, config.split, network, number, seed=seed)
-    trainer = OfflineTrainer(network, objective(network.encoder), data, config.fitting)
+    trainer = OfflineTrainer(network, objective(network.encoder), data, config.fitting, Device.of(config))
     fit(trainer, seed=seed, run=run, saved=saved, keep=keep)
     return OfflineContextAgent(name, network, config.playing, keep)
 

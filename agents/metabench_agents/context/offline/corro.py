@@ -31,6 +31,7 @@ from metabench_agents.context.offline.agents import load_agent, train_agent
 from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEncoder
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "corro"
@@ -50,7 +51,7 @@ class ContrastConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -123,8 +124,16 @@ class Contrast(nn.Module):
         pair = encoder.features.size + encoder.actions
         self.vae = OutcomeVAE(pair, outcome, config) if self.drawn else None
 
+    def draws(self, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Noise of the negatives `[Q, N, 1 or U]`; with a VAE, that of its own latent `[Q, U]` too."""
+        own, queries = self.config, tasks * self.config.pairs
+        if self.vae is None:
+            return (torch.randn(queries, own.negatives, 1, generator=generator),)
+        shapes = ((queries, own.negatives, own.latent), (queries, own.latent))
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
     def forward(
-        self, encoder: TransitionEncoder, contexts: Contexts, generator: torch.Generator
+        self, encoder: TransitionEncoder, contexts: Contexts, draws: tuple[Tensor, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE of the first transitions of each context against the next ones, and the VAE's loss on the queries."""
         count = self.config.pairs
@@ -136,22 +145,16 @@ class Contrast(nn.Module):
         outcome = encoder.outcome(contexts.seen)[:, :count].flatten(0, 1)
         wide = pair[:, None].expand(-1, self.config.negatives, -1)
         if self.vae is None:
-            noise = self._noise((*wide.shape[:2], 1), generator, pair)
             other = outcome[:, None].expand(*wide.shape[:2], -1).clone()
-            other[..., :1] += self.config.noise * noise
+            other[..., :1] += self.config.noise * draws[0]
         else:
-            noise = self._noise((*wide.shape[:2], self.vae.latent), generator, pair)
-            other = self.vae.draw(wide, noise).detach()
+            other = self.vae.draw(wide, draws[0]).detach()
         negative = encoder(torch.cat((wide, other), dim=-1))
         loss, metrics = info_nce(query, key, negative, self.config.temperature)
         if self.vae is None:
             return loss, metrics
-        of_vae = self.vae.loss(pair, outcome, self._noise((len(pair), self.vae.latent), generator, pair))
+        of_vae = self.vae.loss(pair, outcome, draws[1])
         return loss + of_vae, metrics | {"vae_loss": of_vae.detach()}
-
-    @staticmethod
-    def _noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-        return torch.randn(shape, generator=generator).to(like.device)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> OfflineContextAgent:

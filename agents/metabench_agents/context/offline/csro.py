@@ -32,6 +32,7 @@ from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEn
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.losses import distance_metric_loss
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "csro"
@@ -45,7 +46,7 @@ class CSROPlaying(PlayingConfig):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -100,12 +101,16 @@ class Club(nn.Module):
         mean, raw = torch.tanh(self.body(pair).float()).chunk(2, dim=-1)
         return Guessed(mean, F.softplus(raw))
 
+    def draws(self, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
     def forward(
-        self, encoder: TransitionEncoder, contexts: Contexts, generator: torch.Generator
+        self, encoder: TransitionEncoder, contexts: Contexts, draws: tuple[Tensor, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """FOCAL's loss, the bound and q's own loss."""
         guessed = self.guess(encoder.pair(contexts.seen))
-        metric, metrics = distance_metric_loss(contexts.z, contexts.tasks.to(contexts.codes.device))
+        metric, metrics = distance_metric_loss(contexts.z, contexts.tasks)
         club, fit = club_loss(contexts.codes, guessed), guess_loss(contexts.codes, guessed)
         total = self.metric_weight * metric + self.club_weight * club + fit
         return total, metrics | {"club": club.detach(), "guess_loss": fit.detach()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,10 +42,6 @@ class TaskData:
     def __len__(self) -> int:
         return len(self.task)
 
-    def to(self, device: torch.device) -> TaskData:
-        """The same with the transitions on a device; where they begin is looked up on the CPU."""
-        return replace(self, rows=self.rows.to(device))
-
     @property
     def all(self) -> Transitions:
         """Every transition, `[M, ...]`."""
@@ -59,7 +55,7 @@ class TaskData:
         """`[T, number, ...]` transitions of each of the tasks, even over all of its data, with replacement."""
         unit = torch.rand(len(tasks), number, generator=generator, dtype=torch.float64)
         pick = self.start[tasks, None] + (unit * self.count[tasks, None]).long()
-        drawn = self.rows.index_select(0, pick.flatten().to(self.rows.device)).view(*pick.shape, -1)
+        drawn = self.rows.index_select(0, pick.flatten()).view(*pick.shape, -1)
         return Transitions.unpack(drawn, *self.sizes)
 
 

@@ -30,13 +30,14 @@ from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEn
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.losses import distance_metric_loss
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "focal"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -50,11 +51,15 @@ class Config:
 class Metric(nn.Module):
     """FOCAL's loss of the encoder."""
 
+    def draws(self, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
     def forward(
-        self, encoder: TransitionEncoder, contexts: Contexts, generator: torch.Generator
+        self, encoder: TransitionEncoder, contexts: Contexts, draws: tuple[Tensor, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance metric loss of the contexts' z."""
-        return distance_metric_loss(contexts.z, contexts.tasks.to(contexts.z.device))
+        return distance_metric_loss(contexts.z, contexts.tasks)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> OfflineContextAgent:

@@ -29,13 +29,14 @@ from metabench_agents.context.offline.encoder import EncoderConfig, TransitionEn
 from metabench_agents.context.offline.fitting import Contexts, FittingConfig
 from metabench_agents.context.offline.losses import distance_metric_loss
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.run import Run
 
 NAME = "unicorn"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -75,14 +76,18 @@ class Decoder(nn.Module):
         self.body = mlp(encoder.features.size + actions + config.latent, hidden, 2, outputs)
         self.metric_weight = metric_weight
 
+    def draws(self, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
     def forward(
-        self, encoder: TransitionEncoder, contexts: Contexts, generator: torch.Generator
+        self, encoder: TransitionEncoder, contexts: Contexts, draws: tuple[Tensor, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on contexts: each step is foretold from the z of its whole context."""
         z, seen = contexts.z, contexts.seen
         wide = z[:, None].expand(-1, seen.reward.shape[1], -1)
         foretold = self.body(torch.cat((encoder.pair(seen), wide), dim=-1)).float()
-        return unicorn_loss(foretold, encoder.outcome(seen), z, contexts.tasks.to(z.device), self.metric_weight)
+        return unicorn_loss(foretold, encoder.outcome(seen), z, contexts.tasks, self.metric_weight)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> OfflineContextAgent:

@@ -6,6 +6,7 @@ from metabench_agents.context.actor_critic import ActionScale
 from metabench_agents.context.offline.actor_critic import (
     ActorCriticConfig,
     BRACConfig,
+    Draws,
     OfflineActorCritic,
     OfflineLearner,
     iql_loss,
@@ -36,13 +37,18 @@ def batch(generator, rows=64, terminal=0.0):
 Z = torch.tensor([[1.0], [-1.0]])
 
 
+def update(own, generator, batches):
+    """One update; all batches but the first are the dual critic's."""
+    drawn = [batch(generator) for _ in range(batches)]
+    return own.update(drawn, Z, [Draws.of(part, generator) for part in drawn])
+
+
 @pytest.mark.parametrize("kind", ["iql", "brac"])
 def test_the_policy_goes_where_the_task_pays(kind):
     brac = BRACConfig(alpha=1.0, alpha_rate=0.0, dual_rate=1e-3)
     own, generator = learner(kind, brac=brac), torch.Generator().manual_seed(0)
     for _ in range(250):
-        others = [batch(generator) for _ in range(3)] if kind == "brac" else []
-        own.update(batch(generator), Z, others, generator)
+        update(own, generator, 4 if kind == "brac" else 1)
     seen = torch.zeros(2, 2)
     action = own.network.act(own.network.see(seen, Z)).detach()
     assert float(action[0, 0]) > 0.3 and float(action[1, 0]) < -0.3
@@ -54,11 +60,11 @@ def test_alpha_follows_the_divergence(target, direction):
     own = learner("brac", brac=BRACConfig(alpha=100.0, divergence=target))
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        metrics = own.update(batch(generator), Z, [batch(generator)], generator)
+        metrics = update(own, generator, 2)
     assert direction * (float(own.network.alpha) - 100.0) > 10.0
     assert float(metrics["alpha"]) == float(own.network.alpha)
     own.network.alpha.fill_(1999.0)
-    own.update(batch(generator), Z, [batch(generator)], generator)
+    update(own, generator, 2)
     assert float(own.network.alpha) <= 2000.0
 
 
@@ -88,7 +94,7 @@ def test_slow_copies_follow(kind):
     assert set(own.network.slow) == names
     name = min(names)
     before = [p.clone() for p in own.network.slow[name].parameters()]
-    own.update(batch(generator), Z, [batch(generator)] if kind == "brac" else [], generator)
+    update(own, generator, 2)
     now = getattr(own.network, name).parameters()
     for old, slow, fast in zip(before, own.network.slow[name].parameters(), now, strict=True):
         assert torch.allclose(slow, old + 5e-3 * (fast - old), atol=1e-7) and not slow.requires_grad
