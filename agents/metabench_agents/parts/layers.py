@@ -240,8 +240,8 @@ class ActionHead(nn.Module):
     Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.
     """
 
-    middle: Tensor  # [A] of a box; and half its width
-    reach: Tensor
+    center: Tensor  # [A] of a box; and half its width
+    half_width: Tensor
 
     def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
         super().__init__()
@@ -250,7 +250,7 @@ class ActionHead(nn.Module):
         if isinstance(space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
             self.low, self.high = np.asarray(space.low), np.asarray(space.high)
-            for name, unit in zip(("middle", "reach"), self._units(), strict=True):
+            for name, unit in zip(("center", "half_width"), self._units(), strict=True):
                 self.register_buffer(name, torch.as_tensor(unit), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,7 +311,7 @@ class ActionHead(nn.Module):
         """Actions in the policy's units: the inverse of `to_env`, clipping aside."""
         if self.discrete:
             return action.long()
-        return ((action - self.middle) / self.reach).float()
+        return ((action - self.center) / self.half_width).float()
 
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half width of the space; 0 and 1 where it has no bounds."""
