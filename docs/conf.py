@@ -1,6 +1,8 @@
 """Sphinx settings. The pages under docs/families and docs/api are generated: see generate.py."""
 
+import re
 from importlib import metadata
+from pathlib import Path
 
 project = "metabench"
 author = "The metabench developers"
@@ -25,3 +27,29 @@ html_theme = "furo"
 html_title = f"metabench {release}"
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}}
 html_show_sphinx = False
+
+# Pages that have moved: their old addresses lead on.
+MOVED = {"agents": "agents/index", "metadreamer": "agents/metadreamer", "offline": "agents/meta-dt"}
+_FORWARD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Moved</title><meta http-equiv="refresh" content="0; url={0}.html">
+<link rel="canonical" href="{0}.html"></head><body><p>This page is now <a href="{0}.html">{0}</a>.</p></body></html>
+"""
+
+
+def link_notes(_app, docname, source):
+    """In the sources the studies' notes are linked where they lie; on the site they are pages of their own."""
+    up = "../" * docname.count("/")
+    source[0] = re.sub(rf"\]\({re.escape(up)}\.\./studies/(\w+)/NOTES\.md\)", rf"]({up}notes/\1.md)", source[0])
+
+
+def forward(app, error):
+    """Writes what stands at the old addresses."""
+    if error is None and app.builder.name == "html":
+        for old, new in MOVED.items():
+            (Path(app.outdir) / f"{old}.html").write_text(_FORWARD.format(new))
+
+
+def setup(app):
+    """Sphinx's hook."""
+    app.connect("source-read", link_notes)
+    app.connect("build-finished", forward)

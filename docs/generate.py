@@ -304,6 +304,20 @@ def write_api(folder: Path) -> None:
     (folder / "index.md").write_text(f"# API\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
 
 
+def write_notes(folder: Path) -> None:
+    """The studies' notes as pages."""
+    clean(folder)
+    names = []
+    for path in sorted((HERE.parent / "studies").glob("*/NOTES.md")):
+        text = path.read_text().replace("](../../docs/", "](../")
+        (folder / f"{path.parent.name}.md").write_text(text)
+        names.append(path.parent.name)
+    rows = "\n".join(names)
+    lead = "How the settings of the agents were found: every try, those that failed included.\n"
+    (folder / "index.md").write_text(f"# Notes of the studies\n\n{lead}\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
+
+
 if __name__ == "__main__":
     write_families(HERE / "families")
     write_api(HERE / "api")
+    write_notes(HERE / "notes")

@@ -177,6 +177,12 @@ def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
     return _PLACE.sub(fill, text)
 
 
+def pages() -> list[Path]:
+    """The pages that may have a place for a table: the documentation's own and the studies' notes."""
+    docs = HERE.parent / "docs"
+    return sorted([*docs.glob("*.md"), *docs.glob("agents/*.md"), *HERE.glob("*/NOTES.md")])
+
+
 def keys_of(text: str) -> list[str]:
     """The keys that a page names."""
     return re.findall(r"\b[0-9a-f]{64}\b", "\n".join(re.findall(r"<!-- keys\n(.*?)-->", text, re.DOTALL)))
@@ -196,7 +202,7 @@ def main() -> None:
         parser.error(f"unknown table {unknown[0]!r}; available: {', '.join(known)}")
     chosen = [table for table in tables if table.name in (arguments.only or known)]
     if arguments.pages:
-        for page in sorted((HERE.parent / "docs").glob("*.md")):
+        for page in pages():
             text = page.read_text()
             if (new := update(text, tables)) != text:
                 write_atomically(page, new.encode())

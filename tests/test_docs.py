@@ -82,10 +82,14 @@ def test_pages_are_generated_for_every_benchmark(tmp_path):
     "path",
     [
         "README.md",
-        *(f"docs/{name}.md" for name in ["index", "extending", "concepts", "datasets", "evaluation", "leaderboards"]),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "agents").glob("*.md")),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "studies").glob("*/NOTES.md")),
     ],
 )
 def test_links_inside_the_repository_exist(path):
     text = (ROOT / path).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert ((ROOT / path).parent / target).exists(), f"{path} links to {target}"
+        place = ((ROOT / path).parent / target).resolve()
+        generated = place.is_relative_to(ROOT / "docs" / "families") or place.is_relative_to(ROOT / "docs" / "api")
+        assert generated or place.exists(), f"{path} links to {target}"

@@ -32,8 +32,25 @@ from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
-from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear, nothing_before
-from metabench_agents.parts.losses import PPO, gae, next_reward_scale, ppo_policy_loss, value_loss
+from metabench_agents.parts.layers import (
+    GRU,
+    ActionHead,
+    action_size,
+    encode_action,
+    linear,
+    make_scaler,
+    nothing_before,
+    watch,
+)
+from metabench_agents.parts.losses import (
+    PPO,
+    gae,
+    next_rate,
+    next_reward_scale,
+    ppo_policy_loss,
+    value_loss,
+    went_too_far,
+)
 from metabench_agents.parts.memory import Rollout, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
@@ -48,6 +65,7 @@ class NetworkConfig:
     embed: int = 64  # width of the tick's embedding
     head: int = 64  # width of the hidden layer before policy and value
     skip: bool = True  # whether the heads see the embedded tick beside the hidden state
+    normalise: bool = False  # whether observations without bounds are brought to a running unit scale
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig, env: Any):
         super().__init__()
         self.space = env.single_action_space
-        self.scaler = Scaler(env.single_observation_space)
+        self.scaler = make_scaler(env.single_observation_space, config.normalise)
         ticks = env.single_observation_space.shape[0] + action_size(self.space) + 2
         self.embed = linear(ticks, config.embed)
         self.core = GRU(config.embed, config.hidden)
@@ -182,6 +200,7 @@ def update(
     scale: float,
     left: float,
     generator: torch.Generator,
+    rate: float = 1.0,
 ) -> dict[str, float]:
     """PPO's passes over one iteration.
 
@@ -193,27 +212,38 @@ def update(
         scale: What rewards are divided by.
         left: The share of the training that is left: learning rate and entropy bonus fall with it.
         generator: For the order of the minibatches.
+        rate: A factor of the learning rate; see `next_rate`.
+
+    Returns:
+        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were.
     """
     for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * left
+        group["lr"] = settings.learning_rate * left * rate
     end = torch.zeros_like(batch.value[0])
     advantage = gae(batch.reward / scale, batch.value, end, settings.discount, settings.trace)
     target = advantage + batch.value
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     sums: dict[str, float] = {}
-    count = 0
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(settings.minibatches):
-            part = Rollout(**{name: column[:, rows] for name, column in vars(batch).items()})
-            total, metrics = loss(network, part, advantage[:, rows], target[:, rows], settings, settings.entropy * left)
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
-            optimiser.step()
-            count += 1
-            for name, value in (metrics | {"grad_norm": norm}).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: value / count for name, value in sums.items()}
+    count, last = 0, torch.zeros(())
+    parts_of_passes = (
+        rows
+        for _ in range(settings.epochs)
+        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(settings.minibatches)
+    )
+    for rows in parts_of_passes:
+        part = Rollout(**{name: column[:, rows] for name, column in vars(batch).items()})
+        total, metrics = loss(network, part, advantage[:, rows], target[:, rows], settings, settings.entropy * left)
+        last = metrics["kl"]
+        if count and went_too_far(last, settings):
+            break
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+        optimiser.step()
+        count += 1
+        for name, value in (metrics | {"grad_norm": norm}).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / count for name, value in sums.items()} | {"kl_end": float(last), "steps": count}
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
@@ -227,9 +257,9 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = Network(config.network, env)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
-    done, scale = 0, 1.0
+    done, scale, rate = 0, 1.0, 1.0
     if checkpoint:
-        done, scale = checkpoint.iteration, checkpoint.state["scale"]
+        done, scale, rate = checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
     shape = tuple(env.single_action_space.shape or ())
     batch = Rollout.empty(ticks, config.trials, network.scaler.center.shape[0], shape, network.policy.discrete)
@@ -243,17 +273,17 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             network.train()
             scale = next_reward_scale(scale, batch.reward, config.ppo.discount, iteration)
             left = 1.0 - iteration / iterations
-            metrics = update(network, optimiser, batch, config.ppo, scale, left, stream(seed, iteration, 1))
-            rate = ticks * config.trials / (time.perf_counter() - start)
+            metrics = update(network, optimiser, batch, config.ppo, scale, left, stream(seed, iteration, 1), rate)
+            watch((network,), batch.observation)
+            rate = next_rate(rate, metrics["kl_end"], config.ppo)
+            speed = ticks * config.trials / (time.perf_counter() - start)
             frames = (iteration + 1) * ticks * config.trials
-            run.log(
-                {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale}
-                | metrics
-                | {"time/frames_per_s": rate}
-            )
-            advance(iteration + 1, f"return {mean_return:7.2f}   {rate / 1000:5.0f}k frames/s")
+            head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale, "rate": rate}
+            run.log(head | metrics | {"time/frames_per_s": speed})
+            advance(iteration + 1, f"return {mean_return:7.2f}   {speed / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), {"scale": scale})
+                state = {"scale": scale, "rate": rate}
+                run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), state)
     return Agent(network)
 
 

@@ -1,4 +1,4 @@
-r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents.md, their learning curves and the pictures.
+r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents/, their learning curves and the pictures.
 
     python -m studies.dynamite.study train --agents rl2 rl2-short varibad dynamite --seeds 0 1 2 3 4
     python -m studies.dynamite.study train --agents without-consistency without-conditioning without-masking \

@@ -97,7 +97,7 @@ def test_what_is_made_is_kept_and_becomes_the_table_of_a_page(table, tmp_path, c
         evidence.update(page.replace("small", "large"), [table], kept)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+@pytest.mark.parametrize("page", evidence.pages(), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_tables_in_the_docs_are_those_of_what_is_kept(page):
     text = page.read_text()
     assert evidence.update(text, evidence.read_queue()) == text, "python -m studies.evidence --pages"

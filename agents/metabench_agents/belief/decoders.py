@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metabench_agents.parts.fast.pairs import pair_outputs, worth_it
-from metabench_agents.parts.layers import Products, Scaler, Space, action_size, encode_action, linear
+from metabench_agents.parts.layers import Products, Space, action_size, encode_action, linear, make_scaler
 from metabench_agents.parts.memory import Trials
 
 
@@ -91,6 +91,7 @@ class TransitionDecoder(nn.Module):
             "all" (all three).
         outputs: Columns of a prediction; 1 for a reward.
         products: Whether a layer with second-order terms reads the transition first.
+        normalise: Whether observations without bounds are brought to a running unit scale.
     """
 
     def __init__(
@@ -102,12 +103,13 @@ class TransitionDecoder(nn.Module):
         sees: str,
         outputs: int,
         products: bool = False,
+        normalise: bool = False,
     ):
         super().__init__()
         if sees not in ("next", "step", "all"):
             raise ValueError(f"a decoder cannot see {sees!r}; there are next, step and all")
         self.space, self.sees = actions, sees
-        self.scaler = Scaler(observations)
+        self.scaler = make_scaler(observations, normalise)
         width, act = observations.shape[0], action_size(actions)
         features = {"next": width, "step": width + act, "all": 2 * width + act}[sees]
         self.enter = Products(features, hidden[0]) if products else nn.Identity()

@@ -20,11 +20,11 @@ from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import (
     GRU,
     Products,
-    Scaler,
     Space,
     action_size,
     encode_action,
     linear,
+    make_scaler,
     nothing_before,
 )
 
@@ -236,6 +236,7 @@ class BeliefEncoder(nn.Module):
         latent: What beliefs are of.
         ticks: The longest trial.
         products: Whether the embedding of a tick has second-order terms.
+        normalise: Whether observations without bounds are brought to a running unit scale.
     """
 
     def __init__(
@@ -246,10 +247,11 @@ class BeliefEncoder(nn.Module):
         latent: Latent,
         ticks: int,
         products: bool = False,
+        normalise: bool = False,
     ):
         super().__init__()
         self.space, self.latent = actions, latent
-        self.scaler = Scaler(observations)
+        self.scaler = make_scaler(observations, normalise)
         columns = observations.shape[0] + action_size(actions) + 2
         self.embed = (Products if products else linear)(columns, config.embed)
         self.core = make_core(config, ticks)

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 import metabench
 from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
-from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, BeliefRollout, collect, ppo_update, renew
-from metabench_agents.parts.losses import PPO, next_reward_scale
+from metabench_agents.belief.policy import (
+    BeliefAgent,
+    BeliefRollout,
+    collect,
+    make_actor,
+    ppo_update,
+    renew,
+)
+from metabench_agents.parts.layers import watch
+from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
 from metabench_agents.parts.memory import TrialBuffer, trial_length
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 
@@ -151,12 +159,12 @@ def learn(
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
     model = make(model_config, env, ticks)
-    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
+    actor = make_actor(env, model, config.width)
     model_adam = torch.optim.Adam(model.parameters(), lr=config.fit.learning_rate, fused=True)
     actor_adam = torch.optim.Adam(actor.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
     learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
     elbo, buffer = compiled(elbo) if config.fit.compile else elbo, TrialBuffer(config.buffer)
-    done, scale = _continue(checkpoint, learned, buffer)
+    done, scale, rate = _continue(checkpoint, learned, buffer)
     iterations = -(-config.frames // (ticks * config.trials))
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
@@ -168,8 +176,10 @@ def learn(
             scale, metrics = next_reward_scale(scale, rollout.trials.reward, config.ppo.discount, count), {}
             if not explore:
                 weight, draws = config.warmup.scout_entropy if warm else None, stream(seed, iteration, 1)
-                metrics = ppo_update(actor, actor_adam, rollout, config.ppo, scale, left, draws, weight)
+                metrics = ppo_update(actor, actor_adam, rollout, config.ppo, scale, left, draws, weight, rate)
+                rate = next_rate(rate, metrics["kl_end"], config.ppo)
             actor.watch(rollout.belief)
+            watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
             steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
             draws = stream(seed, iteration, 2)
@@ -178,19 +188,22 @@ def learn(
             )
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
-            _tell(run, advance, iteration, rollout, metrics | {"scale": scale}, time.perf_counter() - start)
+                rate = 1.0
+            _tell(
+                run, advance, iteration, rollout, metrics | {"scale": scale, "rate": rate}, time.perf_counter() - start
+            )
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale})
+                run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
     return BeliefAgent(name, model.base, actor)
 
 
-def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float]:
-    """Puts a checkpoint back where it came from; how many iterations are done, and the reward scale."""
+def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float, float]:
+    """Puts a checkpoint back where it came from; iterations done, the reward scale, the factor of PPO's rate."""
     if checkpoint is None:
-        return 0, 1.0
+        return 0, 1.0, 1.0
     unpack(checkpoint.tensors, *learned)
     buffer.restore(checkpoint.tensors)
-    return checkpoint.iteration, checkpoint.state["scale"]
+    return checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
 
 
 def _tell(
@@ -218,6 +231,6 @@ def restore(
     benchmark: str = record["benchmark"]
     env = metabench.make_vec(benchmark, 1)
     model = make(config.model, env, trial_length(name, benchmark))
-    actor = BeliefActorCritic(env, model.latent.parameters, config.width, model.base.reading)
+    actor = make_actor(env, model, config.width)
     unpack(dict(tensors), {"model": model, "actor": actor}, {})
     return BeliefAgent(name, model.base, actor, record["protocol"])

@@ -27,6 +27,7 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # trial to belief
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # hidden task to rewards, and to next observations
     products: bool = True  # whether encoder and decoders read second-order terms
+    normalise: bool = False  # whether they and the policy see observations without bounds at a running unit scale
     reading: bool = True  # whether the policy is also shown the reward decoder's hidden layers
     reward_loss: str = "auto"  # mse, bernoulli (is it positive), or auto: bernoulli where rewards take two values
     terms: int = 8  # ELBO terms drawn per trial; 0 for all
@@ -95,16 +96,17 @@ class BeliefModel(nn.Module):
         self.config, self.ticks = config, ticks
         self.latent = make_latent(config.latent)
         observations, actions = env.single_observation_space, env.single_action_space
-        self.encoder = BeliefEncoder(config.encoder, observations, actions, self.latent, ticks, config.products)
+        shaped = (config.products, config.normalise)
+        self.encoder = BeliefEncoder(config.encoder, observations, actions, self.latent, ticks, *shaped)
         size, sees, hidden = self.latent.size, config.decoder.sees, config.decoder.hidden
         if sees == "cells":
             self.reward: CellRewardDecoder | TransitionDecoder = CellRewardDecoder(observations, size, hidden)
         else:
-            self.reward = TransitionDecoder(observations, actions, size, hidden, sees, 1, config.products)
+            self.reward = TransitionDecoder(observations, actions, size, hidden, sees, 1, *shaped)
         self.state = None
         if config.decoder.states:
             width = observations.shape[0]
-            self.state = TransitionDecoder(observations, actions, size, hidden, "step", width, config.products)
+            self.state = TransitionDecoder(observations, actions, size, hidden, "step", width, *shaped)
         self.reading = sum(hidden) if config.reading else 0  # columns that `read` adds
 
     @property

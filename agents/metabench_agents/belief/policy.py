@@ -14,8 +14,8 @@ from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.belief.encoders import TrialMemory
 from metabench_agents.belief.model import BeliefModel
-from metabench_agents.parts.layers import ActionHead, RunningScaler, Scaler, linear
-from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss
+from metabench_agents.parts.layers import ActionHead, ObservationScaler, RunningScaler, linear, make_scaler
+from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss, went_too_far
 from metabench_agents.parts.memory import Trials
 
 KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
@@ -33,12 +33,14 @@ class BeliefActorCritic(nn.Module):
         belief: Columns of the latent's features.
         width: Of both hidden layers.
         reading: Columns beside them that need no scaling (`BeliefModel.read`).
+        normalise: Whether observations without bounds are brought to a running unit scale.
     """
 
-    def __init__(self, env: Any, belief: int, width: int, reading: int = 0):
+    def __init__(self, env: Any, belief: int, width: int, reading: int = 0, normalise: bool = False):
         super().__init__()
         observations, actions = env.single_observation_space, env.single_action_space
-        self.scaler, self.belief_scaler, self.columns = Scaler(observations), RunningScaler(belief), belief
+        self.scaler, self.columns = make_scaler(observations, normalise), belief
+        self.belief_scaler = RunningScaler(belief)
         belief += reading
         self.seen, self.believed = linear(observations.shape[0], width), linear(belief, width) if belief else None
         self.enter, self.middle = linear(observations.shape[0] + belief, width), linear(width, width)
@@ -64,11 +66,19 @@ class BeliefActorCritic(nn.Module):
         return self.policy(x), self.value(x)[..., 0]
 
 
+def make_actor(env: Any, model: Any, width: int) -> BeliefActorCritic:
+    """The policy on what a `BeliefModel` or `SessionModel` shows of its beliefs."""
+    base: BeliefModel = model.base
+    return BeliefActorCritic(env, base.latent.parameters, width, base.reading, base.config.normalise)
+
+
 def renew(actor: BeliefActorCritic, optimiser: torch.optim.Optimizer, env: Any, width: int, seed: int) -> None:
     """Starts a policy and its optimiser anew, in place: what it learned before there was a belief is in the way."""
     torch.manual_seed(seed)
     reading = actor.enter.in_features - actor.seen.in_features - actor.columns
-    actor.load_state_dict(BeliefActorCritic(env, actor.columns, width, reading).state_dict())
+    fresh = BeliefActorCritic(env, actor.columns, width, reading, isinstance(actor.scaler, ObservationScaler))
+    fresh.scaler = actor.scaler  # what was seen stays as it is
+    actor.load_state_dict(fresh.state_dict())
     optimiser.state.clear()
 
 
@@ -165,6 +175,7 @@ def ppo_update(
     left: float,
     generator: torch.Generator,
     entropy_weight: float | None = None,
+    rate: float = 1.0,
 ) -> dict[str, float]:
     """PPO's passes over one iteration.
 
@@ -180,8 +191,12 @@ def ppo_update(
         left: The share of the training that is left: learning rate and entropy bonus fall with it.
         generator: For the order of the minibatches.
         entropy_weight: Of the entropy bonus, if it is not to be that of the settings.
+        rate: A factor of the learning rate; see `next_rate`.
+
+    Returns:
+        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were.
     """
-    optimiser.param_groups[0]["lr"] = settings.learning_rate * left
+    optimiser.param_groups[0]["lr"] = settings.learning_rate * left * rate
     weight = settings.entropy * left if entropy_weight is None else entropy_weight
     end = torch.zeros_like(rollout.value[0])
     advantage = gae(rollout.trials.reward / scale, rollout.value, end, settings.discount, settings.trace)
@@ -190,23 +205,31 @@ def ppo_update(
     columns = (rollout.trials.observation, rollout.belief, rollout.action, rollout.log_prob)
     observation, belief, action, log_prob = (column.flatten(0, 1) for column in columns)
     sums: dict[str, Tensor] = {}
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(target), generator=generator).chunk(settings.minibatches):
-            params, now = actor(observation[rows], belief[rows])
-            policy, metrics = ppo_policy_loss(
-                actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
-            )
-            critic, more = value_loss(now, target[rows])
-            entropy = actor.policy.entropy(params).mean()
-            optimiser.zero_grad(set_to_none=True)
-            (policy + settings.value_weight * critic - weight * entropy).backward()
-            nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
-            optimiser.step()
-            parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
-            for name, part in (metrics | more | parts).items():
-                sums[name] = sums.get(name, torch.zeros(())) + part
-    count = settings.epochs * settings.minibatches
-    return {name: float(total) / count for name, total in sums.items()}
+    count, last = 0, torch.zeros(())
+    parts_of_passes = (
+        rows
+        for _ in range(settings.epochs)
+        for rows in torch.randperm(len(target), generator=generator).chunk(settings.minibatches)
+    )
+    for rows in parts_of_passes:
+        params, now = actor(observation[rows], belief[rows])
+        policy, metrics = ppo_policy_loss(
+            actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
+        )
+        last = metrics["kl"]
+        if count and went_too_far(last, settings):
+            break
+        critic, more = value_loss(now, target[rows])
+        entropy = actor.policy.entropy(params).mean()
+        optimiser.zero_grad(set_to_none=True)
+        (policy + settings.value_weight * critic - weight * entropy).backward()
+        nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
+        optimiser.step()
+        count += 1
+        parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
+        for name, part in (metrics | more | parts).items():
+            sums[name] = sums.get(name, torch.zeros(())) + part
+    return {name: float(total) / count for name, total in sums.items()} | {"kl_end": float(last), "steps": count}
 
 
 class BeliefAgent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -65,6 +65,57 @@ class Scaler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., O]` to `[..., O]`."""
         return (x - self.center) * self.inverse
+
+
+class ObservationScaler(Scaler):
+    """A `Scaler` that brings the columns without bounds to unit scale, by the moments of all that it was shown.
+
+    `watch` is called between iterations, never within one: the policy that is improved is the one that played.
+    """
+
+    free: Tensor
+    count: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, space: spaces.Box, bound: float = 10.0):
+        super().__init__(space)
+        low, high = (np.asarray(x, np.float64) for x in (space.low, space.high))
+        free = ~(np.isfinite(low) & np.isfinite(high))
+        self.bound = bound
+        self.register_buffer("free", torch.as_tensor(free))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(free.shape, dtype=torch.float64))
+        self.register_buffer("spread", torch.zeros(free.shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def watch(self, observation: Tensor) -> None:
+        """Takes in observations `[..., O]`; merges their moments with those of all before (Chan et al. 1979)."""
+        rows = observation.detach().flatten(0, -2).double()
+        total = self.count + len(rows)
+        gap = rows.mean(0) - self.mean
+        self.spread += rows.var(0, correction=0) * len(rows) + gap**2 * (self.count * len(rows) / total)
+        self.mean += gap * (len(rows) / total)
+        self.count.copy_(total)
+        deviation = (self.spread / total).sqrt().clamp_min(1e-3)  # a column that never changes is only centred
+        self.center.copy_(torch.where(self.free, self.mean.float(), self.center))
+        self.inverse.copy_(torch.where(self.free, (1.0 / deviation).float(), self.inverse))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., O]` to `[..., O]`, columns without bounds within plus and minus `bound` deviations."""
+        return super().forward(x).clamp(-self.bound, self.bound)
+
+
+def make_scaler(space: spaces.Box, normalise: bool) -> Scaler:
+    """What observations are scaled by: their bounds, and where they have none their running moments if so wished."""
+    return ObservationScaler(space) if normalise else Scaler(space)
+
+
+def watch(networks: Iterable[nn.Module], observation: Tensor) -> None:
+    """Shows observations `[..., O]` to every scaler of networks that follows them."""
+    for part in (part for network in networks for part in network.modules()):
+        if isinstance(part, ObservationScaler):
+            part.watch(observation)
 
 
 class RunningScaler(nn.Module):

@@ -22,6 +22,38 @@ class PPO:
     value_weight: float = 0.5  # of the value loss
     entropy: float = 0.1  # weight of the entropy bonus at the start, falling linearly to zero
     max_grad_norm: float = 0.5  # gradient clipping of policy and value
+    target_kl: float = 0.0  # KL from the playing policy where an iteration's passes end, at 1.5 times it; 0 for never
+    adaptive: bool = False  # whether the learning rate also follows: lower above twice `target_kl`, higher below half
+
+
+KL_MARGIN = 1.5  # an iteration's passes end where the KL is this many times its target (Stable-Baselines3's)
+RATE_STEP, RATE_LOW, RATE_HIGH = 1.5, 0.01, 10.0  # by how much a rate is adapted, and its bounds, in learning rates
+
+
+def went_too_far(kl: Tensor, settings: PPO) -> bool:
+    """Whether a minibatch's KL says that the iteration is to end before its step. Reads the tensor only if it must."""
+    return settings.target_kl > 0.0 and float(kl) > KL_MARGIN * settings.target_kl
+
+
+def next_rate(rate: float, kl: float, settings: PPO) -> float:
+    """The factor of the next iteration's learning rate, by how far the policy went in this one.
+
+    The rule by which Schulman et al. 2017 (arXiv 1707.06347, section 4) adapt their KL penalty, with the learning rate
+    in its place, as robotics' implementations have it: divided by 1.5 where the KL is above twice its target,
+    multiplied by 1.5 where it is below half of it. It multiplies the rate that falls linearly.
+
+    Args:
+        rate: The factor before.
+        kl: Of the last minibatch, from the policy that played.
+        settings: PPO's; without `adaptive` and a target the factor stays.
+    """
+    if not settings.adaptive or settings.target_kl <= 0.0:
+        return rate
+    if kl > 2.0 * settings.target_kl:
+        rate /= RATE_STEP
+    elif kl < settings.target_kl / 2.0:
+        rate *= RATE_STEP
+    return min(max(rate, RATE_LOW), RATE_HIGH)
 
 
 def gae(rewards: Tensor, values: Tensor, last_value: Tensor, discount: float, trace: float) -> Tensor:

@@ -4,13 +4,39 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.parts.layers import GRU, ActionHead, Scaler, action_size, encode_action, linear
+from metabench_agents.parts.layers import (
+    GRU,
+    ActionHead,
+    ObservationScaler,
+    Scaler,
+    action_size,
+    encode_action,
+    linear,
+    make_scaler,
+    watch,
+)
 
 
 def test_scaler_maps_bounds_to_one():
     space = spaces.Box(np.array([0, -3, -np.inf], np.float32), np.array([4, 1, np.inf], np.float32))
     x = torch.tensor([[0.0, -3.0, 7.0], [4.0, 1.0, -7.0], [2.0, -1.0, 0.0]])
     assert Scaler(space)(x).tolist() == [[-1, -1, 7], [1, 1, -7], [0, 0, 0]]
+
+
+def test_a_following_scaler_brings_columns_without_bounds_to_unit_scale():
+    space = spaces.Box(np.array([0, -np.inf, -np.inf], np.float32), np.array([4, np.inf, np.inf], np.float32))
+    assert type(make_scaler(space, False)) is Scaler
+    scaler = make_scaler(space, True)
+    assert isinstance(scaler, ObservationScaler)
+    torch.manual_seed(0)
+    x = torch.rand(50, 4, 3) * torch.tensor([4.0, 30.0, 0.0]) + torch.tensor([0.0, 5.0, 2.0])
+    for part in (x[:10], x[10:]):
+        watch((torch.nn.Sequential(scaler),), part)
+    seen = scaler(x).flatten(0, 1)
+    assert torch.allclose(seen[:, 0], Scaler(space)(x).flatten(0, 1)[:, 0])  # bounds count where there are some
+    assert seen[:, 1].mean().abs() < 1e-5 and abs(seen[:, 1].std(correction=0) - 1.0) < 1e-5
+    assert not seen[:, 2].any()
+    assert scaler(torch.tensor([2.0, 1e9, 2.0])).tolist() == [0.0, 10.0, 0.0]
 
 
 def test_gru_steps_equal_the_sequence():

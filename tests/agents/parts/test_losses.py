@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from metabench_agents.parts.losses import gae, ppo_policy_loss, value_loss
+from metabench_agents.parts.losses import PPO, gae, next_rate, ppo_policy_loss, value_loss, went_too_far
 
 
 def brute_force_gae(rewards, values, last, discount, trace):
@@ -63,3 +63,24 @@ def test_value_loss_by_hand():
     value, target = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.5])
     assert float(value_loss(value, target)[0]) == pytest.approx(0.5 * (1.0 + 0.25) / 2)
     assert float(value_loss(target, target)[1]["explained_variance"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [(0.021, 1 / 1.5), (0.02, 1.0), (0.01, 1.0), (0.005, 1.0), (0.0049, 1.5), (0.0, 1.5), (float("inf"), 1 / 1.5)],
+)
+def test_the_rate_follows_the_kl_by_hand(kl, factor):
+    """Target 0.01: divided by 1.5 above 0.02, multiplied by 1.5 below 0.005, kept between."""
+    assert next_rate(0.4, kl, PPO(target_kl=0.01, adaptive=True)) == pytest.approx(0.4 * factor)
+
+
+def test_the_rate_stays_without_a_target_and_within_its_bounds():
+    assert next_rate(0.4, 1.0, PPO(target_kl=0.01)) == next_rate(0.4, 1.0, PPO(adaptive=True)) == 0.4
+    settings = PPO(target_kl=0.01, adaptive=True)
+    assert next_rate(0.0101, 1.0, settings) == 0.01 and next_rate(9.0, 0.0, settings) == 10.0
+
+
+def test_passes_end_above_one_and_a_half_times_the_target():
+    settings = PPO(target_kl=0.02)
+    assert not went_too_far(torch.tensor(0.0299), settings) and went_too_far(torch.tensor(0.0301), settings)
+    assert not went_too_far(torch.tensor(5.0), PPO())
