@@ -13,7 +13,7 @@ Deviations, with reasons:
   learning; RL² as run by VariBAD's code sees the hidden state alone (`network.skip=False`).
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
-  benchmarks whose episodes may end early are refused.
+  benchmarks whose episodes may end early are refused, unless `view.whole` rests such episodes out to their limit.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.layers import (
     GRU,
     ActionHead,
@@ -51,8 +51,9 @@ from metabench_agents.parts.losses import (
     value_loss,
     went_too_far,
 )
-from metabench_agents.parts.memory import Rollout, trial_length
+from metabench_agents.parts.memory import Rollout, trial_length, trial_steps
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.view import ViewConfig
 
 NAME = "rl2"
 
@@ -77,6 +78,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)  # its sizes
     ppo: PPO = field(default_factory=PPO)  # how policy and value learn; a part of a pass has whole trials
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 class Network(nn.Module):
@@ -246,14 +248,14 @@ def update(
     return {name: value / count for name, value in sums.items()} | {"kl_end": float(last), "steps": count}
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
     An iteration depends on nothing but parameters, optimiser, reward scale, seed and its own number.
     """
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    ticks = trial_length(NAME, benchmark)
-    env = metabench.make_vec(benchmark, config.trials, split=config.split)
+    ticks, steps = trial_length(NAME, benchmark, config.view), trial_steps(benchmark) * config.trials
+    env = make_viewed(benchmark, config.trials, config.view, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = Network(config.network, env)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
@@ -263,7 +265,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
     shape = tuple(env.single_action_space.shape or ())
     batch = Rollout.empty(ticks, config.trials, network.scaler.center.shape[0], shape, network.policy.discrete)
-    iterations = -(-config.frames // (ticks * config.trials))
+    iterations = -(-config.frames // steps)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start = time.perf_counter()
@@ -276,21 +278,21 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             metrics = update(network, optimiser, batch, config.ppo, scale, left, stream(seed, iteration, 1), rate)
             watch((network,), batch.observation)
             rate = next_rate(rate, metrics["kl_end"], config.ppo)
-            speed = ticks * config.trials / (time.perf_counter() - start)
-            frames = (iteration + 1) * ticks * config.trials
+            speed, frames = steps / (time.perf_counter() - start), (iteration + 1) * steps
             head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale, "rate": rate}
             run.log(head | metrics | {"time/frames_per_s": speed})
             advance(iteration + 1, f"return {mean_return:7.2f}   {speed / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 state = {"scale": scale, "rate": rate}
                 run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), state)
-    return Agent(network)
+    return deciding(Agent(network), benchmark, config.view)
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> Agent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, checkpoint = load_config(path), load_checkpoint(path)
-    env = metabench.make_vec(settings["benchmark"], 1)
-    network = Network(read_config(Config, settings["config"]).network, env)
+    config = read_config(Config, settings["config"])
+    env = make_viewed(settings["benchmark"], 1, config.view)
+    network = Network(config.network, env)
     unpack(checkpoint.tensors, {"network": network}, {})
-    return Agent(network, settings["protocol"])
+    return deciding(Agent(network, settings["protocol"]), settings["benchmark"], config.view)

@@ -91,18 +91,14 @@ class Collector:
         observation, _ = env.reset(
             seed=(self.seed * 2**32 + self.calls) * 2**20, options={"task": np.asarray(tasks, dtype=np.int64)}
         )
-        starts = [torch.as_tensor(observation, dtype=torch.float32).clone()]
-        hold, elapsed = sight.view.hold if sight else 1, np.zeros(len(tasks), dtype=np.int64)
-        action = torch.zeros(len(tasks), network.actions.size)
+        starts, pace = [torch.as_tensor(observation, dtype=torch.float32).clone()], _Pace(network, sight, len(tasks))
         latents = torch.stack([latent(number) for number in range(episodes)])  # [E, B, L]
         episode, slots = np.zeros(len(tasks), dtype=np.int64), np.arange(len(tasks))
         returns, ticks, lives, owners = np.zeros((len(tasks), episodes)), [], [], [slots]
         while (episode < episodes).any():
             seen = torch.as_tensor(observation, dtype=torch.float32)
             z = latents[np.minimum(episode, episodes - 1), slots]
-            shown = sight(seen, torch.from_numpy(elapsed)) if sight else seen
-            drawn = self._act(network, shown, z, generator, blind)
-            action = drawn if hold == 1 else torch.where(torch.from_numpy(elapsed % hold == 0)[:, None], drawn, action)
+            action = pace.act(seen, z, generator, blind)
             observation, reward, terminated, truncated, info = env.step(network.actions.to_env(action))
             done, live = terminated | truncated, episode < episodes
             last = torch.as_tensor(info["final_obs"] if done.any() else observation, dtype=torch.float32)
@@ -112,7 +108,8 @@ class Collector:
             lives.append(live)
             returns[live, episode[live]] += reward[live]
             self.frames += played(env, live)
-            episode, elapsed = episode + done, np.where(done, 0, elapsed + 1)
+            episode = episode + done
+            pace.tick(done)
             if done.any():
                 begun = done & (episode < episodes)
                 starts.append(torch.as_tensor(observation[begun], dtype=torch.float32).clone())
@@ -122,14 +119,6 @@ class Collector:
         return PlayedEpisodes(
             rows, torch.from_numpy(returns), starts[0], torch.cat(starts), torch.from_numpy(np.concatenate(owners))
         )
-
-    @staticmethod
-    @torch.inference_mode()
-    def _act(network: Any, observation: Tensor, z: Tensor, generator: torch.Generator, blind: bool) -> Tensor:
-        if blind:
-            return 2.0 * torch.rand(len(observation), network.actions.size, generator=generator) - 1.0
-        noise = torch.randn(len(observation), network.actions.size, generator=generator)
-        return network.act(network.see(observation, z), noise).action.clone()
 
     def _env(self, slots: int) -> Any:
         if slots not in self._envs:
@@ -145,6 +134,36 @@ class Collector:
     def restore(self, state: dict[str, int]) -> None:
         """The inverse of `state`."""
         self.frames, self.calls = state["frames"], state["calls"]
+
+
+class _Pace:
+    """A policy's random decisions in B slots, each for as long as it stands."""
+
+    def __init__(self, network: Any, sight: Sight | None, slots: int):
+        self.network, self.sight = network, sight
+        self.elapsed = np.zeros(slots, dtype=np.int64)  # steps of each slot's episode
+        self.action = torch.zeros(slots, network.actions.size)
+
+    @torch.inference_mode()
+    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator, blind: bool) -> Tensor:
+        """`[B, A]` for this step."""
+        network, shown = self.network, observation
+        if self.sight:
+            shown = self.sight(observation, torch.from_numpy(self.elapsed))
+        if blind:
+            drawn = 2.0 * torch.rand(self.action.shape, generator=generator) - 1.0
+        else:
+            noise = torch.randn(self.action.shape, generator=generator)
+            drawn = network.act(network.see(shown, z), noise).action.clone()
+        if self.sight and self.sight.view.hold > 1:
+            decides = torch.from_numpy(self.elapsed % self.sight.view.hold == 0)
+            drawn = torch.where(decides[:, None], drawn, self.action)
+        self.action = drawn
+        return drawn
+
+    def tick(self, done: np.ndarray) -> None:
+        """One step further; an episode begins where the last one is `done` `[B]`."""
+        self.elapsed = np.where(done, 0, self.elapsed + 1)
 
 
 def gather(

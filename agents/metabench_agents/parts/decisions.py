@@ -190,7 +190,9 @@ class DecidingAgent:
             shown, last = self._see(step.observation, elapsed), action
             if self.protocol == "slots-1":
                 last = np.where(_wide(first, last), np.zeros_like(last), last)
-            told = Timestep(shown, last.copy(), reward.copy(), first.copy(), np.where((first & begun)[:, None], final, 0.0))
+            told = Timestep(
+                shown, last.copy(), reward.copy(), first.copy(), np.where((first & begun)[:, None], final, 0.0)
+            )
             answer, new = self.own.act(told, own)
             action, own = np.where(_wide(asked, action), answer, action), merged(asked, new, own)
             reward = np.where(asked, 0.0, reward)

@@ -22,16 +22,17 @@ CENTER, SCALE = 6.0, 3.0  # m of a gap between two positions that is shown as 0,
 RELATIVE_SPEED = 2.0  # m/s of a relative speed's unit
 PLACE = 8.0  # m of the unit of the place beside the origin, where the road changes
 APPROACH = (-30.0, 5.0)  # m about the origin within which the approach is shown
-NEAR = (  # the columns of `near`
-    Field("ahead_gap", -SCALE, REACH / SCALE, "", "to the nearest mass ahead of the first, in units of 3 m from 6 m"),
-    Field("ahead_speed", -20.0, 20.0, "", "its speed beyond the first mass's, in units of 2 m/s"),
-    Field("ahead_closeness", 0.0, 30.0, "", "exp(6 m - gap) of it, gaps in m"),
-    Field("behind_gap", -SCALE, REACH / SCALE, "", "to the nearest mass behind the first"),
-    Field("behind_speed", -20.0, 20.0, "", "its speed beyond the first mass's"),
-    Field("behind_closeness", 0.0, 30.0, "", "exp(6 m - gap) of it, gaps in m"),
-    Field("place", -1.0, 1.0, "", "tanh of the first mass's position in units of 8 m"),
-    Field("approach", -2.0, 1.5, "", "the first mass's position within the last 30 m before the origin"),
-)
+NEAR_DOCS = {  # the columns of `near`; of the order of one, and without bounds: they are not to be scaled again
+    "ahead_gap": "to the nearest mass ahead of the first, in units of 3 m from 6 m",
+    "ahead_speed": "its speed beyond the first mass's, in units of 2 m/s",
+    "ahead_closeness": "exp(6 m - gap) of it, gaps in m",
+    "behind_gap": "to the nearest mass behind the first",
+    "behind_speed": "its speed beyond the first mass's",
+    "behind_closeness": "exp(6 m - gap) of it, gaps in m",
+    "place": "tanh of the first mass's position in units of 8 m",
+    "approach": "the first mass's position within the last 30 m before the origin",
+}
+NEAR = tuple(Field(name, -float("inf"), float("inf"), "", doc) for name, doc in NEAR_DOCS.items())
 TIME = Field("elapsed", -1.0, 1.0, "", "share of the episode that is over, from -1 to 1")
 
 

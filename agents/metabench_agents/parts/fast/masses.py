@@ -63,8 +63,87 @@ def _rest(first, second, b2, w2, w3, b3):
     return out
 
 
+@cached_njit(inline="always", fastmath=True)
+def _accelerations(x, v, z, action, base, pace, drive, first, second, out):
+    """m/s^2 of every mass of a slot `[V]`; `base` is the first layer's sum of what z says to all of them."""
+    w1, _, w2, b2, w3, b3 = drive
+    masses, acts, latent = len(x), len(action), len(z)
+    ego, speed, mean, at_task = x[0], v[0], 0.0, 12 + PLACES + acts
+    for i in range(1, masses):
+        mean += v[i]
+    mean /= masses - 1
+    for i in range(masses):
+        own, fast = x[i], v[i]
+        ahead, front = ego, speed
+        if i == 1:
+            ahead, front = own + FREE, fast
+        elif i > 1:
+            ahead, front = x[i - 1], v[i - 1]
+        for j in range(len(first)):
+            first[j] = base[j]
+        _add(first, (fast - pace) / SPEED, w1[0])
+        _add(first, _close(ahead - own), w1[1])
+        _add(first, _wide(ahead - own), w1[2])
+        _add(first, (front - fast) / RELATIVE, w1[3])
+        _add(first, (mean - fast) / RELATIVE, w1[4])
+        if i == 0:
+            _add(first, 1.0, w1[5])
+            for k in range(acts):
+                _add(first, action[k], w1[12 + PLACES + k])
+        if own < ego and ego <= ahead:
+            _add(first, 1.0, w1[6])
+            _add(first, _close(ego - own), w1[7])
+            _add(first, _wide(ego - own), w1[8])
+            _add(first, (speed - fast) / RELATIVE, w1[9])
+            if ego >= 0.0:
+                _add(first, 1.0, w1[10])
+            _add(first, _clip(ego, -FREE, 0.0) / (0.5 * FREE) + 1.0, w1[11])
+            for k in range(PLACES):
+                _add(first, _clip(ego - FIRST_PLACE - PLACE_STEP * k, -1.0, 1.0), w1[12 + k])
+            for k in range(latent):
+                _add(first, z[k], w1[at_task + latent + k])
+        out[i] = BOUND * math.tanh(_rest(first, second, b2, w2, w3, b3))
+
+
+@cached_njit(inline="always", fastmath=True)
+def _ends(here, there, near, rear, end, first, second):
+    """Whether a step of the first mass from `here` to `there`, with these gaps then, ends the episode."""
+    w1, b1, w2, b2, w3, b3 = end
+    for j in range(len(first)):
+        first[j] = b1[j]
+    _add(first, _clip(3.0 * here, -1.0, 1.0), w1[0])
+    _add(first, _clip(3.0 * there, -1.0, 1.0), w1[1])
+    _add(first, _close(near), w1[2])
+    _add(first, _close(rear), w1[3])
+    _add(first, 1.0 if here >= 0 else 0.0, w1[4])
+    _add(first, _clip(there, -FREE, FREE) / FREE, w1[5])
+    _add(first, 1.0 if there >= 0 else 0.0, w1[6])
+    for k in range(GAPS):
+        _add(first, _clip(2.0 * (near - k), -1.0, 1.0), w1[7 + k])
+        _add(first, _clip(2.0 * (rear - k), -1.0, 1.0), w1[7 + GAPS + k])
+    return _rest(first, second, b2, w2, w3, b3) > 0.0
+
+
+@cached_njit(inline="always", fastmath=True)
+def _pays(here, there, usual, change, over, pay, first, second):
+    """The reward of such a step, in units of rewards; `change` is twice the first mass's change of speed."""
+    w1, b1, w2, b2, w3, b3 = pay
+    for j in range(len(first)):
+        first[j] = b1[j]
+    road, moved = (1.0 if here >= 0 else 0.0), there - here - usual
+    _add(first, road, w1[0])
+    _add(first, 1.0 if here < 0 and there >= 0 else 0.0, w1[1])
+    _add(first, moved, w1[2])
+    _add(first, road * moved, w1[3])
+    _add(first, change, w1[4])
+    _add(first, change * change, w1[5])
+    _add(first, _clip(there, -FREE, FREE) / FREE, w1[6])
+    _add(first, 1.0 if over else 0.0, w1[7])
+    return _rest(first, second, b2, w2, w3, b3)
+
+
 @cached_njit(nogil=True, fastmath=True)
-def hold(x, v, z, action, alive, steps, dt, limits, pace, drive, end, pay, reward, total):
+def hold(x, v, z, action, alive, steps, dt, fastest, pace, drive, end, pay, reward, total):
     """Up to `steps` steps of every living slot under one action each; a slot that has ended stands still.
 
     Args:
@@ -75,7 +154,7 @@ def hold(x, v, z, action, alive, steps, dt, limits, pace, drive, end, pay, rewar
         alive: `[B]` bool, likewise.
         steps: How many.
         dt: Seconds of a step.
-        limits: The fastest speed in m/s.
+        fastest: The largest speed in m/s.
         pace: The usual speed in m/s.
         drive: The acceleration network's (w1 `[F, H]`, b1, w2 `[H, H]`, b2, w3 `[H]`, b3).
         end: Likewise the network of the end's logit.
@@ -86,95 +165,29 @@ def hold(x, v, z, action, alive, steps, dt, limits, pace, drive, end, pay, rewar
     Returns:
         Steps that were taken by living slots.
     """
-    w1, b1, w2, b2, w3, b3 = drive
-    e1, c1, e2, c2, e3, c3 = end
-    p1, d1, p2, d2, p3, d3 = pay
-    count, masses, width = 0, x.shape[1], len(b1)
-    acts, latent = action.shape[1], z.shape[1]
-    at_task = 12 + PLACES + acts
-    base, first, second = b1.copy(), b1.copy(), b1.copy()
-    accelerations = v[0].copy()
+    count, at_task = 0, 12 + PLACES + action.shape[1]
+    base, first, second, pull = drive[1].copy(), drive[1].copy(), drive[1].copy(), v[0].copy()
     for slot in range(len(x)):
         total[slot] = 0.0
         if not alive[slot]:
             continue
-        for j in range(width):
-            base[j] = b1[j]
-        for k in range(latent):
-            _add(base, z[slot, k], w1[at_task + k])
+        base[:] = drive[1]
+        for k in range(z.shape[1]):
+            _add(base, z[slot, k], drive[0][at_task + k])
         for _ in range(steps):
-            ego, speed = x[slot, 0], v[slot, 0]
-            mean = 0.0
-            for i in range(1, masses):
-                mean += v[slot, i]
-            mean /= masses - 1
-            for i in range(masses):
-                own, fast = x[slot, i], v[slot, i]
-                ahead, front = ego, speed
-                if i == 1:
-                    ahead, front = own + FREE, fast
-                elif i > 1:
-                    ahead, front = x[slot, i - 1], v[slot, i - 1]
-                for j in range(width):
-                    first[j] = base[j]
-                gap = ahead - own
-                _add(first, (fast - pace) / SPEED, w1[0])
-                _add(first, _close(gap), w1[1])
-                _add(first, _wide(gap), w1[2])
-                _add(first, (front - fast) / RELATIVE, w1[3])
-                _add(first, (mean - fast) / RELATIVE, w1[4])
-                if i == 0:
-                    _add(first, 1.0, w1[5])
-                    for k in range(acts):
-                        _add(first, action[slot, k], w1[12 + PLACES + k])
-                if own < ego and ego <= ahead:
-                    _add(first, 1.0, w1[6])
-                    _add(first, _close(ego - own), w1[7])
-                    _add(first, _wide(ego - own), w1[8])
-                    _add(first, (speed - fast) / RELATIVE, w1[9])
-                    if ego >= 0.0:
-                        _add(first, 1.0, w1[10])
-                    _add(first, _clip(ego, -FREE, 0.0) / (0.5 * FREE) + 1.0, w1[11])
-                    for k in range(PLACES):
-                        _add(first, _clip(ego - FIRST_PLACE - PLACE_STEP * k, -1.0, 1.0), w1[12 + k])
-                    for k in range(latent):
-                        _add(first, z[slot, k], w1[at_task + latent + k])
-                accelerations[i] = BOUND * math.tanh(_rest(first, second, b2, w2, w3, b3))
-            there, near, rear = ego + speed * dt, FREE, FREE
-            for i in range(masses):
+            here, speed = x[slot, 0], v[slot, 0]
+            _accelerations(x[slot], v[slot], z[slot], action[slot], base, pace, drive, first, second, pull)
+            there, near, rear = here + speed * dt, FREE, FREE
+            for i in range(x.shape[1]):
                 x[slot, i] += v[slot, i] * dt
-                v[slot, i] = _clip(v[slot, i] + accelerations[i] * dt, 0.0, limits)
+                v[slot, i] = _clip(v[slot, i] + pull[i] * dt, 0.0, fastest)
                 if i > 0:
                     distance = x[slot, i] - there
-                    if distance >= 0:
-                        near = min(near, distance)
-                    else:
-                        rear = min(rear, -distance)
-            for j in range(width):
-                first[j] = c1[j]
-            _add(first, _clip(3.0 * ego, -1.0, 1.0), e1[0])
-            _add(first, _clip(3.0 * there, -1.0, 1.0), e1[1])
-            _add(first, _close(near), e1[2])
-            _add(first, _close(rear), e1[3])
-            _add(first, 1.0 if ego >= 0 else 0.0, e1[4])
-            _add(first, _clip(there, -FREE, FREE) / FREE, e1[5])
-            _add(first, 1.0 if there >= 0 else 0.0, e1[6])
-            for k in range(GAPS):
-                _add(first, _clip(2.0 * (near - k), -1.0, 1.0), e1[7 + k])
-                _add(first, _clip(2.0 * (rear - k), -1.0, 1.0), e1[7 + GAPS + k])
-            over = _rest(first, second, c2, e2, e3, c3) > 0.0
-            for j in range(width):
-                first[j] = d1[j]
-            road, moved, change = (1.0 if ego >= 0 else 0.0), there - ego - pace * dt, 2.0 * (v[slot, 0] - speed)
-            _add(first, road, p1[0])
-            _add(first, 1.0 if ego < 0 and there >= 0 else 0.0, p1[1])
-            _add(first, moved, p1[2])
-            _add(first, road * moved, p1[3])
-            _add(first, change, p1[4])
-            _add(first, change * change, p1[5])
-            _add(first, _clip(there, -FREE, FREE) / FREE, p1[6])
-            _add(first, 1.0 if over else 0.0, p1[7])
-            paid = reward[0] + reward[1] * _rest(first, second, d2, p2, p3, d3)
+                    near = min(near, distance) if distance >= 0 else near
+                    rear = min(rear, -distance) if distance < 0 else rear
+            over = _ends(here, there, near, rear, end, first, second)
+            change = 2.0 * (v[slot, 0] - speed)
+            paid = reward[0] + reward[1] * _pays(here, there, pace * dt, change, over, pay, first, second)
             total[slot] += _clip(paid, reward[2], reward[3])
             count += 1
             if over:
