@@ -24,7 +24,7 @@ def trial_length(name: str, benchmark: str, view: ViewConfig | None = None) -> i
 
 
 def trial_steps(benchmark: str) -> int:
-    """Environment steps of a trial whose episodes last to their limit: what a trial counts, however it is decided in."""
+    """Environment steps of a trial whose episodes last to their limit: what it counts, however often is decided."""
     spec = metabench.spec(benchmark)
     return spec.horizon * spec.episodes
 
