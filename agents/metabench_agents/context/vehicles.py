@@ -176,7 +176,7 @@ class VehicleDecoder(NeuralDecoder):
         nn.Module.__init__(self)
         if len(pairs) < 3 or 2 * len(pairs) != space.shape[0]:
             raise ValueError(
-                "the vehicles' decoder needs an observation of three point masses or more and nothing else"
+                "the decoder of vehicles needs three observed point masses or more, and nothing else in the observation"
             )
         self.features, self.units, self.dt = features, Units(space.shape[0]), dt
         self.position, self.velocity = ([pair[side] for pair in pairs] for side in (0, 1))
