@@ -223,8 +223,7 @@ class ImaginedTasks:
             raise ValueError(f"unknown imagined starts {config.starts!r}; available: fresh, one")
         self.decoder, self.config = decoder, config
         self.centers, self.deviation = belief.mean.mean(1), belief.variance.mean((0, 1)).sqrt()
-        self.starts = torch.cat(known.starts)
-        self.owner = torch.cat([torch.full((len(own),), task) for task, own in enumerate(known.starts)])
+        self.starts = known.starts
         self.first = torch.stack([own[0] for own in known.starts])
         self.dimensions = list(factor_map(belief, known.factors)) if config.tasks in ("box", "lines") else []
         along = self.centers[:, self.dimensions]
@@ -259,7 +258,7 @@ class ImaginedTasks:
         if self.config.starts == "one":
             start = self.first[base]
         else:
-            start = self.decoder.fresh_starts(z, self.starts, self.centers[self.owner], generator)
+            start = self.decoder.fresh_starts(z, self.starts, self.centers, generator)
         noise = torch.randn(z.shape, generator=generator)
         guess = z + self.config.doubt * self.deviation * noise
         unknowing = torch.rand(count, 1, generator=generator) < self.config.prior

@@ -135,16 +135,17 @@ class NeuralDecoder(nn.Module):
         """Minus the log likelihood of first observations `[..., O]` of tasks `[..., L]`; 0: nothing is learned."""
         return starts.new_zeros(starts.shape[:-1])
 
-    def fresh_starts(self, z: Tensor, known: Tensor, tasks: Tensor, generator: torch.Generator) -> Tensor:
+    def fresh_starts(self, z: Tensor, known: Sequence[Tensor], centers: Tensor, generator: torch.Generator) -> Tensor:
         """First observations `[B, O]` for imagined tasks `[B, L]`: any of those seen.
 
         Args:
             z: The imagined tasks.
-            known: `[M, O]` first observations that were seen.
-            tasks: `[M, L]` latents of the tasks they were seen in.
+            known: `[E, O]` first observations that were seen in each real task.
+            centers: `[R, L]` the real tasks' latents.
             generator: For the choice.
         """
-        return known[torch.randint(len(known), (len(z),), generator=generator)]
+        every = torch.cat(tuple(known))
+        return every[torch.randint(len(every), (len(z),), generator=generator)]
 
     def move(self, observation: Tensor, change: Tensor) -> Tensor:
         """The next observation from the network's outputs."""

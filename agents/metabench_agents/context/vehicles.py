@@ -35,6 +35,7 @@ MAX_ACCELERATION = fast.BOUND  # m/s^2, the bound of the paper's decoder
 FREE, SPEED, RELATIVE = fast.FREE, fast.SPEED, fast.RELATIVE
 PLACES = tuple(fast.FIRST_PLACE + fast.PLACE_STEP * k for k in range(fast.PLACES))
 GAPS = tuple(range(fast.GAPS))
+RIDGE = 1e-3  # of the regression of first states on z, in squares of z
 
 
 class ColumnNetwork(nn.Module):
@@ -277,16 +278,23 @@ class VehicleDecoder(NeuralDecoder):
         """`[B, O]`."""
         return self.rows(state[0].T, state[1].T)
 
-    def fresh_starts(self, z: Tensor, known: Tensor, tasks: Tensor, generator: torch.Generator) -> Tensor:
-        """What is expected of the task, and by chance two of the deviations that were seen, which keep their size.
+    def fresh_starts(self, z: Tensor, known: Sequence[Tensor], centers: Tensor, generator: torch.Generator) -> Tensor:
+        """What real tasks' first states on average say of this task's, and by chance two of their deviations.
 
-        Of deviations r and s the sum cos(a) r + sin(a) s has their mean square whatever the angle: no two starts are
-        the same, however few were seen.
+        The averages are a linear function of z, by ridge regression over the real tasks. Of deviations r and s from a
+        task's own average the sum cos(a) r + sin(a) s has their mean square whatever the angle: no two starts are the
+        same, however few were seen.
         """
-        rest = known - self.start_mean(tasks)
+        average = torch.stack([own.mean(0) for own in known])
+        rest = torch.cat([own - mean for own, mean in zip(known, average, strict=True)])
+        middle, usual = centers.mean(0), average.mean(0)
+        inputs = (centers - middle).double()
+        gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
+        slope = torch.linalg.solve(gram, inputs.T @ (average - usual).double()).float()
+        mean = usual + (z - middle) @ slope
         one, two = (rest[torch.randint(len(rest), (len(z),), generator=generator)] for _ in range(2))
         angle = 0.5 * math.pi * torch.rand(len(z), 1, generator=generator)
-        return self.start_mean(z) + angle.cos() * one + angle.sin() * two
+        return mean + angle.cos() * one + angle.sin() * two
 
     def start_mean(self, z: Tensor) -> Tensor:
         """The expected first state `[..., O]` of tasks `[..., L]`."""

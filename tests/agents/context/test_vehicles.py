@@ -120,22 +120,26 @@ def test_it_learns_the_drivers_of_one_task():
 
 
 def test_fresh_starts_are_of_the_task_and_never_the_same():
-    model = decoder()
-    known = torch.cat([torch.full((10, 18), 1.0), torch.full((10, 18), 3.0)]) + 0.1 * torch.randn(20, 18)
+    torch.manual_seed(0)
+    known = [level + 0.1 * torch.randn(10, 18) for level in (1.0, 3.0)]
+    known = [own + torch.arange(18.0) for own in known]  # the columns differ, whatever the task
+    z = torch.full((500, 3), 0.5)  # a task that was never seen, between the two
+    centers = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    starts = decoder().fresh_starts(z, known, centers, torch.Generator().manual_seed(0)) - torch.arange(18.0)
+    assert float((starts.mean(0) - 2.0).abs().max()) < 0.1
+    assert 0.07 < float(starts.std(0).mean()) < 0.13 and float(starts.std(0).min()) > 0.05
+    assert len(starts.unique(dim=0)) == 500
+
+
+def test_first_states_tell_of_the_task():
+    model, known = decoder(), torch.cat([torch.full((10, 18), 1.0), torch.full((10, 18), 3.0)])
     tasks = torch.cat([torch.zeros(10, 3), torch.ones(10, 3)])
     model.fit_starts(known)
-    optimiser = torch.optim.Adam(model.parameters(), 3e-2)
-    for _ in range(200):
-        loss = model.start_loss(known, tasks).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    z = torch.full((500, 3), 0.5)  # a task that was never seen
     with torch.no_grad():
-        starts = model.fresh_starts(z, known, tasks, torch.Generator().manual_seed(0))
-    assert float(starts.mean()) == pytest.approx(2.0, abs=0.15)
-    assert 0.05 < float(starts.std()) < 0.25
-    assert len(starts.unique(dim=0)) == 500
+        model.first_state.weight.fill_(2.0 / 3.0)
+        model.first_state.bias.fill_(-1.0)
+    right = model.start_loss(known, tasks)
+    assert right.shape == (20,) and (right < model.start_loss(known, 1.0 - tasks)).all()
 
 
 def test_a_decoder_of_vehicles_needs_vehicles():
