@@ -53,7 +53,7 @@ from metabench_agents.parts.losses import (
 )
 from metabench_agents.parts.memory import Rollout, trial_length, trial_steps
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
-from metabench_agents.parts.view import ViewConfig
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "rl2"
 
@@ -79,6 +79,11 @@ class Config:
     ppo: PPO = field(default_factory=PPO)  # how policy and value learn; a part of a pass has whole trials
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
     view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
 
 
 class Network(nn.Module):

@@ -9,8 +9,10 @@ from metabench_agents.belief import dynamite, varibad
 from metabench_agents.context import metadreamer, pearl
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
+from metabench_agents.parts.view import VIEWS
 
 import metabench
+from metabench.cli.train import defaults
 
 ID = "HighwayMerge-v0"
 VIEW = {"view.near": True, "view.hold": 5, "view.time": True}
@@ -93,3 +95,22 @@ def test_a_decision_stands_for_its_steps(name, tmp_path):
     for (first, action), (_, before) in zip(agent.actions[1:], agent.actions[:-1], strict=True):
         since = 0 if first else since + 1
         assert since % 5 == 0 or action == before
+
+
+def test_settings_for_a_benchmark_have_its_view():
+    for algorithm in (rl2, varibad, dynamite):
+        assert algorithm.recommended(ID).view == VIEWS[ID].__class__(near=True, hold=5, time=True, whole=True)
+        assert algorithm.recommended("GridSwitch-v0") == algorithm.Config()
+    assert metadreamer.recommended(ID).view == VIEWS[ID] and metadreamer.recommended(ID).learner == "ppo"
+    assert metadreamer.recommended("PointRobot-v0") == metadreamer.Config()
+
+
+def test_every_ablation_of_a_run_in_rounds_is_a_setting():
+    whole = metadreamer.recommended(ID)
+    assert all(with_settings(whole, changes) != whole for changes in metadreamer.ROUNDS.values())
+
+
+def test_training_starts_from_what_is_recommended():
+    assert defaults(metadreamer, [ID]) == metadreamer.recommended(ID)
+    assert defaults(rl2, ["GridSwitch-v0"]) == rl2.Config() == defaults(rl2, ["--help"])
+    assert defaults(pearl, ["CheetahVel-v0"]) == pearl.published("CheetahVel-v0")

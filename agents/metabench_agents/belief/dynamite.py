@@ -47,7 +47,7 @@ from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
-from metabench_agents.parts.view import ViewConfig
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "dynamite"
 
@@ -71,6 +71,11 @@ class Config:
 
 # What settings were called before they were grouped, where they were called otherwise.
 RENAMED = MODEL_RENAMED | LEARNING_RENAMED
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:

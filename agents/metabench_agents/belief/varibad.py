@@ -45,7 +45,7 @@ from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.losses import PPO, chained_prior, reconstruction_loss
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
-from metabench_agents.parts.view import ViewConfig
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "varibad"
 
@@ -78,6 +78,11 @@ def elbo(model: BeliefModel, batch: Trials, draws: Draws) -> tuple[Tensor, dict[
     kl = model.latent.kl(belief, chained_prior(belief)).sum(0).mean()
     metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}
     return reconstruction + model.config.kl_weight * kl, metrics
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:

@@ -60,11 +60,11 @@ from metabench_agents.context.rounds import Known as KnownTasks
 from metabench_agents.context.rounds import RoundsConfig, collect_round, dream_round, everything, fit_round
 from metabench_agents.context.task_decoders import make_decoder
 from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_loss
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.features import Features
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
-from metabench_agents.parts.view import Sight, ViewConfig, extra_columns, sight_of
+from metabench_agents.parts.view import Sight, ViewConfig, extra_columns, sight_of, view_of
 
 NAME = "metadreamer"
 
@@ -131,6 +131,43 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of any run
     "no-physics": {"model.decoder.kind": "neural"},
     "beta-1": {"model.beta": 1.0},
 }
+
+
+MERGE: dict[str, Any] = {  # in rounds, on the eight real tasks of the run R8IR8
+    "split": "R8",
+    "learner": "ppo",
+    "iterations": 2,
+    "collection.initial_episodes": 6,
+    "collection.prior_episodes": 3,
+    "collection.posterior_episodes": 2,
+    "model.updates": 600,
+    "model.targets": 48,
+    "model.context": 80,
+    "model.separation": 0.3,
+    "model.starts": 1.0,
+    "model.partial": "foretell",
+    "model.decoder.kind": "vehicles",
+    "model.decoder.hidden": 32,
+    "evaluate_every": 1,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {"HighwayMerge-v0": MERGE, "HighwayMergeHidas-v0": MERGE}
+ROUNDS: dict[str, dict[str, Any]] = {  # ablations of a run in rounds
+    "no-meta-imagination": {"rounds.tasks": "real"},
+    "one-factor-at-a-time": {"rounds.tasks": "lines"},
+    "hull": {"rounds.tasks": "hull"},
+    "one-start": {"rounds.starts": "one"},
+    "no-physics": {"model.decoder.kind": "neural", "model.decoder.hidden": 128},
+    "beta-1": {"model.beta": 1.0},
+    "supervised": {"model.supervision": 10.0},
+    "old-policy": {"dream.fresh": False},
+    "few-dreams": {"dream.steps": 550_000},
+}
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
+    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
+    return replace(with_settings(Config(), known), view=view_of(benchmark))
 
 
 class MetaDreamerNetwork(nn.Module):

@@ -7,7 +7,7 @@ are counted, and an agent is played under the benchmark's own protocol.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ VIEWS: dict[str, ViewConfig] = {  # by benchmark: what its studies give every ag
 def view_of(benchmark: str) -> ViewConfig:
     """The view that suits a benchmark; the plain one where none is known."""
     return VIEWS.get(metabench.spec(benchmark).id, ViewConfig())
+
+
+def whole_view(benchmark: str) -> ViewConfig:
+    """The same for agents whose trials must be of one length."""
+    view = view_of(benchmark)
+    return view if view.plain else replace(view, whole=True)
 
 
 class Sight:
