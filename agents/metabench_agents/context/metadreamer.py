@@ -148,13 +148,14 @@ MERGE: dict[str, Any] = {  # in rounds, on the eight real tasks of the run R8IR8
     "model.partial": "foretell",
     "model.decoder.kind": "vehicles",
     "model.decoder.hidden": 32,
+    "rounds.tasks": "hull",
     "evaluate_every": 1,
 }
 RECOMMENDED: dict[str, dict[str, Any]] = {"HighwayMerge-v0": MERGE, "HighwayMergeHidas-v0": MERGE}
 ROUNDS: dict[str, dict[str, Any]] = {  # ablations of a run in rounds
     "no-meta-imagination": {"rounds.tasks": "real"},
     "one-factor-at-a-time": {"rounds.tasks": "lines"},
-    "hull": {"rounds.tasks": "hull"},
+    "box": {"rounds.tasks": "box"},
     "one-start": {"rounds.starts": "one"},
     "no-physics": {"model.decoder.kind": "neural", "model.decoder.hidden": 128},
     "beta-1": {"model.beta": 1.0},

@@ -25,7 +25,7 @@ from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
 from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_loss
-from metabench_agents.parts.disentanglement import mig
+from metabench_agents.parts.disentanglement import mig, monotone_information
 from metabench_agents.parts.view import Sight
 
 Array = npt.NDArray[Any]
@@ -293,5 +293,6 @@ def dream_round(
     policy.features.fit(sight(torch.cat((imagined, seen.observation)), elapsed))
     with torch.enable_grad():
         metrics = learn_in(policy, world, sight, config, generator)
-    means = belief.mean.flatten(0, 1).numpy()
-    return metrics | {"mig": mig(means, np.repeat(known.factors, belief.mean.shape[1], axis=0))}
+    means, factors = belief.mean.flatten(0, 1).numpy(), np.repeat(known.factors, belief.mean.shape[1], axis=0)
+    told = monotone_information(means, factors).max(axis=1)  # by each factor's best dimension, in nats
+    return metrics | {"mig": mig(means, factors), "factor_information": float(told.min())}
