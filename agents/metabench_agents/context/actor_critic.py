@@ -201,7 +201,7 @@ class LatentSAC:
     ):
         self.network, self.config = network, config
         self.device = find_device(device)
-        groups = {
+        groups: dict[str, list[Tensor]] = {
             "critic": [*network.q1.parameters(), *network.q2.parameters(), *encoder],
             "value": list(network.value.parameters()),
             "policy": list(network.policy.parameters()),

@@ -116,7 +116,8 @@ def imagine_episodes(
 ) -> Imagined:
     """One whole episode in every slot; the last step's value is 0, the limit being a true end in imagination."""
     state, guess, observation = world.begin(slots, generator)
-    alive, rows, count = torch.ones(slots, dtype=torch.bool), [], 0
+    alive, count = torch.ones(slots, dtype=torch.bool), 0
+    rows: list[tuple[Tensor, ...]] = []
     for decision in range(held_steps(sight.horizon, sight.view.hold)):
         begun = decision * sight.view.hold
         seen = policy.see(sight(observation, torch.full((slots,), begun)), guess)
@@ -127,7 +128,8 @@ def imagine_episodes(
         count += steps
         rows.append((seen, action, policy.log_prob(mean, action), policy.value(seen)[..., 0], total, live))
         observation = world.observe(state)
-    return Imagined(*(torch.stack(column) for column in zip(*rows, strict=True)), count)
+    seen, action, log_prob, value, reward, live = (torch.stack(column) for column in zip(*rows, strict=True))
+    return Imagined(seen, action, log_prob, value, reward, live, count)
 
 
 def ppo_pass(

@@ -367,8 +367,8 @@ def build_rounds(benchmark: str, config: Config, seed: int) -> Rounds:
     env = metabench.make_vec(benchmark, 1, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network, columns = MetaDreamerNetwork(config, env), len(env.family.observation_fields)
-    replays = (TaskReplay(len(rows), columns, network.core.actions.size, config.replay) for _ in range(2))
-    known = KnownTasks(*replays, [torch.empty(0, columns) for _ in rows], factors)
+    sizes = (len(rows), columns, network.core.actions.size, config.replay)
+    known = KnownTasks(TaskReplay(*sizes), TaskReplay(*sizes), [torch.empty(0, columns) for _ in rows], factors)
     return Rounds(network, known, Collector(benchmark, config.split, seed), rows, sight_of(env, config.view))
 
 

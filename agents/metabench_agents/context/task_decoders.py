@@ -75,6 +75,8 @@ class Units(nn.Module):
 class NeuralDecoder(nn.Module):
     """(s, a, z) -> change of s, reward, end: one network, no physics."""
 
+    evidence_columns = 0  # of `evidence`; 0 where transitions are shown to an encoder as they are
+
     def __init__(
         self, features: Features, space: spaces.Box, action: int, latent: int, config: TransitionDecoderConfig
     ):
@@ -99,6 +101,10 @@ class NeuralDecoder(nn.Module):
     def told(self, observation: Tensor, action: Tensor, z: Tensor, ended: Tensor | None) -> Prediction:
         """A step of which it is known whether it ended the episode, as in training; None: that is foretold too."""
         return self(observation, action, z)
+
+    def evidence(self, seen: Transitions) -> Tensor:
+        """What each of several alike parts shows of the task in transitions `[...]`: `[F, V, N]` with N all of them."""
+        raise NotImplementedError(f"{type(self).__name__} shows transitions as they are")
 
     def enter(self, observation: Tensor, z: Tensor) -> Any:
         """Imagined episodes of tasks z `[B, L]` at first observations `[B, O]`: what `hold` goes on from."""

@@ -61,16 +61,15 @@ class TaskModel(nn.Module):
         super().__init__()
         width = config.width
         self.features, self.decoder, self.latent = features, decoder, latent
-        self.shared = hasattr(decoder, "evidence")  # whether one embedding reads every mass alike
-        told = decoder.masses.plain + 1 if self.shared else features.size + features.observation + actions + 1  # pyright: ignore
+        told = decoder.evidence_columns or features.size + features.observation + actions + 1
         self.embed = Linear(told, width)
         self.memory = GRU(width, width)
         self.out = Linear(width, 2 * latent)
 
     def embedded(self, seen: Transitions) -> Tensor:
         """What the memory is told of each transition, `[..., W]`."""
-        if self.shared:
-            told = self.decoder.evidence(seen)  # [F, V, N]  # pyright: ignore
+        if self.decoder.evidence_columns:
+            told = self.decoder.evidence(seen)  # [F, V, N]: one embedding reads every mass alike
             each = torch.addmm(self.embed.bias[:, None], self.embed.weight, told.flatten(1))
             return torch.relu(each).view(-1, *told.shape[1:]).sum(1).T.reshape(*seen.reward.shape, -1)
         units = self.decoder.units

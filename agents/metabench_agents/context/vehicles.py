@@ -49,7 +49,7 @@ class ColumnNetwork(nn.Module):
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(b, 1)) for b in sizes[1:])
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple[Any, ...]:
         """Its weights as the compiled steps want them: inputs first, one output."""
         (a, b, c), (d, e, f) = ([p.detach() for p in group] for group in (self.weights, self.biases))
         rows = (a.T.contiguous(), d[:, 0], b.T.contiguous(), e[:, 0], c[0])
@@ -164,6 +164,9 @@ class VehicleDecoder(NeuralDecoder):
         dt: Seconds of a step.
     """
 
+    first_center: Tensor
+    first_scale: Tensor
+
     def __init__(
         self,
         features: Features,
@@ -183,6 +186,7 @@ class VehicleDecoder(NeuralDecoder):
         self.position, self.velocity = ([pair[side] for pair in pairs] for side in (0, 1))
         self.fastest = float(space.high[self.velocity].max())
         self.masses, self.contact = Masses(latent, action), Contact()
+        self.evidence_columns = self.masses.plain + 1
         self.drive = ColumnNetwork(self.masses.size, config.hidden, 1)
         self.end = ColumnNetwork(self.contact.size, config.hidden, 1)
         self.pay = ColumnNetwork(8, config.hidden, 1)

@@ -90,7 +90,7 @@ def test_a_perfect_model_has_skill_one_and_no_model_none(collected):
         """Foretells what came, or nothing but the mean change."""
 
         units, velocity, dt = decoder.units, decoder.velocity, decoder.dt
-        evidence = decoder.evidence
+        evidence, evidence_columns = decoder.evidence, decoder.evidence_columns
 
         def __init__(self, knows):
             super().__init__()
