@@ -76,8 +76,8 @@ class Steps:
     def __init__(self, own):
         self.own, self.actions = own, []
 
-    def begin(self, count):
-        return self.own.begin(count)
+    def begin(self, num_trials):
+        return self.own.begin(num_trials)
 
     def act(self, step, belief):
         action, belief = self.own.act(step, belief)
