@@ -1,8 +1,12 @@
-"""Sphinx settings. The pages under docs/families and docs/api are generated: see generate.py."""
+"""Sphinx settings. Much is generated before: see generate.py."""
 
+import html
 import re
 from importlib import metadata
 from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "metabench"
 author = "The metabench developers"
@@ -14,7 +18,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_parts"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -27,6 +31,9 @@ html_theme = "furo"
 html_title = f"metabench {release}"
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}}
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+html_math_renderer = "mathml"  # drawn by the browser: no page loads anything from elsewhere
 
 # Pages that have moved: their old addresses lead on.
 MOVED = {"agents": "agents/index", "metadreamer": "agents/metadreamer", "offline": "agents/meta-dt"}
@@ -42,6 +49,20 @@ def link_notes(_app, docname, source):
     source[0] = re.sub(rf"\]\({re.escape(up)}\.\./studies/(\w+)/NOTES\.md\)", rf"]({up}notes/\1.md)", source[0])
 
 
+def set_lists_apart(_app, what, _name, _object, _options, lines):
+    """Module docstrings are written for people: a list may follow its sentence, and a sentence the list, at once."""
+    if what != "module":
+        return
+    told, inside = [], False
+    for line in lines:
+        item = bool(re.match(r"(- |\d\. |\([a-z]\) )", line))
+        if told and told[-1].strip() and ((item and not inside) or (inside and line and not item and line[0] != " ")):
+            told.append("")
+        inside = item or (inside and (not line.strip() or line[0] == " "))
+        told.append(line)
+    lines[:] = told
+
+
 def forward(app, error):
     """Writes what stands at the old addresses."""
     if error is None and app.builder.name == "html":
@@ -49,7 +70,23 @@ def forward(app, error):
             (Path(app.outdir) / f"{old}.html").write_text(_FORWARD.format(new))
 
 
+def inline_math(writer, node):
+    """A formula in a sentence, as MathML."""
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(writer, node):
+    """A formula on a line of its own; a wide one scrolls."""
+    told = html.escape(node.astext(), quote=True)
+    writer.body.append(f'<div class="math-block" role="region" aria-label="{told}" tabindex="0">')
+    writer.body.append(tex2mathml(node.astext(), as_block=True) + "</div>\n")
+    raise nodes.SkipNode
+
+
 def setup(app):
     """Sphinx's hook."""
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("source-read", link_notes)
+    app.connect("autodoc-process-docstring", set_lists_apart)
     app.connect("build-finished", forward)

@@ -1,6 +1,6 @@
-"""Writes the generated pages: one per benchmark from its docstring, spec and a rendered still; one per public module.
+"""Writes the generated pages: benchmarks, datasets, API, results, the studies' notes, what the first page shows of the boards.
 
-Everything comes from the code, so that nothing is typed twice; `make docs` runs this first.
+Everything comes from the code, from records or from `films/`, so that nothing is typed twice; `make docs` runs this first.
 """
 
 from __future__ import annotations
@@ -8,18 +8,23 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from gymnasium import spaces
-from PIL import Image
 
 import metabench
 from metabench.registry import NAMESPACE, Spec
 from metabench.tasks import latent_ranges, param_ranges
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import parts  # noqa: E402  beside this file, wherever that is run from
+
+FILMS = json.loads((HERE / "films" / "films.json").read_text())
 MODULES = [
     "tasks",
     "rng",
@@ -29,6 +34,7 @@ MODULES = [
     "envs",
     "registry",
     "agent",
+    "colors",
     "runs",
     "evaluation.play",
     "evaluation.evaluate",
@@ -38,26 +44,27 @@ MODULES = [
     "evaluation.switches",
     "checks",
     "plugins",
+    "tracking",
+    "plotting.curves",
+    "plotting.panels",
+    "plotting.film",
+    "datasets",
+    "datasets.format",
+    "datasets.download",
+    "datasets.verify",
+    "leaderboard.records",
+    "leaderboard.ranking",
+    "leaderboard.submit",
+    "leaderboard.verify",
+    "leaderboard.track",
+    "sweep",
+    "sweep.jobs",
+    "sweep.engine",
+    "stacks",
 ]
-STEPS = 6  # taken before the still, so that the agent is seen on its way
+AGENTS = ["rl2", "belief.varibad", "belief.dynamite", "belief.dynamite_iql", "context.pearl", "context.metadreamer"]
+AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "oracle.sac_oracle", "parts.config"]
 LONG = 20  # rows from which a table is folded
-
-
-def still(chosen: Spec, path: Path) -> bool:
-    """Draws the benchmark after a few random steps; whether there was anything to draw with."""
-    env = gym.make(NAMESPACE + chosen.id, render_mode="rgb_array")
-    env.reset(seed=3)
-    env.action_space.seed(1)
-    for _ in range(STEPS):
-        env.step(env.action_space.sample())
-    try:
-        Image.fromarray(env.render()).save(path)
-    except ValueError as error:
-        print(f"{chosen.id}: no picture: {error}")
-        return False
-    finally:
-        env.close()
-    return True
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -164,21 +171,55 @@ def description(chosen: Spec) -> str:
     return f"{chosen.summary}\n\n{body.strip()}\n"
 
 
-def page(chosen: Spec, picture: bool) -> str:
-    """One benchmark's page."""
-    image = f"""```{{image}} {chosen.id}.png
-:alt: {chosen.id} after {STEPS} random steps
-:width: 240px
-:align: right
-```
-"""
+def film(name: str, alt: str, width: int = 0, lazy: bool = False) -> str:
+    """A film as it is shown on a page; empty if there is none."""
+    if name not in FILMS:
+        return ""
+    size = f":width: {width}px\n" if width else ""
+    later = ":loading: lazy\n" if lazy else ""
+    return f"```{{image}} ../films/{name}.webp\n:alt: {alt}\n:class: film\n{size}{later}```\n"
+
+
+def who_plays(name: str) -> str:
+    """What a film shows, for its alternative text."""
+    agent = FILMS[name]["agent"] if name in FILMS else ""
+    who = {"random": "random actions", "oracle": "the oracle, which sees the task", "zero": "no action at all"}
+    tasks = len(FILMS[name]["rows"]) if name in FILMS else 0
+    beside = " on two tasks side by side" if tasks > 1 else ""
+    return f"{name}: {who.get(agent, agent)}{beside}, rewards below"
+
+
+def linked(source: str) -> str:
+    """A source with its arXiv numbers as links."""
+    return re.sub(r"(?<![\w/.])(?:arXiv:? ?)?(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", source)
+
+
+def versions(chosen: Spec) -> str:
+    """Which other benchmarks share the family, and where the source lies."""
+    module = chosen.entry_point.split(":")[0]
+    others = [
+        f"[{other.id}]({other.group or other.id}.md)"
+        for other in metabench.specs()
+        if other.entry_point == chosen.entry_point and other.id != chosen.id and not other.group
+    ]
+    beside = f" The same family is in {', '.join(others)}." if others else ""
+    return (
+        f"`{chosen.id}` never changes its meaning: another dynamics, reward, table or horizon would be another version.{beside} "
+        f"Source: `{module.replace('.', '/')}.py`.\n"
+    )
+
+
+def page(chosen: Spec, name: str = "") -> str:
+    """One benchmark's page; `name` stands for it where a group has one page."""
+    shown = name or chosen.id
     family = chosen.family()
     seconds = f" of {family.dt:g} s" if family.dt != 1.0 else ""
     extra = f"It needs `pip install 'metabench[{chosen.extra}]'`.\n" if chosen.extra else ""
     first = next(iter(chosen.table().fixed("test")))
-    return f"""# {chosen.id}
+    boards = parts.boards_of(chosen.id)
+    return f"""# {shown}
 
-{image if picture else ""}
+{film(shown, who_plays(shown))}
 {description(chosen)}
 An episode has {chosen.horizon} steps{seconds}, a trial {chosen.episodes} episode{"s" * (chosen.episodes > 1)} of one
 task. The standard protocol plays every task of a split {plural(chosen.repeats, "time")}. {extra}
@@ -192,10 +233,10 @@ observation, info = env.reset(seed=0, options={{"task": {first.index}}})
 envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=64, split="train")
 ```
 
-## Hidden context
+## What is hidden
 
 {context_table(chosen)}
-## Observation
+## What is seen
 
 {observation_table(family)}
 ## Actions
@@ -206,15 +247,22 @@ envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=64, split="train")
 {describe_sessions(chosen)}
 ## Splits
 
+{parts.split_picture(chosen)}
 {split_table(chosen)}
 ## References
 
 Undiscounted returns per episode of the yardsticks, stored with the package; `make references` measures them again.
 
 {reference_table(chosen)}
+## Boards
+
+{boards or "No board asks for this benchmark yet."}
+## Versions
+
+{versions(chosen)}
 ## Sources
 
-{chr(10).join(f"- {source}" for source in chosen.sources)}
+{chr(10).join(f"- {linked(source)}" for source in chosen.sources)}
 """
 
 
@@ -233,13 +281,13 @@ def sessions_in_short(chosen: Spec) -> str:
 def clean(folder: Path) -> None:
     """Makes an empty folder: a page of an id that is gone would be a warning."""
     folder.mkdir(exist_ok=True)
-    for old in (*folder.glob("*.md"), *folder.glob("*.png")):
+    for old in folder.glob("*.md"):
         old.unlink()
 
 
-def group_page(group: str, members: list[Spec], picture: bool) -> str:
+def group_page(group: str, members: list[Spec]) -> str:
     """The page of benchmarks that differ in little: the first in full, then all of them as a table."""
-    first, rows = page(members[0], picture), []
+    first, rows = page(members[0], group), []
     for chosen in members:
         digests = (f"`{chosen.digests[split][:16]}`" for split in ("train", "test", "ood"))
         levels = chosen.references("test")
@@ -251,7 +299,7 @@ def group_page(group: str, members: list[Spec], picture: bool) -> str:
         f"{len(members)} ids, `{members[0].id}` and so on. Each split's sha256 begins as shown; then mean returns per "
         "episode on `test` (the last column: on `ood`), with the share of successful episodes.\n"
     )
-    return f"{first.replace(f'# {members[0].id}', f'# {group}', 1)}\n## All of {group}\n\n{lead}\n{table(head, rows)}"
+    return f"{first}\n## All of {group}\n\n{lead}\n{table(head, rows)}"
 
 
 def measured(levels: Any, name: str) -> str:
@@ -262,45 +310,60 @@ def measured(levels: Any, name: str) -> str:
     return f"{levels[name]['mean']:.0f}" + ("" if success is None else f" ({success:.0%})")
 
 
+def card(name: str, chosen: Spec, count: int = 1) -> str:
+    """A benchmark in the gallery: its film, what it is, what is hidden, its sizes."""
+    hidden = [*param_ranges(chosen.family().context_type), *latent_ranges(chosen.family().context_type)]
+    told = ", ".join(hidden[:3]) + (f" and {len(hidden) - 3} more" if len(hidden) > 3 else "")
+    sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
+    what = f"{count} ids, one for each task" if count > 1 else chosen.summary
+    drift = f"; sessions {sessions_in_short(chosen)}" if sessions_in_short(chosen) != "on request" else ""
+    return f"""::::{{container}} card
+{film(name, who_plays(name), lazy=True)}
+**[{name}]({name}.md)**
+
+{what}
+
+:::{{container}} facts
+Hidden: {told}. {chosen.horizon} steps, {plural(chosen.episodes, "episode")} a trial; {sizes} tasks{drift}.
+:::
+::::
+"""
+
+
 def write_families(folder: Path) -> None:
-    """All benchmarks' pages, their stills and the index; a group has one page, with the still of its first."""
+    """All benchmarks' pages and the gallery; a group has one page."""
     clean(folder)
-    rows, specs = [], metabench.specs()
+    cards, specs = {}, metabench.specs()
     groups: dict[str, list[Spec]] = {}
     for chosen in specs:
         if chosen.group:
             groups.setdefault(chosen.group, []).append(chosen)
     for group, members in groups.items():
-        picture = still(members[0], folder / f"{members[0].id}.png")
-        (folder / f"{group}.md").write_text(group_page(group, members, picture))
-        sizes = " / ".join(str(members[0].table().size(split)) for split in ("train", "test", "ood"))
-        short = (sizes.replace(" ", "\u00a0"), sessions_in_short(members[0]).replace(" ", "\u00a0"))
-        what = f"{len(members)} ids, one for each task"
-        rows.append((f"[{group}]({group}.md)", what, str(members[0].horizon), str(members[0].episodes), *short))
-    single = [chosen for chosen in specs if not chosen.group]
-    for chosen in single:
-        picture = still(chosen, folder / f"{chosen.id}.png")
-        (folder / f"{chosen.id}.md").write_text(page(chosen, picture))
-        sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
-        short = (sizes.replace(" ", "\u00a0"), sessions_in_short(chosen).replace(" ", "\u00a0"))  # on one line each
-        name = chosen.id.replace("-", "\u2011")  # a hyphen that does not break
-        rows.append((f"[{name}]({chosen.id}.md)", chosen.summary, str(chosen.horizon), str(chosen.episodes), *short))
-    head = ("id", "what it is", "steps", "episodes", "train / test / ood", "sessions")
-    rows.sort()
-    names = "\n".join(sorted([*groups, *(chosen.id for chosen in single)]))
-    tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```\n"
-    lead = "Steps of an episode, episodes of a trial, tasks of each split, and whether tasks change in an episode.\n"
-    (folder / "index.md").write_text(f"# Task families\n\n{lead}\n{table(head, rows)}\n{tree}")
+        (folder / f"{group}.md").write_text(group_page(group, members))
+        cards[group] = card(group, members[0], len(members))
+    for chosen in specs:
+        if not chosen.group:
+            (folder / f"{chosen.id}.md").write_text(page(chosen))
+            cards[chosen.id] = card(chosen.id, chosen)
+    names = sorted(cards)
+    tree = "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
+    lead = (
+        "Every film shows one agent on two tasks that differ in what is hidden. Sizes are tasks of `train` / `test` / `ood`.\n"
+        "[ScratchItch](../scratch_itch.md) and [merging](../highway.md) have pages on how they were built and measured.\n"
+    )
+    gallery = ":::::{container} cards\n" + "\n".join(cards[name] for name in names) + ":::::\n"
+    (folder / "index.md").write_text(f"# Task families\n\n{lead}\n{gallery}\n{tree}")
 
 
 def write_api(folder: Path) -> None:
-    """One page per public module that there is."""
+    """One page per public module that there is, ours and the agents'."""
     clean(folder)
-    modules = [name for name in MODULES if importlib.util.find_spec(f"metabench.{name}")]
+    modules = [f"metabench.{name}" for name in MODULES] + [f"metabench_agents.{name}" for name in AGENTS]
+    modules = [name for name in modules if importlib.util.find_spec(name)]
     for name in modules:
-        text = f"# metabench.{name}\n\n```{{eval-rst}}\n.. automodule:: metabench.{name}\n```\n"
-        (folder / f"{name}.md").write_text(text)
-    rows = "\n".join(modules)
+        text = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        (folder / f"{name.removeprefix('metabench.')}.md").write_text(text)
+    rows = "\n".join(name.removeprefix("metabench.") for name in modules)
     (folder / "index.md").write_text(f"# API\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
 
 
@@ -317,7 +380,18 @@ def write_notes(folder: Path) -> None:
     (folder / "index.md").write_text(f"# Notes of the studies\n\n{lead}\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
 
 
+def write_datasets(folder: Path) -> None:
+    """A page for every dataset that was generated."""
+    clean(folder)
+    for name, text in parts.dataset_pages().items():
+        (folder / f"{name}.md").write_text(text)
+
+
 if __name__ == "__main__":
     write_families(HERE / "families")
     write_api(HERE / "api")
     write_notes(HERE / "notes")
+    write_datasets(HERE / "datasets")
+    (HERE / "results.md").write_text(parts.results_page())
+    (HERE / "_parts").mkdir(exist_ok=True)
+    (HERE / "_parts" / "boards.html").write_text(parts.heat_table("boards/"))

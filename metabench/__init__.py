@@ -10,6 +10,7 @@ from metabench.datasets import DatasetId, TrialDataset, load_dataset
 from metabench.evaluation.evaluate import evaluate, standard_protocol
 from metabench.evaluation.results import Protocol, Result
 from metabench.family import Diverged, DivergenceWarning, Family, Field
+from metabench.loading import load_agent
 from metabench.moved import install as _install
 from metabench.physics.metaworld.classes import IDS as _METAWORLD
 from metabench.registry import Spec, declare, make, make_vec, register, spec, specs
@@ -41,6 +42,7 @@ __all__ = [
     "declare",
     "evaluate",
     "latent",
+    "load_agent",
     "load_dataset",
     "make",
     "make_vec",

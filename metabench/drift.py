@@ -20,12 +20,14 @@ from metabench.rng import Array, SlotRng, whole_number
 from metabench.tasks import TaskTable, latent_ranges, param_ranges, real_number, stack, suggest
 
 NEVER = 2**62  # steps until the end of a session that does not end
+LONGEST = 10**12  # steps that a normal session is described with at most: nine deviations more are still a number
 
-KINDS = ("constant", "geometric", "fixed")
+KINDS = ("constant", "geometric", "fixed", "normal")
 _KEYS = {
     "constant": {"kind"},
     "geometric": {"kind", "p", "chain", "count"},
     "fixed": {"kind", "length", "chain", "count"},
+    "normal": {"kind", "mean", "deviation", "shortest", "chain", "count"},
 }
 
 
@@ -169,12 +171,35 @@ class FixedSessions(Drift):
         return self.law.change(context, rng)
 
 
+@dataclass(frozen=True)
+class NormalSessions(Drift):
+    """Lengths are normal, rounded down, and no shorter than `shortest`: SeCBAD's max(N(80, 20), 10), for instance."""
+
+    mean: float
+    deviation: float
+    shortest: int
+    law: Resample | LatentLaw
+
+    def lengths(self, rng: SlotRng) -> Array:
+        """int(max(N(mean, deviation), shortest))."""
+        return np.maximum(self.mean + rng.normal(self.deviation), self.shortest).astype(np.int64)
+
+    def begin(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.begin(context, rng)
+
+    def change(self, context: Any, rng: SlotRng) -> Any:
+        """As the law of change has it."""
+        return self.law.change(context, rng)
+
+
 def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: str) -> Drift:
     """The drift that a JSON description asks for.
 
     Args:
         sessions: None, or a mapping with `kind`: "constant"; "geometric" with `p`, the probability that a session ends
-            after a step; "fixed" with `length` in steps. Optional `chain`: a transition matrix per latent field of the
+            after a step; "fixed" with `length` in steps; "normal" with `mean` and `deviation` in steps and the length
+            of the `shortest` (1 by default). Optional `chain`: a transition matrix per latent field of the
             context; `count`: latent fields that count the sessions. Families without latent fields draw every
             session's task from the split.
         table: The benchmark's tasks.
@@ -214,12 +239,30 @@ def parse_sessions(sessions: Mapping[str, Any] | None, table: TaskTable, split: 
                 f"got {sessions.get('p')!r}"
             )
         return GeometricSessions(p, law)
+    if kind == "normal":
+        return _parse_normal(sessions, law)
     length = whole_number(sessions.get("length"))
     if length is None or not 1 <= length <= NEVER:
         raise ValueError(
             f"fixed sessions need length, a whole number of steps of at least 1; got {sessions.get('length')!r}"
         )
     return FixedSessions(length, law)
+
+
+def _parse_normal(sessions: Mapping[str, Any], law: Resample | LatentLaw) -> NormalSessions:
+    mean, deviation = (real_number(sessions.get(name)) for name in ("mean", "deviation"))
+    shortest = whole_number(sessions.get("shortest", 1))
+    if mean is None or deviation is None or shortest is None:
+        raise ValueError(
+            "normal sessions need mean and deviation, numbers of steps, and may have shortest, a whole number of them; "
+            f"got {sessions.get('mean')!r}, {sessions.get('deviation')!r} and {sessions.get('shortest', 1)!r}"
+        )
+    if not (1 <= shortest <= LONGEST and 0 <= deviation <= LONGEST and abs(mean) <= LONGEST):
+        raise ValueError(
+            f"normal sessions need a shortest length of at least 1, a deviation of at least 0 and a mean, none above "
+            f"{LONGEST}; got {shortest}, {deviation} and {mean}"
+        )
+    return NormalSessions(mean, deviation, shortest, law)
 
 
 def _parse_latents(sessions: Mapping[str, Any], table: TaskTable) -> LatentLaw:

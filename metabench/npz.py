@@ -19,6 +19,7 @@ from metabench.rng import Array
 
 MAX_FILE = 2**26  # bytes of a file that is opened at all: 64 MiB
 MAX_CONTENT = 2**28  # bytes of all its arrays: 256 MiB, thirty times what an honest file of that size holds
+RATIO, SMALL = 64, 2**20  # what a file of S bytes may unpack to: 64 S, and 1 MiB; honest evidence stays below 20 S
 _MAX_MEMBERS = 256
 _SAMPLES, _SAMPLE = 8, 2048  # pieces, and bytes of each, that tell whether an array packs
 _HEADER = 4096  # bytes an array's header may take
@@ -39,7 +40,10 @@ class Entry:
 
 
 class SafeNpz:
-    """An `.npz` file opened with distrust. Reading an array costs no more memory than its header has declared.
+    """An `.npz` file opened with distrust.
+
+    Reading an array costs no more memory than its header has declared, and all of them no more than in proportion to
+    the file.
 
     Raises:
         ValueError: One sentence for whatever is not a plain archive of plain arrays.
@@ -56,7 +60,8 @@ class SafeNpz:
             raise ValueError(f"{self.name} is no .npz file: {error}") from None
         if len(members) > _MAX_MEMBERS:
             raise ValueError(f"{self.name} has {len(members)} members, more than the {_MAX_MEMBERS} allowed")
-        if sum(member.file_size for member in members) > max_content:
+        self._content, self._size = sum(member.file_size for member in members), path.stat().st_size
+        if self._content > max_content:
             raise ValueError(f"{self.name} would unpack to more than the {max_content:,} bytes that are allowed")
         self.entries: dict[str, Entry] = {}
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -93,6 +98,11 @@ class SafeNpz:
     def read(self, name: str) -> Array:
         """One array, in native byte order and memory order."""
         entry = self.entries[name]
+        if entry.nbytes > SMALL and self._content > RATIO * self._size + SMALL:
+            raise ValueError(
+                f"{self.name} has {self._size:,} bytes and would unpack to {self._content:,}: more than {RATIO} times "
+                "as many are not read"
+            )
         try:
             with self._zip.open(self._members[name]) as file:
                 content = file.read(entry.offset + entry.nbytes)

@@ -20,7 +20,7 @@ import os
 import re
 import struct
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from metabench.evaluation.results import PROTOCOL_VERSION, Record, Result, check
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 SAVED, LOCK = "saved.json", ".run.lock"
+_LOG_SIZE = "metrics_bytes"  # a checkpoint's note of how long the log was, in which times have more digits or fewer
 LEARNERS = ("adam", "optimiser", "optimizer", "replay", "buffer", "target")  # tensors under these are for training only
 _RESULT_NAME = re.compile(r"^result(-(?P<split>.+))?\.json$")
 
@@ -184,10 +185,10 @@ def _private(folder: Path) -> Policy:
 
 
 def weights_sha256(folder: Path) -> str:
-    """The hash of what a run's agent is loaded from: of its checkpoint, or of all that it left."""
+    """The hash of what a run's agent is loaded from: of its checkpoint's content, or of all that it left."""
     for name in (CHECKPOINT, POLICY):
         if (folder / name).is_file():
-            return _sha256(folder / name)
+            return content_sha256(name, (folder / name).read_bytes())
     return policy(folder).sha256
 
 
@@ -201,8 +202,70 @@ def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def policy_sha256(files: Mapping[str, bytes]) -> str:
-    """The hash of a policy's files by name."""
+    """The hash of what a policy's files say, by name; see `content_sha256`."""
+    return _sha256_of({name: content_sha256(name, content) for name, content in files.items()})
+
+
+def raw_policy_sha256(files: Mapping[str, bytes]) -> str:
+    """The hash of a policy's files by name, of every byte: what entries of the first rules have."""
     return _sha256_of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
+def content_sha256(name: str, content: bytes) -> str:
+    """The hash of what a file says, however it says it: two identical trainings have the same.
+
+    Of JSON it is the values, whatever the order of keys, spaces and the way a number is written; of safetensors the
+    tensors and the `state` they were saved with, less the length of a log, and no other metadata. A file that is
+    neither, or cannot be read as what it is called, is hashed byte by byte.
+    """
+    try:
+        if name.endswith(".json"):
+            told = _canonical(json.loads(content))
+        elif name.endswith(".safetensors"):
+            told = _canonical_tensors(content)
+        else:
+            told = None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+        told = None
+    return hashlib.sha256(content if told is None else told.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    """The value with 2.0 written as 2."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _canonical_tensors(content: bytes) -> str:
+    head, data = open_tensors(content)
+    told: dict[str, Any] = {"state": state_of(head.pop("__metadata__", {}))}
+    for name, tensor in head.items():
+        begin, end = tensor["data_offsets"]
+        told[f"tensor {name}"] = [tensor["dtype"], tensor["shape"], hashlib.sha256(data[begin:end]).hexdigest()]
+    return _canonical(told)
+
+
+def open_tensors(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The head of a safetensors file and its data; ValueError, KeyError or TypeError where it is none."""
+    if len(content) < 8:
+        raise ValueError("the file has no head")
+    (size,) = struct.unpack("<Q", content[:8])
+    if size > len(content) - 8:
+        raise ValueError("the head is longer than the file")
+    return json.loads(content[8 : 8 + size]), memoryview(content)[8 + size :]
+
+
+def state_of(metadata: Mapping[str, str]) -> Any:
+    """What a checkpoint's tensors were saved with, less what may differ between two equal runs."""
+    state = json.loads(metadata["state"]) if "state" in metadata else {}
+    return {key: value for key, value in state.items() if key != _LOG_SIZE and not key.startswith("time/")}
 
 
 def _sha256_of(digests: Mapping[str, str]) -> str:
@@ -218,19 +281,20 @@ def without_learner(content: bytes, where: str = "the policy") -> bytes:
     """A safetensors file without the tensors under `LEARNERS`: the optimiser's, the replay's, target networks'.
 
     The first part of a tensor's name tells its group: `adam/3/exp_avg`, `dt-adam/3/exp_avg` and `target.0.weight` go.
+    So does all metadata but the state: what is published has one form only.
 
     Raises:
         ValueError: In one sentence: this is no safetensors file.
     """
     try:
-        (size,) = struct.unpack("<Q", content[:8])
-        head, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+        head, data = open_tensors(content)
         kept: dict[str, Any] = {}
-        parts: list[bytes] = []
+        parts: list[memoryview] = []
         start = 0
         for name in sorted(head):
             if name == "__metadata__":
-                kept[name] = head[name]
+                if state := state_of(head[name]):
+                    kept[name] = {"state": json.dumps(state, sort_keys=True)}
                 continue
             group, *rest = re.split(r"[/.]", name)
             if rest and group.rpartition("-")[2] in LEARNERS:  # a tensor that is itself called "target" is no network
@@ -314,6 +378,8 @@ class Run:
         self._every, self._stop = checkpoint_every, False
         self._held: _Writer | None = None
 
+    _followers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
+
     @property
     def checkpoint_every(self) -> int:
         """Iterations between checkpoints; 1 once the run was asked to stop, so that the next one is written at once."""
@@ -361,6 +427,12 @@ class Run:
         """
         with (self.folder / METRICS).open("a") as metrics:
             metrics.write(json.dumps(row) + "\n")
+        for follow in self._followers:
+            follow(row)
+
+    def follow(self, follower: Callable[[Mapping[str, Any]], None]) -> None:
+        """Has `follower` called with every row that is logged from now on, once it is written."""
+        self._followers = (*self._followers, follower)
 
     def saved(self, iteration: int) -> None:
         """Says that the files in the folder are those of `iteration`: from there the run is continued.

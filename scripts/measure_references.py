@@ -2,6 +2,7 @@
 
     python scripts/measure_references.py           # all benchmarks
     python scripts/measure_references.py ID ...     # these, the others as stored
+    python scripts/measure_references.py --missing ID ...  # only the yardsticks that are not stored yet
     python scripts/measure_references.py --check    # compares with the stored ones instead, within 4 standard errors
 
 The values are means per episode over all tasks of the split, each played often. For GridSwitch the Bayes filter's and
@@ -29,7 +30,7 @@ from metabench.yardsticks.switching import grid_switch_model
 SEED = 20_000  # no evaluation uses it
 TRIALS, SIMULATED_TRIALS = 4000, 200  # at least, over all tasks of a split; where a physics engine runs
 PATH = Path(__file__).parent.parent / "metabench" / "families" / "references.json"
-YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "itch-filter", "oracle")
+YARDSTICKS = ("random", "zero", "win-stay-lose-shift", "bayes", "task-filter", "itch-filter", "oracle")
 
 
 def measure(name: str, benchmark: str, split: str) -> dict[str, Any] | None:
@@ -72,8 +73,9 @@ def exact_grid_switch(name: str, benchmark: str, split: str) -> float:
     return float(np.mean(values))
 
 
-def measure_all(ids: list[str]) -> dict[str, Any]:
-    """Benchmark -> split -> yardstick -> record, of these benchmarks or of all."""
+def measure_all(ids: list[str], stored: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Benchmark -> split -> yardstick -> record, of these benchmarks or of all; records that are `stored` are kept."""
+    stored = stored or {}
     table: dict[str, Any] = {}
     for chosen in metabench.specs():
         if not chosen.entry_point.startswith("metabench.") or (ids and chosen.id not in ids):
@@ -81,7 +83,8 @@ def measure_all(ids: list[str]) -> dict[str, Any]:
         if chosen.extra == "metaworld":  # see measure_metaworld.py
             continue
         for split in chosen.table().splits:
-            records = {name: measure(name, chosen.id, split) for name in YARDSTICKS}
+            kept = stored.get(chosen.id, {}).get(split, {})
+            records = {name: kept.get(name) or measure(name, chosen.id, split) for name in YARDSTICKS}
             table.setdefault(chosen.id, {})[split] = {name: r for name, r in records.items() if r is not None}
             print(chosen.id, split, {n: round(r["mean"], 3) for n, r in table[chosen.id][split].items()})
     return table
@@ -105,9 +108,11 @@ def main() -> None:
     """Measures, then writes or compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with references.json, write nothing")
+    parser.add_argument("--missing", action="store_true", help="keep what is stored, measure the rest")
     parser.add_argument("ids", nargs="*", metavar="ID", help="measure these only; the others stay as they are")
     arguments = parser.parse_args()
-    fresh, stored = measure_all(arguments.ids), json.loads(PATH.read_text())["benchmarks"]
+    stored = json.loads(PATH.read_text())["benchmarks"]
+    fresh = measure_all(arguments.ids, stored if arguments.missing else None)
     if arguments.check:
         faults = check(stored, fresh)
         print("\n".join(faults) or "references.json agrees")

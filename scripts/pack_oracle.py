@@ -1,6 +1,7 @@
 """Takes the stages that the package ships out of a run of `metabench train sac-oracle`.
 
     python scripts/pack_oracle.py runs/CheetahVel-v0-sac-oracle-s0
+    python scripts/pack_oracle.py runs/PointRobot-v0-sac-oracle-s0 --history   # where the oracle is a closed form
 
 Kept are `medium`, the stage whose noisy policy comes nearest to 0.42 of the way from random to the best stage; the best
 stage by return on the training tasks, as the last; and up to four more along the way, for `replay`. The choice is made
@@ -32,8 +33,8 @@ def level(agent: Any, benchmark: str) -> float:
     return float(metabench.evaluate(agent, protocol).array().mean())
 
 
-def pack(folder: Path) -> Path:
-    """Chooses, measures and writes; returns the file."""
+def pack(folder: Path, history: bool = False) -> Path:
+    """Chooses, measures and writes; returns the file. A `history` serves data sets alone, and is no oracle."""
     settings, stages = load_config(folder), weights.Stages.load(folder / weights.STAGES)
     benchmark = settings["benchmark"]
     space: Any = metabench.spec(benchmark).family().action_space
@@ -59,7 +60,8 @@ def pack(folder: Path) -> Path:
         "frames_trained": stages.records[-1]["frames"],
         "random": random,
     }
-    target = weights.WEIGHTS / f"{benchmark}.safetensors"
+    room = weights.WEIGHTS / weights.HISTORIES if history else weights.WEIGHTS
+    target = room / f"{benchmark}.safetensors"
     target.parent.mkdir(exist_ok=True)
     kept = stages.pick(chosen)
     records = [{**r, "noisy": noisy[i], "return": calm[i]} for r, i in zip(kept.records, chosen, strict=True)]
@@ -73,5 +75,7 @@ def pack(folder: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    for run in parser.parse_args().folders:
-        pack(run)
+    parser.add_argument("--history", action="store_true", help="for the data set sac-history alone")
+    arguments = parser.parse_args()
+    for run in arguments.folders:
+        pack(run, arguments.history)

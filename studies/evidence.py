@@ -7,10 +7,15 @@
 
 `studies/queue.toml` is the queue. A run is a job of `metabench sweep` in `runs/evidence`; what a reader wants to check
 of it (the results, the settings, the learning curve) is kept in `studies/evidence/KEY`, KEY being the job's. Tables are
-made of what is kept there and of nothing else, and name the keys. In a page, a table stands between
+made of what is kept there and of nothing else, and name the keys. The studies' own tables (`studies/*/tables.py`) are
+made of what their `results/` keep, and name keys, or the files and their hash where runs are older than keys.
+
+In a page (`docs/`, `studies/*/NOTES.md`), a table stands between
 
     <!-- evidence: NAME -->
     <!-- end of evidence -->
+
+NAME being a table's of the queue or of a study.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ import io
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,19 +35,28 @@ import numpy as np
 
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.stats import Interval, mean, stratified_bootstrap
-from metabench.runs import CONFIG, METRICS, result_path
-from metabench.sweep import Job, Local
+from metabench.runs import CONFIG, METRICS, read_results, result_path
+from metabench.sweep import Engine, Job
 from metabench.sweep.folder import JOB, Place
 from metabench.sweep.grid import parse_seeds
 from metabench.sweep.jobs import add_to_plan
 from metabench.sweep.settings import changes_of
 from metabench.sweep.work import SPLITS, trainable
+from studies import sweeping
+from studies.dynamite import tables as dynamite
+from studies.highway import tables as highway
+from studies.itch import tables as itch
+from studies.meta_dt import tables as meta_dt
+from studies.metadreamer import tables as metadreamer
 
 HERE = Path(__file__).parent
 QUEUE, KEPT, RUNS = HERE / "queue.toml", HERE / "evidence", HERE.parent / "runs" / "evidence"
 CURVE = "curve.csv"
-_PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
-_OPTIONS = {"episodes", "datasets", "splits"}  # of a table, handed on to its jobs
+PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
+STUDIES: Mapping[str, Callable[[], str]] = {
+    name: make for study in (dynamite, meta_dt, metadreamer, highway, itch) for name, make in study.TABLES.items()
+}
+_OPTIONS = {"episodes", "repeats", "datasets", "splits"}  # of a table, handed on to its jobs
 
 
 class Row(NamedTuple):
@@ -93,8 +108,10 @@ def keep(job: Job, out: Path = RUNS, kept: Path = KEPT) -> None:
     source, target = Place(out).result(job.key()), kept / job.key()
     if (target / JOB).exists():
         return
-    for path in (*sorted(source.glob("result*.json")), source / CONFIG):
-        write_atomically(target / path.name, path.read_bytes())
+    for split, result in read_results(source).items():
+        target.mkdir(parents=True, exist_ok=True)
+        result.save(result_path(target, split))
+    write_atomically(target / CONFIG, (source / CONFIG).read_bytes())
     if (source / METRICS).exists():
         write_atomically(target / CURVE, _curve((source / METRICS).read_text().splitlines()).encode())
     write_atomically(target / JOB, (source / JOB).read_bytes())  # last: it says that the others are there
@@ -112,12 +129,12 @@ def _curve(lines: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def make(tables: Iterable[Table], out: Path = RUNS, kept: Path = KEPT, workers: int | None = None) -> None:
+def make(tables: Iterable[Table], engine: Engine, out: Path = RUNS, kept: Path = KEPT) -> None:
     """Does what is missing, in order, and keeps it."""
     jobs = list(dict.fromkeys(job for table in tables for job in table.jobs))
     left = [job for job in jobs if not (kept / job.key() / JOB).exists()]
     add_to_plan(Place(out).plan, left)
-    for event in Local(workers).events(left, out):
+    for event in engine.events(left, out):
         if event.state == "done":
             keep(event.job, out, kept)
             print(f"done    {event.job.label}", flush=True)
@@ -166,26 +183,37 @@ def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
 
 
 def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
-    """A page with its tables made anew; ValueError in one sentence for a table that the queue does not have."""
-    known = {table.name: table for table in tables}
+    """A page with its tables made anew; ValueError in one sentence for a table that nobody knows."""
+    known = {table.name: partial(render, table, kept) for table in tables} | dict(STUDIES)
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] not in known:
-            raise ValueError(f"the queue has no table {match['name']!r}; there are {', '.join(known)}")
-        return f"{match[1]}{render(known[match['name']], kept)}{match[3]}"
+            raise ValueError(f"there is no table {match['name']!r}; there are {', '.join(known)}")
+        return f"{match[1]}{known[match['name']]()}{match[3]}"
 
-    return _PLACE.sub(fill, text)
+    return PLACE.sub(fill, text)
 
 
-def pages() -> list[Path]:
+def pages(root: Path = HERE.parent) -> list[Path]:
     """The pages that may have a place for a table: the documentation's own and the studies' notes."""
-    docs = HERE.parent / "docs"
-    return sorted([*docs.glob("*.md"), *docs.glob("agents/*.md"), *HERE.glob("*/NOTES.md")])
+    docs = root / "docs"
+    return sorted([root / "README.md", *docs.glob("*.md"), *docs.glob("agents/*.md"), *root.glob("studies/*/NOTES.md")])
 
 
 def keys_of(text: str) -> list[str]:
-    """The keys that a page names."""
-    return re.findall(r"\b[0-9a-f]{64}\b", "\n".join(re.findall(r"<!-- keys\n(.*?)-->", text, re.DOTALL)))
+    """The keys of jobs that a page names; hashes of files are none."""
+    comments = "\n".join(re.findall(r"<!-- (?:keys|from)\n(.*?)-->", text, re.DOTALL))
+    return re.findall(r"(?<!sha256 )\b[0-9a-f]{64}\b", comments)
+
+
+def kept_keys(root: Path = HERE) -> set[str]:
+    """The keys of all runs that are kept: the queue's, and the studies'."""
+    found = {path.parent.name for path in (root / "evidence").glob(f"*/{JOB}")}
+    found |= {sweeping.job_in(path).key() for path in root.glob(f"*/results/**/*-{JOB}")}
+    for path in root.glob("*/results/**/*.json"):  # of studies whose jobs are steps: one record, with their keys
+        if path.name in ("information.json", "probe.json"):
+            found |= set(re.findall(r'"([0-9a-f]{64})"', path.read_text()))
+    return found
 
 
 def main() -> None:
@@ -193,8 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--missing", action="store_true", help="only say what is missing")
     parser.add_argument("--only", nargs="+", help="tables; all by default")
-    parser.add_argument("--workers", type=int, help="processes; as many as cores by default")
     parser.add_argument("--pages", action="store_true", help="write the tables into the pages")
+    sweeping.add_options(parser)
     arguments = parser.parse_args()
     tables = read_queue()
     known = [table.name for table in tables]
@@ -209,9 +237,9 @@ def main() -> None:
                 print(f"written: {page}")
         return
     print(missing(chosen), flush=True)
-    if not arguments.missing:
+    if not (arguments.missing or arguments.dry_run):
         try:
-            make(chosen, workers=arguments.workers)
+            make(chosen, sweeping.engine(arguments))
         except KeyboardInterrupt:
             print("stopped; the same command goes on")
         print(missing(chosen))

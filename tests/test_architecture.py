@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [  # the core's files and rooms; each imports only what stands before it, and its own room
     *(
         "moved",
+        "colors",
         "extras",
         "packages",
         "rng",
@@ -25,7 +26,7 @@ LAYERS = [  # the core's files and rooms; each imports only what stands before i
         "envs",
     ),
     *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks"),
-    *("leaderboard", "settings", "sweep", "plotting", "cli"),
+    *("leaderboard", "loading", "settings", "sweep", "plotting", "tracking", "cli"),
 ]
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}
 SHARED_ROOM = "parts"  # the one room of the agents that all others may import
@@ -100,7 +101,12 @@ def test_no_room_of_agents_imports_another_and_no_algorithm_an_algorithm(path):
         assert module not in known, f"{path.relative_to(ROOT)} imports the algorithm {module}"
 
 
-@pytest.mark.parametrize("folder", sorted(p for p in (ROOT / "agents" / "metabench_agents").iterdir() if p.is_dir()))
+def agent_rooms() -> list[Path]:
+    """The agents' rooms, and the rooms within them."""
+    return sorted({path.parent for path in modules("agents/metabench_agents")} - {ROOT / "agents" / "metabench_agents"})
+
+
+@pytest.mark.parametrize("folder", agent_rooms(), ids=lambda p: str(p.relative_to(ROOT / "agents")))
 def test_a_room_can_be_taken_in_at_a_glance(folder):
     assert len(list(folder.glob("*.py"))) <= 15, "14 files and __init__"
 

@@ -5,9 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import metabench
+from metabench.evaluation.results import Result
 from metabench.leaderboard.records import read_boards
 from metabench.leaderboard.verify import verify
 
@@ -66,16 +68,100 @@ def test_pages_are_generated_for_every_benchmark(tmp_path):
     for spec in metabench.specs():
         page = (tmp_path / "families" / f"{spec.group or spec.id}.md").read_text()
         assert all(spec.digests[split][:16] in page for split in ("train", "test", "ood"))
-        if spec.group:
-            continue
-        drawn = (tmp_path / "families" / f"{spec.id}.png").exists()
-        assert drawn or spec.extra in ("mujoco", "metaworld"), "only MuJoCo needs OpenGL to draw"
-        assert drawn == (f"{spec.id}.png" in page)
+        name = spec.group or spec.id
+        assert (f"films/{name}.webp" in page) == (name in generate.FILMS)
+        if spec.table().size("test") > 1 and len(spec.table().fixed("test")[0].context):
+            assert '<svg xmlns="http://www.w3.org/2000/svg"' in page, "where the tasks of the splits lie"
+    gallery = (tmp_path / "families" / "index.md").read_text()
+    assert all(f"]({spec.group or spec.id}.md)" in gallery for spec in metabench.specs())
     again = tmp_path / "again"
     generate.write_families(again)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "families").iterdir()
     }
+
+
+@pytest.fixture(scope="module")
+def parts():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import parts
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    return parts
+
+
+def test_the_papers_claims_have_numbers_from_records(parts):
+    page = parts.results_page()
+    told = [
+        Result.load(p).array().mean() for p in ROOT.glob("studies/dynamite/results/GridSwitch-v0/dynamite-s?-test.json")
+    ]
+    assert f"DynaMITE-RL {np.mean(told):.2f}" in page and "{" not in page
+    for path, anchor in re.findall(r"\]\(([\w/-]+\.md)(?:#([\w-]+))?\)", page):
+        text = (ROOT / "docs" / path).read_text()
+        heads = {
+            re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"(?m)^#+ (.+)$", text)
+        }
+        assert not anchor or anchor in heads, f"{path} has no heading {anchor}"
+
+
+def test_a_dataset_page_says_what_was_measured(parts):
+    pages = parts.dataset_pages()
+    assert len(pages) == 1 + len({record["id"] for record in parts.datasets()})
+    page = pages["point-robot-mixed-v0"]
+    assert 'missing="generate"' in page and "-7.61" in page and "../families/PointRobot-v0.md" in page
+
+
+def test_the_first_page_shows_the_boards(parts):
+    table = parts.heat_table("boards/")
+    assert re.search(
+        r'<a href="boards/entries/grid-switch/rl2/[\w-]+\.html" title="95 % interval [\d. to]+, track online">0\.',
+        table,
+    )
+    assert "random" not in table
+
+
+def test_a_tutorial_is_executed_and_a_fault_stops_it(tmp_path):
+    import json
+
+    loader = importlib.util.spec_from_file_location("build_tutorials", ROOT / "docs" / "tutorials" / "build.py")
+    build = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(build)
+
+    def write(*code):
+        cells = [{"cell_type": "markdown", "source": ["# T"]}]
+        cells += [{"cell_type": "code", "source": text.splitlines(keepends=True)} for text in code]
+        (tmp_path / "t.ipynb").write_text(json.dumps({"cells": cells}))
+        return build.execute(tmp_path / "t.ipynb", tmp_path)
+
+    page = write("x = 3", "print('hi')\nx + 1", "from PIL import Image\nImage.new('RGB', (2, 2))")
+    assert "```text\nhi\n4\n```" in page and "t-2.png" in page and (tmp_path / "t-2.png").exists()
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        write("1 / 0")
+
+
+def test_internal_links_of_the_built_site():
+    """Every link and picture of the pages that were built leads somewhere, and no page is heavy; after `make docs`."""
+    site = ROOT / "docs" / "_build" / "html"
+    if not (site / "boards" / "index.html").exists():
+        pytest.skip("the site has not been built: make docs")
+    broken, heavy, nameless = [], [], []
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        if len(text) > 300_000:
+            heavy.append(page.name)
+        for target in re.findall(r'(?:href|src)="([^"#?:]+)(?:[#?][^"]*)?"', text):
+            place = (page.parent / target).resolve()
+            if not (place.exists() or (place / "index.html").exists()):
+                broken.append(f"{page.relative_to(site)} -> {target}")
+        nameless += [
+            f"{page.name}: {tag}" for tag in re.findall(r"<img [^>]*>", text) if not re.search(r'alt="[^"]+"', tag)
+        ]
+    assert not broken, broken[:20]
+    assert not [name for name in heavy if "_modules" not in name], heavy
+    assert not nameless, nameless[:20]
 
 
 @pytest.mark.parametrize(

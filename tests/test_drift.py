@@ -32,6 +32,28 @@ def test_never_and_fixed():
     assert parse_sessions(None, POINT, "train").constant
 
 
+def test_lengths_are_normal_and_no_shorter_than_the_shortest():
+    """SeCBAD's int(max(N(80, 20), 10)); with a large deviation the shortest takes what lies below it."""
+    told = {"kind": "normal", "mean": 80, "deviation": 20, "shortest": 10}
+    lengths = parse_sessions(told, POINT, "train").lengths(streams(40_000))
+    assert lengths.dtype == np.int64 and lengths.min() >= 10
+    assert abs(lengths.mean() - 79.5) < 0.5 and abs(lengths.std() - 20.0) < 0.5  # rounded down: half a step less
+    wide = parse_sessions(told | {"mean": 10, "deviation": 5}, POINT, "train").lengths(streams(40_000))
+    assert abs((wide == 10).mean() - (0.5 + 0.0793)) < 0.01  # below 11: the half below 10, and [10, 11)
+    assert (
+        parse_sessions({"kind": "normal", "mean": -5, "deviation": 0}, POINT, "train").lengths(streams(9)) == 1
+    ).all()
+
+
+def test_a_family_can_have_normal_sessions():
+    sessions = {"kind": "normal", "mean": 5, "deviation": 1, "shortest": 3}
+    env = make_vec("PointRobot-v0", 50, sessions=sessions, expose_task=True)
+    seen = [env.reset(seed=0)[0][:, -2:]]
+    seen += [env.step(env.action_space.sample() * 0)[0][:, -2:] for _ in range(19)]
+    changes = (np.diff(np.stack(seen), axis=0) != 0).any(2).sum(0)
+    assert changes.min() >= 2 and changes.max() <= 6
+
+
 def test_the_chain_follows_its_matrix():
     chain = {"paying": [[0.1, 0.9], [0.5, 0.5]]}
     drift = parse_sessions({"kind": "geometric", "p": 0.1, "chain": chain}, GRID, "train")
@@ -105,6 +127,11 @@ def test_switches_come_after_the_reward_and_follow_p():
         ({"kind": "geometric"}, r"need p, the probability of an end after each step, in \[0, 1\]; got None"),
         ({"kind": "geometric", "p": 1.5}, "got 1.5"),
         ({"kind": "geometric", "p": float("nan")}, "got nan"),
+        ({"kind": "normal", "mean": 80}, "mean and deviation"),
+        ({"kind": "normal", "mean": 80, "deviation": -1}, "deviation of at least 0"),
+        ({"kind": "normal", "mean": 80, "deviation": 1, "shortest": 0}, "shortest length of at least 1"),
+        ({"kind": "normal", "mean": 80, "deviation": 1, "length": 3}, "take no 'length'"),
+        ({"kind": "normal", "mean": float("nan"), "deviation": 1}, "normal sessions need"),
         ({"kind": "fixed", "length": 0}, "whole number of steps of at least 1; got 0"),
         ({"kind": "fixed", "length": 2.5}, "got 2.5"),
         ({"kind": "constant", "p": 0.1}, "constant sessions take no 'p'; they take nothing"),

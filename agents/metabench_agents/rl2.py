@@ -19,6 +19,7 @@ Deviations, with reasons:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
+from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
 from metabench_agents.parts.layers import (
     GRU,
     ActionHead,
@@ -49,10 +51,11 @@ from metabench_agents.parts.losses import (
     next_reward_scale,
     ppo_policy_loss,
     value_loss,
-    went_too_far,
 )
 from metabench_agents.parts.memory import Rollout, trial_length, trial_steps
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.passes import passes
+from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.seeds import Stack, common_point, save_all
 from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "rl2"
@@ -70,7 +73,7 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 3_000_000  # environment steps in all
@@ -174,29 +177,184 @@ class Agent:
         return self.network.policy.to_env(self.network.policy.sample(params, None)), RL2Memory(hidden, True)
 
 
+class Reply(NamedTuple):
+    """What a network says to a tick."""
+
+    hidden: Tensor  # [B, H] after it
+    value: Tensor  # [B]
+    action: Tensor  # [B] or [B, A] in the policy's units
+    log_prob: Tensor  # [B]
+
+
+def reply(network: Network, seen: tuple[Tensor, ...], hidden: Tensor, noise: Tensor) -> Reply:
+    """One tick, as a pure function: `seen` are the arguments of `Network.tick`, `noise` `[B, A]` picks the action."""
+    embedded = network.tick(*seen)
+    hidden = network.core.step(embedded, hidden)
+    params, value = network.heads(embedded, hidden)
+    action = network.policy.place(params, noise)
+    return Reply(hidden, value, action, network.policy.log_prob(params, action))
+
+
+Act = Callable[[tuple[Tensor, ...], Tensor, Tensor], Reply]
+Draw = Callable[..., Tensor]
+
+
+class Table:
+    """A vector environment whose slots play together, and what came of its last tick."""
+
+    def __init__(self, env: Any, seeds: Any, where: slice, hidden: Tensor):
+        observation, _ = env.reset(seed=seeds)
+        self.env, self.where, self.hidden = env, where, hidden
+        self.shown = Stream(observation, env.single_action_space)
+        self.asked: Ahead | None = None
+
+    def ask(self, act: Act, out: Rollout, t: int, noise: Tensor, device: Device) -> tuple[Tensor, Tensor, Tensor]:
+        """Writes down what is seen, and asks for actions; values, actions and log probabilities where they are."""
+        step, at = self.shown.timestep(), self.where
+        out.observation[t, at] = torch.from_numpy(step.observation)
+        out.previous_action[t, at] = torch.from_numpy(step.action)
+        out.previous_reward[t, at], out.first[t, at] = torch.from_numpy(step.reward), torch.from_numpy(step.first)
+        absent = nothing_before(out.first[t, at], t > 0, PROTOCOL_VERSION)
+        seen = (out.observation[t, at], out.previous_action[t, at], out.previous_reward[t, at], out.first[t, at])
+        answer = act(tuple(device.put([*seen, absent])), self.hidden, noise)
+        self.hidden, self.asked = answer.hidden, Ahead(answer.action)
+        return answer.value, answer.action, answer.log_prob
+
+    def play(self, network: Network, out: Rollout, t: int) -> None:
+        """Takes the actions, once they are here."""
+        assert self.asked is not None
+        actions = network.policy.to_env(self.asked.wait())
+        observation, raw, terminated, truncated, info = self.env.step(actions)
+        out.reward[t, self.where] = torch.from_numpy(raw)
+        self.shown.advance(actions, observation, raw, terminated | truncated, info.get("final_obs"))
+
+
 @torch.inference_mode()
-def collect(network: Network, env: Any, out: Rollout, seed: int, generator: torch.Generator) -> float:
-    """Plays one trial per slot into `out`, which is shown what an agent is; returns the mean return per episode."""
-    observation, _ = env.reset(seed=seed)
-    shown = Stream(observation, env.single_action_space)
-    hidden = torch.zeros(env.num_envs, network.core.hidden)
-    for t in range(len(out.reward)):
-        step = shown.timestep()
-        out.observation[t], out.previous_action[t] = torch.from_numpy(step.observation), torch.from_numpy(step.action)
-        out.previous_reward[t], out.first[t] = torch.from_numpy(step.reward), torch.from_numpy(step.first)
-        absent = nothing_before(out.first[t], t > 0, PROTOCOL_VERSION)
-        embedded = network.tick(
-            out.observation[t], out.previous_action[t], out.previous_reward[t], out.first[t], absent
-        )
-        hidden = network.core.step(embedded, hidden)
-        params, out.value[t] = network.heads(embedded, hidden)
-        action = network.policy.sample(params, generator)
-        out.action[t], out.log_prob[t] = action, network.policy.log_prob(params, action)
-        actions = network.policy.to_env(action)
-        observation, raw, terminated, truncated, info = env.step(actions)
-        out.reward[t] = torch.from_numpy(raw)
-        shown.advance(actions, observation, raw, terminated | truncated, info.get("final_obs"))
+def collect(
+    network: Network,
+    envs: Any,
+    out: Rollout,
+    seed: int,
+    generator: torch.Generator,
+    device: Device | None = None,
+    act: Act | None = None,
+) -> float:
+    """Plays one trial per slot into `out`, which is shown what an agent is; returns the mean return per episode.
+
+    Args:
+        network: Whose actions are played.
+        envs: A vector environment, or several whose slots follow each other: while one is stepped, the device thinks
+            about the others. The trials are the same in either case.
+        out: Columns on the CPU. Where `device` is another, its values, actions and log probabilities are replaced by
+            columns there.
+        seed: Of the first slot, the others counting on from it.
+        generator: For the actions.
+        device: Where the network is.
+        act: `reply` of it, in the device's form.
+    """
+    device = device or Device()
+    draws, slots = device.generator(generator), out.reward.shape[1]
+    act = act or (lambda *asked: reply(network, *asked))
+    play_trials(
+        network, envs, out, seed, lambda *ticks: network.policy.noise(*ticks, slots, generator=draws), device, act
+    )
     return float(out.reward.sum()) / float(out.first.sum())
+
+
+def play_trials(
+    network: Network, envs: Any, out: Rollout, seed: int | list[int], draw: Draw, device: Device, act: Act
+) -> None:
+    """What `collect` says, with a seed for every slot or the first one's, and draws of any kind.
+
+    Args:
+        network: Tells of the action space.
+        envs: See there.
+        out: See there.
+        seed: Of the first slot, the others counting on from it; or one for every slot.
+        draw: Gives the noise of a tick `[B, A]`, or of so many ticks `[T, B, A]`.
+        device: See there.
+        act: See there.
+    """
+    tables, start = [], 0
+    envs = envs if isinstance(envs, list) else [envs]
+    for env in envs:
+        where = slice(start, start + env.num_envs)
+        hidden = torch.zeros(env.num_envs, network.core.hidden, device=device.kind)
+        tables.append(Table(env, seed[where] if isinstance(seed, list) else seed + start, where, hidden))
+        start = where.stop
+    ticks, here = len(out.reward), device.kind.type == "cpu"
+    ahead = None if here else draw(ticks)
+    rows: list[list[tuple[Tensor, ...]]] = [[] for _ in tables]
+    for t in range(ticks):
+        noise = draw() if ahead is None else ahead[t]
+        for table, said in zip(tables, rows, strict=True):
+            if t:
+                table.play(network, out, t - 1)
+            answer = table.ask(act, out, t, noise[table.where], device)
+            if here:
+                out.value[t, table.where], out.action[t, table.where], out.log_prob[t, table.where] = answer
+            else:
+                said.append(answer)
+    for table in tables:
+        table.play(network, out, ticks - 1)
+    if not here:
+        columns = [[torch.stack(column) for column in zip(*said, strict=True)] for said in rows]
+        out.value, out.action, out.log_prob = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
+
+
+def orders(settings: PPO, trials: int, generator: torch.Generator) -> Tensor:
+    """The order of the trials in each of PPO's passes, `[epochs, B]`."""
+    return torch.stack([torch.randperm(trials, generator=generator) for _ in range(settings.epochs)])
+
+
+def prepared(batch: Rollout, settings: PPO, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Normalised advantages and the values' targets, `[T, B]`; rewards are divided by `scale`."""
+    end = torch.zeros_like(batch.value[0])
+    advantage = gae(batch.reward / scale, batch.value, end, settings.discount, settings.trace)
+    target = advantage + batch.value
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8), target
+
+
+def chosen(batch: Rollout, advantage: Tensor, target: Tensor, rows: Tensor) -> tuple[Rollout, Tensor, Tensor]:
+    """Some of the trials."""
+    return Rollout(**{n: c.index_select(1, rows) for n, c in vars(batch).items()}), advantage[:, rows], target[:, rows]
+
+
+def improve(
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    settings: PPO,
+    device: Device,
+    batch: Rollout,
+    order: Tensor,
+    scale: Tensor | float,
+    left: Tensor | float,
+    rate: Tensor | float = 1.0,
+) -> dict[str, Tensor]:
+    """PPO's passes over one iteration, as a pure function: all chance is in `order`.
+
+    Args:
+        network: Changed in place.
+        optimiser: Likewise.
+        settings: PPO's.
+        device: Whose precision the losses have.
+        batch: Whole trials.
+        order: `[epochs, B]` of the trials.
+        scale: What rewards are divided by.
+        left: The share of the training that is left: learning rate and entropy bonus fall with it.
+        rate: A factor of the learning rate; see `next_rate`.
+
+    Returns:
+        As `passes`.
+    """
+    set_rate(optimiser, settings.learning_rate * left * rate)
+    advantage, target = prepared(batch, settings, scale)
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss(network, *chosen(batch, advantage, target, rows), settings, settings.entropy * left)
+
+    minibatches = (rows for one in order for rows in one.chunk(settings.minibatches))
+    return passes(device, optimiser, settings, minibatches, loss_of)
 
 
 def update(
@@ -209,48 +367,33 @@ def update(
     generator: torch.Generator,
     rate: float = 1.0,
 ) -> dict[str, float]:
-    """PPO's passes over one iteration.
+    """`improve` on the CPU, with an order of its own."""
+    order = orders(settings, batch.reward.shape[1], generator)
+    told = improve(network, optimiser, settings, Device(), batch, order, scale, left, rate)
+    return {name: float(value) for name, value in told.items()}
 
-    Args:
-        network: Changed in place.
-        optimiser: Likewise.
-        batch: Whole trials.
-        settings: PPO's.
-        scale: What rewards are divided by.
-        left: The share of the training that is left: learning rate and entropy bonus fall with it.
-        generator: For the order of the minibatches.
-        rate: A factor of the learning rate; see `next_rate`.
 
-    Returns:
-        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were.
-    """
-    for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * left * rate
-    end = torch.zeros_like(batch.value[0])
-    advantage = gae(batch.reward / scale, batch.value, end, settings.discount, settings.trace)
-    target = advantage + batch.value
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    sums: dict[str, float] = {}
-    count, last = 0, torch.zeros(())
-    parts_of_passes = (
-        rows
-        for _ in range(settings.epochs)
-        for rows in torch.randperm(batch.reward.shape[1], generator=generator).chunk(settings.minibatches)
-    )
-    for rows in parts_of_passes:
-        part = Rollout(**{name: column[:, rows] for name, column in vars(batch).items()})
-        total, metrics = loss(network, part, advantage[:, rows], target[:, rows], settings, settings.entropy * left)
-        last = metrics["kl"]
-        if count and went_too_far(last, settings):
-            break
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
-        optimiser.step()
-        count += 1
-        for name, value in (metrics | {"grad_norm": norm}).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: value / count for name, value in sums.items()} | {"kl_end": float(last), "steps": count}
+def vector_envs(benchmark: str, slots: int, config: Config, device: Device) -> list[Any]:
+    """One environment of all slots on the CPU, two halves where a device can think while one of them is stepped."""
+    sizes = [slots] if device.kind.type == "cpu" or slots < 2 else [slots - slots // 2, slots // 2]
+    return [make_viewed(benchmark, size, config.view, split=config.split) for size in sizes]
+
+
+def fresh(config: Config, env: Any, seed: int) -> Network:
+    """The network that a seed begins with."""
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    return Network(config.network, env)
+
+
+def env_seed(seed: int, iteration: int) -> int:
+    """Of an iteration's first slot; slots add up to 2^20, so no two iterations share a stream."""
+    return (seed * 2**32 + iteration) * 2**20
+
+
+def empty_rollout(network: Network, env: Any, ticks: int, trials: int) -> Rollout:
+    """Room for one iteration, on the CPU."""
+    shape = tuple(env.single_action_space.shape or ())
+    return Rollout.empty(ticks, trials, network.scaler.center.shape[0], shape, network.policy.discrete)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | DecidingAgent:
@@ -258,39 +401,181 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | Dec
 
     An iteration depends on nothing but parameters, optimiser, reward scale, seed and its own number.
     """
+    device = Device.of(config)
     checkpoint = run.begin(NAME, benchmark, config, seed)
     ticks, steps = trial_length(NAME, benchmark, config.view), trial_steps(benchmark) * config.trials
-    env = make_viewed(benchmark, config.trials, config.view, split=config.split)
-    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    network = Network(config.network, env)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
+    envs = vector_envs(benchmark, config.trials, config, device)
+    network = device.place(fresh(config, envs[0], seed))
+    optimiser = device.adam(network.parameters(), config.ppo.learning_rate, eps=1e-5)
     done, scale, rate = 0, 1.0, 1.0
     if checkpoint:
         done, scale, rate = checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
-    shape = tuple(env.single_action_space.shape or ())
-    batch = Rollout.empty(ticks, config.trials, network.scaler.center.shape[0], shape, network.policy.discrete)
+    act = device.function(lambda *asked: reply(network, *asked))
+    passes = device.function(lambda *given: improve(network, optimiser, config.ppo, device, *given))
+    batch = empty_rollout(network, envs[0], ticks, config.trials)
     iterations = -(-config.frames // steps)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start = time.perf_counter()
-            env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
-            network.eval()
-            mean_return = collect(network, env, batch, env_seed, stream(seed, iteration, 0))
-            network.train()
+            draws = stream(seed, iteration, 0)
+            mean_return = collect(network, envs, batch, env_seed(seed, iteration), draws, device, act)
             scale = next_reward_scale(scale, batch.reward, config.ppo.discount, iteration)
-            left = 1.0 - iteration / iterations
-            metrics = update(network, optimiser, batch, config.ppo, scale, left, stream(seed, iteration, 1), rate)
+            order = orders(config.ppo, config.trials, stream(seed, iteration, 1))
+            told = passes(batch, order, scale, 1.0 - iteration / iterations, rate)
+            metrics = {name: float(value) for name, value in told.items()}
             watch((network,), batch.observation)
             rate = next_rate(rate, metrics["kl_end"], config.ppo)
-            speed, frames = steps / (time.perf_counter() - start), (iteration + 1) * steps
-            head = {"iteration": iteration + 1, "frames": frames, "return": mean_return, "scale": scale, "rate": rate}
-            run.log(head | metrics | {"time/frames_per_s": speed})
+            speed = steps / (time.perf_counter() - start)
+            state = {"scale": scale, "rate": rate}
+            run.log(row_of(iteration, steps, mean_return, state | metrics, speed))
             advance(iteration + 1, f"return {mean_return:7.2f}   {speed / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                state = {"scale": scale, "rate": rate}
                 run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), state)
-    return deciding(Agent(network), benchmark, config.view)
+    return deciding(Agent(network.to("cpu")), benchmark, config.view)
+
+
+def row_of(
+    iteration: int, frames: int, mean_return: float, metrics: dict[str, float], speed: float
+) -> dict[str, float]:
+    """An iteration's row of the log."""
+    head = {"iteration": iteration + 1, "frames": (iteration + 1) * frames, "return": mean_return}
+    return head | metrics | {"time/frames_per_s": speed}
+
+
+class Seeds:
+    """Runs of several seeds that learn together: one environment for all slots, one network of stacked parameters.
+
+    Args:
+        benchmark: Of all of them.
+        config: Likewise.
+        seeds: One per run.
+        device: Where they learn.
+        saved: The checkpoints they continue from, all of one iteration; none where they begin.
+    """
+
+    def __init__(
+        self, benchmark: str, config: Config, seeds: Sequence[int], device: Device, saved: Sequence[Checkpoint] = ()
+    ):
+        if config.ppo.target_kl:
+            raise ValueError("seeds that learn together all go through every pass: leave out --ppo.target-kl")
+        self.config, self.seeds, self.device = config, seeds, device
+        self.ticks, trials = trial_length(NAME, benchmark, config.view), config.trials
+        parts = 1 if device.kind.type == "cpu" or trials % 2 else 2  # of every seed's slots, each an environment
+        slots = len(seeds) * trials
+        self.envs = [make_viewed(benchmark, slots // parts, config.view, split=config.split) for _ in range(parts)]
+        self.layout = torch.arange(slots).view(len(seeds), parts, -1).transpose(0, 1).flatten()  # seed by seed, in them
+        self.networks = [fresh(config, self.envs[0], seed) for seed in seeds]
+        self.scales = [point.state["scale"] for point in saved] or [1.0] * len(seeds)
+        for network, point in zip(self.networks, saved, strict=False):
+            unpack(point.tensors, {"network": network}, {})
+        self.stack = Stack(self.networks, device)
+        self.optimiser = device.adam(self.stack.parameters.values(), config.ppo.learning_rate, eps=1e-5)
+        if saved:
+            self.stack.restore(self.optimiser, [point.tensors for point in saved])
+        self.batch = empty_rollout(self.networks[0], self.envs[0], self.ticks, slots)
+        self.act, self.passes = device.function(self._reply), device.function(self._improve)
+
+    def _split(self, column: Tensor, axis: int, parts: int = 1) -> Tensor:
+        """Slots as `[seeds, slots of a seed]`, in front; they lie in `parts`, each with some of every seed."""
+        own = column.unflatten(axis, (parts, len(self.seeds), -1)).movedim(axis + 1, 0)
+        return own.flatten(axis + 1, axis + 2)
+
+    def _reply(self, seen: tuple[Tensor, ...], hidden: Tensor, noise: Tensor) -> Reply:
+        parts = tuple(self._split(column, 0) for column in seen), self._split(hidden, 0), self._split(noise, 0)
+        return Reply(*(column.flatten(0, 1) for column in self.stack.call(reply, *parts)))
+
+    def _improve(self, batch: Rollout, order: Tensor, scale: Tensor, left: Tensor | float) -> dict[str, Tensor]:
+        """`improve` of every seed; `order` `[epochs, S, B]`, `scale` `[S]`."""
+        settings, sums = self.config.ppo, {}
+        set_rate(self.optimiser, settings.learning_rate * left)
+        columns = tuple(self._split(column, 1, len(self.envs)) for column in vars(batch).values())
+        ready = torch.func.vmap(lambda own, by: prepared(Rollout(*own), settings, by))(columns, scale)
+
+        def of_seed(network: Network, own: Any, advantage: Tensor, target: Tensor, at: Tensor) -> Any:
+            return loss(network, *chosen(Rollout(*own), advantage, target, at), settings, settings.entropy * left)
+
+        for rows in (rows for one in order for rows in one.chunk(settings.minibatches, dim=1)):
+            with self.device.products():
+                total, metrics = self.stack.call(of_seed, columns, *ready, rows)
+            norm = self.stack.descend(total, self.optimiser, settings.max_grad_norm)
+            for name, value in (metrics | {"grad_norm": norm}).items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        count = settings.epochs * min(settings.minibatches, order.shape[2])
+        ends = {"kl_end": metrics["kl"].detach(), "steps": torch.full_like(norm, count)}
+        return {name: value / count for name, value in sums.items()} | ends
+
+    def iterate(self, iteration: int, left: float) -> list[dict[str, float]]:
+        """One iteration of every seed; each one's return, scale and metrics."""
+        trials, ppo = self.config.trials, self.config.ppo
+        slots = [env_seed(seed, iteration) + slot for seed in self.seeds for slot in range(trials)]
+        draws, policy = (
+            [self.device.generator(stream(seed, iteration, 0)) for seed in self.seeds],
+            self.networks[0].policy,
+        )
+
+        def draw(*ticks: int) -> Tensor:
+            return torch.cat([policy.noise(*ticks, trials, generator=g) for g in draws], dim=-2)[..., self.layout, :]
+
+        with torch.inference_mode():
+            seeds = [slots[at] for at in self.layout.tolist()]
+            play_trials(self.networks[0], self.envs, self.batch, seeds, draw, self.device, self.act)
+        reward, first = (self._split(column, 1, len(self.envs)) for column in (self.batch.reward, self.batch.first))
+        self.scales = [
+            next_reward_scale(scale, own, ppo.discount, iteration)
+            for scale, own in zip(self.scales, reward, strict=True)
+        ]
+        order = torch.stack([orders(ppo, trials, stream(seed, iteration, 1)) for seed in self.seeds], dim=1)
+        told = self.passes(self.batch, order, torch.tensor(self.scales), left)
+        columns = {name: value.tolist() for name, value in told.items()}
+        self._watch()
+        columns |= {"return": (reward.sum((1, 2)) / first.sum((1, 2))).tolist(), "scale": self.scales}
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
+
+    def _watch(self) -> None:
+        """Every seed's scale follows its own observations."""
+        if not self.config.network.normalise:
+            return
+        for index, own in enumerate(self._split(self.batch.observation, 1, len(self.envs))):
+            watch((self.networks[index],), own)
+            for name, buffer in self.networks[index].named_buffers():
+                self.stack.buffers[name][index].copy_(buffer)
+
+    def tensors(self, index: int) -> dict[str, Tensor]:
+        """One seed's checkpoint, as its single run would write it."""
+        return pack({"network": self.networks[index]}, {}) | self.stack.moments(self.optimiser, index)
+
+
+def train_seeds(
+    benchmark: str, config: Config, *, seeds: Sequence[int], runs: Sequence[Run]
+) -> list[Agent | DecidingAgent]:
+    """Trains several seeds in one process, each into its own run, as `train` would each of them.
+
+    A seed's numbers are those of its single run up to rounding: the products of all seeds are made together.
+
+    Raises:
+        ValueError: In one sentence, if the runs were interrupted at different iterations.
+    """
+    device = Device.of(config)
+    points = [run.begin(NAME, benchmark, config, seed) for run, seed in zip(runs, seeds, strict=True)]
+    done, saved = common_point(points)
+    learners = Seeds(benchmark, config, seeds, device, saved)
+    frames = trial_steps(benchmark) * config.trials
+    iterations = -(-config.frames // frames)
+    with runs[0].progress(iterations, done, f"iterations of {len(seeds)} seeds") as advance:
+        for iteration in range(done, iterations):
+            start = time.perf_counter()
+            rows = learners.iterate(iteration, 1.0 - iteration / iterations)
+            rate = frames * len(seeds) / (time.perf_counter() - start)
+            for run, row in zip(runs, rows, strict=True):
+                run.log(row_of(iteration, frames, row.pop("return"), row | {"rate": 1.0}, rate / len(seeds)))
+            advance(iteration + 1, f"{rate / 1000:5.0f}k frames/s of all seeds")
+            if (iteration + 1) % runs[0].checkpoint_every == 0 or iteration + 1 == iterations:
+                learners.stack.write_back()
+                states = [{"scale": scale, "rate": 1.0} for scale in learners.scales]
+                save_all(runs, iteration + 1, [learners.tensors(i) for i in range(len(seeds))], states)
+    learners.stack.write_back()
+    return [deciding(Agent(network.to("cpu")), benchmark, config.view) for network in learners.networks]
 
 
 def load(path: Path) -> Agent | DecidingAgent:

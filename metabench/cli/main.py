@@ -18,6 +18,8 @@ COMMANDS: dict[str, Command | Group] = {
     "train": Command("metabench.cli.train", "train rl2 GridSwitch-v0 --seed 0", "train an agent into runs/"),
     "evaluate": Command("metabench.cli.evaluate", "evaluate bayes GridSwitch-v0", "play an agent under the protocol"),
     "summarise": Command("metabench.cli.summarise", "summarise runs/*-s*/result.json", "runs of an agent as one line"),
+    "plot": Command("metabench.cli.plot", "plot runs/* --out curves.png", "learning curves and what came out"),
+    "film": Command("metabench.cli.film", "film bayes GridSwitch-v0 --tasks 3", "an agent on tasks side by side"),
     "sweep": Command(
         "metabench.cli.sweep", "sweep rl2 GridSwitch-v0 --seeds 0-4 --out runs/x", "many trainings, anywhere"
     ),

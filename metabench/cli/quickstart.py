@@ -17,6 +17,7 @@ from metabench.evaluation.evaluate import evaluate
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.summary import Summary, reference_levels, summarise
 from metabench.evaluation.switches import reward_around_switches
+from metabench.plotting.film import film, spread
 from metabench.plugins import load_plugin, open_run
 from metabench.runs import METRICS, RESULT, read_metrics, result_path
 
@@ -41,7 +42,7 @@ def command(name: str = "quickstart", seed: int = 0, frames: int | None = None) 
 
 
 def quickstart(folder: Path, seed: int, frames: int | None) -> list[Summary]:
-    """Runs the whole loop in `folder`: result.json, metrics.jsonl, report.png, report.html.
+    """Runs the whole loop in `folder`: result.json, metrics.jsonl, report.png, film.webp, report.html.
 
     Args:
         folder: The run's folder; an unfinished run in it is continued.
@@ -65,7 +66,7 @@ def quickstart(folder: Path, seed: int, frames: int | None) -> list[Summary]:
     say(_verdict(summaries))
     say("[bold]3[/] write the picture and the page")
     _report(agent, seed, folder, summaries, metrics, dataclasses.asdict(config))
-    for name in (RESULT, METRICS, "report.png", "report.html"):
+    for name in (RESULT, METRICS, "report.png", "film.webp", "report.html"):
         say(f"  {plain(folder / name)}")
     return summaries
 
@@ -112,13 +113,22 @@ def _report(
         switches,
         LEARNER,
     )
+    film(agent, LEARNER, BENCHMARK, folder / "film.webp", tasks=spread(BENCHMARK, "test", 3), width=240)
     rows = [_row(summary) for summary in summaries]
     record = {"benchmark": BENCHMARK, "seed": seed, "rows": [row._asdict() for row in rows]}
     write_atomically(folder / "summary.json", json.dumps(record, indent=2).encode())
     lead = "A hidden goal switches unseen inside the episode; the agent has nothing but its rewards to notice it by."
     command = f"metabench quickstart --name {folder.name} --seed {seed} --frames {config['frames']}"
     write_page(
-        folder / "report.html", f"{LEARNER} on {BENCHMARK}", lead, folder / "report.png", rows, config, command, LEARNER
+        folder / "report.html",
+        f"{LEARNER} on {BENCHMARK}",
+        lead,
+        folder / "report.png",
+        rows,
+        config,
+        command,
+        LEARNER,
+        (folder / "film.webp").read_bytes(),
     )
 
 

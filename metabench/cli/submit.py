@@ -16,11 +16,16 @@ from metabench.cli.arguments import at_least, missing
 from metabench.cli.console import bars, plain, say
 from metabench.cli.evaluate import check_agent
 from metabench.cli.verify import verify_all
-from metabench.evaluation.results import played_as
-from metabench.leaderboard.records import Board, Dataset, board_of, boards_in
+from metabench.cli.where import HERE, Where
+from metabench.evaluation.evaluate import Evaluation
+from metabench.evaluation.results import Protocol, played_as
+from metabench.leaderboard.records import OWN_BOARDS, Board, Dataset, board_of, boards_in, read_boards
 from metabench.leaderboard.submit import About, Entrant, open_run, open_yardstick, submit, training_of
 from metabench.leaderboard.track import TrackName, track_for
+from metabench.registry import spec
 from metabench.runs import read_record
+from metabench.sweep.engine import Engine
+from metabench.sweep.uses import Entry, evaluate_with
 
 Runs = Annotated[
     tuple[str, ...],
@@ -81,6 +86,7 @@ def command(
     policies: bool = True,
     repetitions: int = 5,
     root: Path = Path("leaderboards"),
+    where: Annotated[Where, tyro.conf.arg(name="")] = HERE,
 ) -> None:
     """Evaluate an agent's runs under a board's protocol, with evidence, and write a submission that is then verified.
 
@@ -90,6 +96,7 @@ def command(
     Examples:
       metabench submit runs/GridSwitch-v0-rl2-s* --board grid-switch --authors "Ada Lovelace"
       metabench submit bayes --board grid-switch --authors "Ada Lovelace"
+      metabench submit runs/*-s* --board cheetah-vel --authors "Ada Lovelace" --engine local   # side by side
 
     Args:
         runs: Folders of training runs, or one name of an agent that does not train.
@@ -99,6 +106,7 @@ def command(
         policies: Publish weights and settings too, so that others can run the agent again (the tier reproduced).
         repetitions: Of an agent that does not train.
         root: The folder of the leaderboards, with its boards.toml; any folder will do for private boards.
+        where: Where the runs are evaluated, side by side; the entry's bytes are the same.
     """
     if not runs:
         raise ValueError("submit wants the folders of all training runs, or the name of an agent that does not train")
@@ -110,9 +118,10 @@ def command(
     for note in dict.fromkeys(entrant.note for entrant in entrants if entrant.note):
         say(plain(note))
     before = set(root.glob("*/*/*"))
-    target = _play(chosen, entrants, about, root)
+    target = _play(chosen, entrants, about, root, where.made())
     say(f"written: {plain(target)}\n")
-    (verdict,) = verify_all([target], {chosen.id: chosen}, None, write=True)
+    # A record on a public board is written by who verifies it there; on boards of one's own that is who submits.
+    (verdict,) = verify_all([target], {chosen.id: chosen}, None, write=chosen.id not in read_boards(OWN_BOARDS))
     if not verdict.accepted and target not in before:
         shutil.rmtree(target)
         raise ValueError(f"it was not accepted, and nothing is left of it: {verdict.fault}")
@@ -155,8 +164,9 @@ def _about(story: Story, authors: tuple[str, ...], runs: Sequence[str], plugin: 
     return About(plugin=plugin, trains=bool(runs), authors=authors, training=training, **told)
 
 
-def _play(board: Board, entrants: Sequence[Entrant], about: About, root: Path) -> Path:
-    """Evaluates the runs with evidence and writes the folder."""
+def _play(board: Board, entrants: Sequence[Entrant], about: About, root: Path, engine: Engine | None) -> Path:
+    """Evaluates the runs with evidence and writes the folder; what an engine has played is kept until that is done."""
+    work = Path("runs") / f"submit-{board.id}-{about.agent}"
     with bars(TextColumn("{task.completed:,.0f} / {task.total:,.0f} trials")) as shown:
         tasks = [shown.add_task(_label(entrant), total=1, start=False) for entrant in entrants]
 
@@ -164,7 +174,16 @@ def _play(board: Board, entrants: Sequence[Entrant], about: About, root: Path) -
             shown.start_task(tasks[run])
             shown.update(tasks[run], completed=done, total=total)
 
-        return submit(board, entrants, about, root, tell)
+        def side_by_side(protocols: Sequence[Protocol], name: str) -> list[Evaluation]:
+            assert engine is not None
+            pairs = zip(entrants, protocols, strict=True)
+            entries = [Entry(entrant.source, protocol, name, k) for k, (entrant, protocol) in enumerate(pairs)]
+            trials = spec(board.benchmark).table().size(board.split) * board.repeats
+            return evaluate_with(engine, entries, work, lambda run: tell(run, trials, trials))
+
+        target = submit(board, entrants, about, root, tell, side_by_side if engine else None)
+    shutil.rmtree(work, ignore_errors=True)
+    return target
 
 
 def _label(entrant: Entrant) -> str:

@@ -6,49 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.live import Live
 
 from metabench.cli.console import out, plain, say
+from metabench.sweep.choice import EngineName, engine_of
 from metabench.sweep.engine import Engine, Event
 from metabench.sweep.folder import Place
 from metabench.sweep.grid import grid, parse_seeds, parse_setting, sort_out
 from metabench.sweep.jobs import Job, add_to_plan, read_plan
-from metabench.sweep.local import Local
-from metabench.sweep.on_ray import Ray
-from metabench.sweep.slurm import Slurm
 from metabench.sweep.view import Progress, clock, estimate
 
-EngineName = Literal["local", "ray", "slurm"]
 Out = Annotated[Path, tyro.conf.Positional]
+UNKNOWN = "what they cost is known after the first of each kind"
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 _SHOWN = 10  # failures that are listed
-
-
-def engine_of(
-    name: str, workers: int | None = None, address: str | None = None, sbatch: str = "", retries: int | None = None
-) -> Engine:
-    """An engine by name.
-
-    Raises:
-        ValueError: In one sentence: an option that the engine does not have, or it cannot work here.
-        ImportError: Its package is missing, with the command that installs it.
-    """
-    if address is not None and name != "ray":
-        raise ValueError(f"--address is of a Ray cluster, and the engine is {name}: add --engine ray")
-    if sbatch and name != "slurm":
-        raise ValueError(f"--sbatch is for Slurm, and the engine is {name}: add --engine slurm")
-    extra: dict[str, Any] = {} if retries is None else {"retries": retries}
-    engines: dict[str, Callable[[], Engine]] = {
-        "local": lambda: Local(workers, **extra),
-        "ray": lambda: Ray(address, workers, **extra),
-        "slurm": lambda: Slurm(sbatch, **extra),
-    }
-    engine = engines[name]()
-    engine.check()
-    return engine
 
 
 def sweep(
@@ -169,7 +143,11 @@ def show_plan(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
     text = f"{len(jobs)} jobs, {states['done']} of them done already{failed}; "
     left = [job for job in jobs if place.settled(job.key()) is None]
     hours = estimate(place, jobs, left)
-    cost = "what they cost is known after the first" if hours is None else f"about {hours:.2g} core hours left"
+    cost = (
+        "what they cost is known after the first of each kind"
+        if hours is None
+        else f"about {hours:.2g} core hours left"
+    )
     say(plain(text + (cost if left else "nothing is left to do")))
 
 
@@ -198,16 +176,16 @@ def run(jobs: Sequence[Job], folder: Path, engine: Engine) -> None:
 
 def _follow(events: Iterable[Event], progress: Progress, show: Callable[[], None]) -> None:
     """Notes every event and shows where things are; says what failed, and what it all costs after the first job."""
-    first = True
+    told = False
     for event in events:
         progress.take(event)
         if event.state == "failed":
             say(plain(f"failed  {event.job.label}: {event.reason}"))
-        if event.state == "done" and event.ran and first:
-            hours = estimate(progress.place, progress.jobs, progress.jobs) or 0.0
-            text = f"the first job took {clock(event.seconds)}: about {hours:.2g} core hours in all"
-            say(plain(text))
-            first = False
+        if event.state == "done" and event.ran and not told:
+            hours = estimate(progress.place, progress.jobs, progress.jobs)
+            if hours is not None:
+                say(plain(f"{event.job.label} took {clock(event.seconds)}: about {hours:.2g} core hours in all"))
+                told = True
         show()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -21,9 +22,11 @@ from metabench.cli.trainable import trainable_agents
 from metabench.evaluation.evaluate import evaluate as play
 from metabench.evaluation.summary import summarise
 from metabench.plugins import load_plugin, open_run
-from metabench.registry import spec
+from metabench.registry import Spec, spec
 from metabench.runs import Stopped, iterations_done, result_path
 from metabench.settings import check_settings
+from metabench.sweep.grid import parse_seeds
+from metabench.tracking import Kind, tracker
 
 USAGE = "usage: metabench train AGENT BENCHMARK [--seed N] [--folder DIR] [the agent's settings]"
 
@@ -63,6 +66,8 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
         folder: Path | None = None,
         evaluate: tuple[str, ...] = ("test", "ood"),
         progress: Literal["bar", "none"] = "bar",
+        track: Kind = "none",
+        seeds: str = "",
     ) -> None:
         """Train an agent on a benchmark's training tasks, then evaluate it.
 
@@ -76,11 +81,19 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
             folder: Where the run goes; runs/BENCHMARK-AGENT-sSEED by default. An unfinished run is continued.
             evaluate: Splits to evaluate on at the end.
             progress: How to show the progress.
+            track: Where metrics are shown beside metrics.jsonl (`pip install 'metabench[tensorboard]'`, `[wandb]`).
+            seeds: Several that learn together in one process, as 0-15 or 0,2,5, each into a run of its own as
+                --seed would; what a GPU is best used for. `folder` then holds their folders. rl2 and sac-oracle can.
         """
-        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar")
+        if seeds:
+            if track != "none":
+                raise ValueError("--track follows one run: give --seed, or leave it out with --seeds")
+            train_together(name, algorithm, benchmark, config, parse_seeds(seeds), folder, evaluate, progress == "bar")
+            return
+        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar", track)
 
     command.__annotations__["config"] = Annotated[algorithm.Config, tyro.conf.arg(name="")]
-    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar")
+    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar", "none", "")
     return command
 
 
@@ -93,16 +106,16 @@ def train(
     folder: Path | None,
     splits: Sequence[str],
     show: bool,
+    track: Kind = "none",
 ) -> None:
     """Trains, then evaluates on `splits`; whatever is wrong with the arguments is told before anything is written."""
-    chosen = spec(benchmark)
-    for split in splits:
-        chosen.table().size(split)
-    at_least(0, seed=seed)
-    check_settings(config)
-    folder = folder or Path("runs") / f"{chosen.id}-{name}-s{seed}"
+    chosen = checked(benchmark, config, (seed,), splits)
+    folder = folder or place(chosen.id, name, seed)
     run = open_run(algorithm, folder, show=show)
-    with stoppable(run, folder):
+    settings = dataclasses.asdict(config) | {"agent": name, "benchmark": chosen.id, "seed": seed}
+    with tracker(track, folder, settings) as follower, stoppable(run, folder):
+        if follower is not None:
+            run.follow(follower)
         agent = algorithm.train(chosen.id, config, seed=seed, run=run)
     summaries = []
     for split in splits:
@@ -112,6 +125,54 @@ def train(
     if summaries:
         print_table(summary_table(summaries))
     say(f"written: {plain(folder)}")
+
+
+def train_together(
+    name: str,
+    algorithm: Any,
+    benchmark: str,
+    config: Any,
+    seeds: Sequence[int],
+    folder: Path | None,
+    splits: Sequence[str],
+    show: bool,
+) -> None:
+    """Trains several seeds in one process, then evaluates each on `splits`; all of them as `train` would."""
+    chosen = checked(benchmark, config, seeds, splits)
+    if not hasattr(algorithm, "train_seeds"):
+        raise ValueError(f"{name} learns one seed at a time; give --seed, or `metabench sweep` for several")
+    folders = [place(chosen.id, name, seed, folder or Path("runs")) for seed in seeds]
+    runs = [open_run(algorithm, own, show=show) for own in folders]
+    with stoppable(runs[0], folders[0]):
+        agents = algorithm.train_seeds(chosen.id, config, seeds=seeds, runs=runs)
+    summaries = []
+    for split in splits:
+        results = [
+            play(agent, chosen.id, split=split, train_seed=seed, name=name)
+            for agent, seed in zip(agents, seeds, strict=True)
+        ]
+        for result, own in zip(results, folders, strict=True):
+            result.save(result_path(own, split))
+        summaries.append(summarise(results))
+    if summaries:
+        print_table(summary_table(summaries))
+    for own in folders:
+        say(f"written: {plain(own)}")
+
+
+def checked(benchmark: str, config: Any, seeds: Sequence[int], splits: Sequence[str]) -> Spec:
+    """The benchmark; ValueError in one sentence for whatever is wrong with the arguments."""
+    chosen = spec(benchmark)
+    for split in splits:
+        chosen.table().size(split)
+    at_least(0, seed=min(seeds))
+    check_settings(config)
+    return chosen
+
+
+def place(benchmark: str, name: str, seed: int, parent: Path = Path("runs")) -> Path:
+    """Where a run goes by default."""
+    return parent / f"{benchmark}-{name}-s{seed}"
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from metabench.cli.arguments import at_least, missing
 from metabench.cli.console import bars, plain, say, show, table
-from metabench.leaderboard.folder import find
-from metabench.leaderboard.records import BOARDS, OWN_BOARDS, VERIFICATION, Board, read_boards
+from metabench.leaderboard.folder import Folder, find
+from metabench.leaderboard.records import VERIFICATION, Board, boards_in, read_boards
 from metabench.leaderboard.verify import Verdict, fresh_seed, verify
 from metabench.leaderboard.verify import record as write_record
 
@@ -29,6 +29,7 @@ def command(
     rerun: bool = False,
     seed: int | None = None,
     record: bool = False,
+    new: bool = False,
     boards: Path | None = None,
 ) -> None:
     """Recompute and replay submissions: every score from its rewards, every piece of every trace in the simulator.
@@ -41,31 +42,30 @@ def command(
 
     Args:
         paths: Submissions, or folders of them.
-        rerun: Also play the submitted policies again on fresh seeds: the tier reproduced.
-        seed: With --rerun: the number the fresh seeds follow from; a new one by default.
+        rerun: Also play the submitted policies again on fresh seeds, where they are there: the tier reproduced.
+        seed: With --rerun: the number the fresh seeds follow from; a new one by default, and whenever it is recorded.
         record: Write verification.json beside what is accepted.
-        boards: A boards.toml; the nearest at or above each submission by default.
+        new: Leave out what has a record of a verification of exactly its content.
+        boards: A boards.toml; that of the root, three folders above each submission, or the package's by default.
     """
     if not paths:
         raise ValueError("verify wants submissions, or folders of them: metabench verify leaderboards")
     at_least(0, seed=seed)
+    if record and seed is not None:
+        raise ValueError("a re-run is recorded with a seed that nobody chose: leave out --seed, or --record")
     for path in paths:
         if not path.exists():
             raise missing(path, "submission or folder of submissions")
     known = None if boards is None else read_boards(boards)
     again = (fresh_seed if seed is None else lambda: seed) if rerun else None
-    verdicts = verify_all(paths, known, again, record)
+    verdicts = verify_all(paths, known, again, record, new)
     if not all(verdict.accepted for verdict in verdicts):
         sys.exit(1)
 
 
-def boards_for(path: Path) -> Mapping[str, Board]:
-    """The boards of the leaderboards that `path` lies in: the nearest boards.toml at or above it, or the package's."""
-    here = path.absolute()
-    for folder in (here, *here.parents):
-        if (folder / BOARDS).is_file():
-            return read_boards(folder / BOARDS)
-    return read_boards(OWN_BOARDS)
+def boards_for(entry: Path) -> Mapping[str, Board]:
+    """The boards of the root that an entry lies in, three folders above it, or the package's; none from in between."""
+    return boards_in(entry.absolute().parents[2])
 
 
 def verify_all(
@@ -73,21 +73,25 @@ def verify_all(
     boards: Mapping[str, Board] | None,
     seeds: Callable[[], int] | None,
     write: bool,
+    new: bool = False,
 ) -> list[Verdict]:
     """Verifies every submission at or below the paths and prints what was found.
 
     Args:
         paths: Submissions, or folders of them.
-        boards: By id; those of the nearest boards.toml if there are none.
-        seeds: Gives the seed for playing an entry's policies again; nothing is played again without it.
+        boards: By id; those of each entry's root if there are none.
+        seeds: Gives the seed for playing an entry's policies again, where they are there; nothing is without it.
         write: Whether to write the record of an accepted submission beside it.
+        new: Whether to leave out what has such a record.
     """
     verdicts = []
     for folder in [found for path in paths for found in find(path)]:
+        if new and _recorded(folder):
+            continue
         known = boards_for(folder) if boards is None else boards
         with bars(TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps")) as shown:
             tell = partial(_tell, shown, shown.add_task(plain(folder.parent.name), total=1))
-            verdict = verify(folder, known, rerun_seed=seeds() if seeds else None, progress=tell)
+            verdict = verify(folder, known, rerun_seed=seeds() if seeds else None, optional=True, progress=tell)
         show(verdict_table(verdict))
         if write and verdict.accepted:
             write_record(verdict)
@@ -97,6 +101,13 @@ def verify_all(
         accepted = sum(verdict.accepted for verdict in verdicts)
         say(f"\n{accepted} of {len(verdicts)} submissions accepted")
     return verdicts
+
+
+def _recorded(folder: Path) -> bool:
+    try:
+        return Folder(folder).verification() is not None
+    except ValueError:
+        return False
 
 
 def _tell(shown: Progress, task: TaskID, done: int, total: int) -> None:

@@ -29,13 +29,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metabench.datasets.format import MANIFEST, FileRecord, Manifest, hash_file, read_manifest, sync_folder
 from metabench.datasets.ids import DatasetId, data_root, split_folder
+from metabench.datasets.transfer import Deadline, MirrorError, blocks, opened, request
 from metabench.datasets.verify import verify
 from metabench.evaluation.results import parse, write_atomically
 
 INDEX = "index.json"
 MIRRORS_VARIABLE = "METABENCH_MIRRORS"  # environment variable: more mirrors, by spaces, asked before the index's own
-BLOCK = 1 << 18  # bytes read at a time
-TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # in a row without a byte, before the next mirror is asked
 PAUSE = 0.5  # seconds before the second attempt, doubled after each
 LARGEST_INDEX, LARGEST_MANIFEST = 1 << 24, 1 << 22  # bytes; larger ones are refused
@@ -61,10 +60,6 @@ class Index(BaseModel):
     schema_version: Literal[1] = 1
     mirrors: tuple[str, ...] = ()
     splits: Mapping[str, IndexEntry] = Field(default_factory=dict)
-
-
-class MirrorError(Exception):
-    """One mirror does not help; the sentence says why."""
 
 
 class Source(NamedTuple):
@@ -129,7 +124,7 @@ def fetch(
                 _fetch_from(base, name, split, part, progress)
                 break
             except MirrorError as error:
-                reasons.append(f"{base}: {error}")
+                reasons.append(f"{base}: {_short(error)}")
         else:
             raise ValueError(f"no mirror gave {name} ({split}): {'; '.join(reasons)}; {_make(name, split)}")
         sync_folder(part)
@@ -138,8 +133,15 @@ def fetch(
     return target
 
 
+def _short(error: Exception) -> str:
+    """What a mirror said, which may be anything, in one line."""
+    return " ".join(str(error).split())[:300]
+
+
 def _make(name: DatasetId, split: str) -> str:
-    return f"make it instead: metabench dataset generate {name} --split {split}"
+    from metabench.datasets.library import cost
+
+    return f"make it instead: metabench dataset generate {name} --split {split}{cost(name, split)}"
 
 
 def _fetch_from(base: str, name: DatasetId, split: str, part: Path, progress: Progress | None) -> None:
@@ -155,6 +157,8 @@ def _fetch_from(base: str, name: DatasetId, split: str, part: Path, progress: Pr
         manifest = Manifest.from_bytes(content)
     except ValueError as error:
         raise MirrorError(str(error)) from None
+    if manifest.bytes != entry.bytes:
+        raise MirrorError(f"its {MANIFEST} tells of {manifest.bytes:,} bytes, the index of {entry.bytes:,}")
     if (manifest.id, manifest.split) != (str(name), split):
         raise MirrorError(f"what it calls {key} is {manifest.id} ({manifest.split})")
     _check_room(part, manifest)
@@ -182,8 +186,8 @@ def _tell(progress: Progress, offset: int, total: int, count: int) -> None:
 def _check_room(part: Path, manifest: Manifest) -> None:
     here = sum(path.stat().st_size for path in part.iterdir())
     free, wanted = shutil.disk_usage(part).free, manifest.bytes - here
-    if free < wanted:
-        raise ValueError(
+    if free < wanted:  # the next mirror may have another idea of how large it is
+        raise MirrorError(
             f"{part.parent} has {free:,} bytes free, {manifest.id} ({manifest.split}) needs {wanted:,} more"
         )
 
@@ -207,10 +211,11 @@ def _file(base: str, path: str, file: FileRecord, part: Path, progress: FileProg
     growing = part / f"{file.name}.part"
     resumed = growing.is_file()
     reason, failures = "", 0
+    deadline = Deadline(file.name, file.bytes)
     while failures < ATTEMPTS:
         before = growing.stat().st_size if growing.is_file() else 0
         try:
-            _append(base, path, file, growing, progress)
+            _append(base, path, file, growing, progress, deadline)
         except _Passing as error:
             reason = str(error)
             gained = growing.is_file() and growing.stat().st_size > before
@@ -232,24 +237,21 @@ class _Passing(Exception):
     """A failure that another attempt may get over."""
 
 
-def _append(base: str, path: str, file: FileRecord, growing: Path, progress: FileProgress | None) -> None:
+def _append(
+    base: str, path: str, file: FileRecord, growing: Path, progress: FileProgress | None, deadline: Deadline
+) -> None:
     size = growing.stat().st_size if growing.is_file() else 0
     if size > file.bytes:
         growing.unlink()
         size = 0
     if size == file.bytes:
         return
-    with _open(base, path, size) as source, growing.open("r+b" if size else "wb") as sink:
+    with _open(base, path, deadline, size) as source, growing.open("r+b" if size else "wb") as sink:
         have = source.start
         sink.seek(have)
         sink.truncate()
-        while True:
-            try:
-                block = source.stream.read(min(BLOCK, file.bytes - have + 1))
-            except (OSError, HTTPException) as error:
-                raise _Passing(f"the transfer of {file.name} broke off: {error}") from None
-            if not block:
-                break
+        coming = blocks(source.stream, file.bytes - have + 1, deadline)
+        while block := _next(coming, file.name):
             have += len(block)
             if have > file.bytes:
                 sink.truncate(0)
@@ -263,15 +265,22 @@ def _append(base: str, path: str, file: FileRecord, growing: Path, progress: Fil
         raise _Passing(f"{file.name} ended after {have} of {file.bytes} bytes")
 
 
+def _next(coming: Iterator[bytes], name: str) -> bytes:
+    try:
+        return next(coming, b"")
+    except (OSError, HTTPException, ValueError) as error:
+        raise _Passing(f"the transfer of {name} broke off: {error}") from None
+
+
 @contextmanager
-def _open(base: str, path: str, start: int = 0) -> Iterator[Source]:
+def _open(base: str, path: str, deadline: Deadline, start: int = 0) -> Iterator[Source]:
     """A file of a mirror, from byte `start` on if the mirror can."""
     url, headers = _address(base, path)
-    request = urllib.request.Request(url, headers=headers)
+    asked = _request(url, headers, path)
     if start and not url.startswith("file:"):
-        request.add_header("Range", f"bytes={start}-")
+        asked.add_header("Range", f"bytes={start}-")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with opened(asked, deadline) as response:
             begin = 0
             if start and url.startswith("file:"):
                 response.read(start) if not response.seekable() else response.seek(start)
@@ -290,6 +299,13 @@ def _open(base: str, path: str, start: int = 0) -> Iterator[Source]:
         raise kind(f"{path}: {error.reason}") from None
     except (TimeoutError, ConnectionError, HTTPException) as error:
         raise _Passing(f"{path}: {error or type(error).__name__}") from None
+
+
+def _request(url: str, headers: dict[str, str], path: str) -> urllib.request.Request:
+    try:
+        return request(url, headers)
+    except ValueError as error:
+        raise MirrorError(f"{path}: {error}") from None
 
 
 def _range_start(header: str, wanted: int) -> int:
@@ -322,17 +338,23 @@ def _address(base: str, path: str) -> tuple[str, dict[str, str]]:
     return url, {key: str(value) for key, value in headers.items()}
 
 
+def read_small(base: str, path: str, limit: int) -> bytes:
+    """One file of a mirror, whole; MirrorError in a sentence if it is not there or larger than `limit` bytes."""
+    return _small(base, path, limit)
+
+
 def _small(base: str, path: str, limit: int) -> bytes:
     """A whole small file, after several attempts if need be."""
     pause, reason = PAUSE, ""
+    deadline = Deadline(path, limit)
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause)
             pause *= 2
         try:
-            with _open(base, path) as source:
-                content = source.stream.read(limit + 1)
-        except (_Passing, OSError, HTTPException) as error:
+            with _open(base, path, deadline) as source:
+                content = b"".join(blocks(source.stream, limit + 1, deadline))
+        except (_Passing, OSError, HTTPException, ValueError) as error:
             reason = str(error)
             continue
         if len(content) > limit:
@@ -353,7 +375,7 @@ def mirror_index(base: str) -> Index:
     try:
         return _mirror_index(base)
     except MirrorError as error:
-        raise ValueError(f"{base}: {error}") from None
+        raise ValueError(f"{base}: {_short(error)}") from None
 
 
 def publish(folders: Sequence[Path], target: Path) -> Index:

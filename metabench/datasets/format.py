@@ -7,6 +7,7 @@ A split is a folder:
 | `steps.npy` | one row per step, in the order of `row_type`: observation, action, reward, return to go, four flags |
 | `episodes.npy` | one row per episode (`EPISODE`), task by task; within a task as the behaviour learned |
 | `final_observations.npy` | `[episodes, O]` what each episode ended in; so every next observation is there once |
+| `expert_actions.npy` | optional: what the oracle would have done at each step; a row of zeros behind each episode |
 | `states.npy` | optional: `[K, S]` float64 the simulator's state at every `state_every`-th step, row by row |
 | `manifest.json` | what it is, how it was made, sha256 and bytes of every file, the returns of every task |
 
@@ -29,12 +30,14 @@ from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from metabench.evaluation.results import parse
+from metabench.evaluation.results import sync_folder as sync_folder  # by its older place
 from metabench.family import Family
 from metabench.rng import Array
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 STEPS, EPISODES, FINAL, STATES = "steps.npy", "episodes.npy", "final_observations.npy", "states.npy"
+ADVICE = "expert_actions.npy"  # kept like another format's infos: one row more per episode than there are steps
 FLAGS = ("terminated", "truncated", "session_ended", "success")  # one byte each, the last columns of a row
 EPISODE = np.dtype(
     [
@@ -176,10 +179,15 @@ class Manifest(_Record):
         try:
             record = json.loads(content)
             body = record["manifest"]
-        except (ValueError, KeyError, TypeError):
+            text = json.dumps(body)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"this is no valid {MANIFEST}: it is damaged or no manifest at all") from None
-        manifest: Manifest = parse(cls, json.dumps(body), MANIFEST)
-        if manifest.to_bytes() != content:
+        manifest: Manifest = parse(cls, text, MANIFEST)
+        try:
+            told = manifest.to_bytes()
+        except (ValueError, RecursionError):  # what is nested too deep, or text that is no Unicode
+            told = b""
+        if told != content:
             raise ValueError(f"{MANIFEST} was changed after it was written: its sha256 does not fit its content")
         return manifest
 
@@ -251,16 +259,6 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     record = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(buffer, record)
     return buffer.getvalue()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable, where the platform can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def task_statistics(episodes: Array) -> tuple[TaskStatistics, ...]:

@@ -86,7 +86,9 @@ class CompiledGather:
     def __call__(self, last: Array, missing: Array) -> Array:
         """See `Gather`."""
         target = np.empty(self.bytes, np.uint8)
-        self.kernel.gather(self.source, last, missing, target, self.size, self.length)
+        fits = len(last) == len(missing) == self.shape[0]
+        if not fits or not self.kernel.gather(self.source, last, missing, target, self.size, self.length):
+            raise ValueError("a window lies outside the steps: the episodes are not those of this file")
         return np.ndarray(self.shape, self.row, target)
 
     def mark(self, within: Array) -> tuple[Array, Array]:

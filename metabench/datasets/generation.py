@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from metabench.datasets.format import (
+    ADVICE,
     EPISODE,
     EPISODES,
     FINAL,
@@ -39,6 +40,7 @@ from metabench.datasets.record import Recording, record
 from metabench.datasets.shards import Shards
 from metabench.evaluation.evaluate import versions
 from metabench.evaluation.results import write_atomically
+from metabench.plugins import load_oracle
 from metabench.rng import Array, whole_number
 
 PLAN = "plan.json"
@@ -146,6 +148,7 @@ def play_shard(recipe: Recipe, number: int) -> Recording:
                 seeds[slots],
                 place=recipe.place,
                 state_every=recipe.state_every,
+                oracle=load_oracle(recipe.benchmark.id, recipe.split, 0) if recipe.advised else None,
             )
             part.episodes["policy"], part.episodes["policy_step"] = index, behaviour.step
             parts.append(part)
@@ -174,8 +177,11 @@ def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) ->
     episodes["start"] = start
     rank = np.argsort(order, kind="stable")
     length = episodes["length"].astype(np.int64)
+    advice = np.concatenate([part.advice for part in parts])
     if (rank[1:] > rank[:-1]).all():  # in order already
-        return Recording(steps, episodes, final, np.concatenate([part.states for part in parts]))
+        return Recording(steps, episodes, final, np.concatenate([part.states for part in parts]), advice)
+    if len(advice):
+        advice = advice[_pieces(length, rank, start)]
     states = np.zeros((0, 0))
     if state_every:
         states = np.concatenate([part.states for part in parts])
@@ -187,7 +193,7 @@ def _merge(parts: Sequence[Recording], order: Array, state_every: int | None) ->
         steps = as_bytes(steps)[_pieces(length, rank, start)].view(steps.dtype)
     episodes = episodes[rank]
     episodes["start"] = np.cumsum(episodes["length"]) - episodes["length"]
-    return Recording(steps, episodes, final[rank], states)
+    return Recording(steps, episodes, final[rank], states, advice)
 
 
 def _joined(parts: Sequence[Array]) -> Array:
@@ -222,12 +228,25 @@ def pack(recipe: Recipe, shards: Shards, target: Path) -> Manifest:
         shapes = [states.shape for states in shards.column(STATES)]
         shape = (sum(shape[0] for shape in shapes), shapes[0][1])
         files.append(write_column(folder / STATES, np.dtype("<f8"), shape, shards.column(STATES)))
+    if recipe.advised:
+        files.append(_write_advice(folder / ADVICE, episodes, shards))
     manifest = _manifest(recipe, episodes, steps, files)
     write_atomically(folder / MANIFEST, manifest.to_bytes())
     sync_folder(folder)
     folder.rename(target)
     sync_folder(target.parent)
     return manifest
+
+
+def _write_advice(path: Path, episodes: Array, shards: Shards) -> FileRecord:
+    """The oracle's actions, with a row of zeros behind each episode's."""
+    advice = np.concatenate([np.asarray(part) for part in shards.column(ADVICE)])
+    rows = np.zeros((len(advice) + len(episodes), *advice.shape[1:]), advice.dtype)
+    steps = np.ones(len(rows), dtype=bool)
+    length = episodes["length"].astype(np.int64)
+    steps[np.cumsum(length + 1) - 1] = False
+    rows[steps] = advice
+    return write_column(path, rows.dtype, rows.shape, [rows])
 
 
 def _joined_episodes(parts: Sequence[Array]) -> Array:
@@ -256,6 +275,7 @@ def _manifest(recipe: Recipe, episodes: Array, steps: int, files: Sequence[FileR
         has_success=_knows_success(family),
         seed=recipe.seed,
         policies=recipe.policies(),
+        infos={ADVICE: "expert_action"} if recipe.advised else {},
         statistics=task_statistics(episodes),
         files=tuple(files),
         versions=versions(),

@@ -51,8 +51,8 @@ def _copy(_context: Any, target: Any, there: Any, source: Any, here: Any, count:
 
 
 @cached_njit(nogil=True, error_model="numpy")
-def gather(source: Array, last: Array, missing: Array, target: Array, row: int, length: int) -> None:
-    """Fills `target` with windows of `length` rows of `row` bytes.
+def gather(source: Array, last: Array, missing: Array, target: Array, row: int, length: int) -> bool:
+    """Fills `target` with windows of `length` rows of `row` bytes; False, and nothing done, if one is not all inside.
 
     Args:
         source: All rows as bytes.
@@ -62,7 +62,10 @@ def gather(source: Array, last: Array, missing: Array, target: Array, row: int, 
         row: Bytes of a row.
         length: Rows of a window.
     """
-    size, count = row * length, len(last)
+    size, count, rows = row * length, len(last), len(source) // row
+    for b in range(count):
+        if not (0 <= missing[b] <= length and length - 1 - missing[b] <= last[b] < rows):
+            return False
     for b in range(min(DISTANCE, count)):
         begin = (last[b] + 1) * row - size
         for j in range(0, size, LINE):
@@ -76,6 +79,7 @@ def gather(source: Array, last: Array, missing: Array, target: Array, row: int, 
         for j in range(there, there + zeros):
             target[j] = 0
         _copy(target, there + zeros, source, (last[b] + 1) * row - size + zeros, size - zeros)
+    return True
 
 
 @cached_njit(nogil=True, error_model="numpy")

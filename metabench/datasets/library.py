@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from metabench.datasets.format import MANIFEST
+from metabench.datasets.format import MANIFEST, family_row_type
 from metabench.datasets.ids import DatasetId, data_root, split_folder
+from metabench.datasets.recipe import EPISODES_PER_TASK
 from metabench.datasets.trials import TrialDataset
+
+SECONDS: dict[str, float] = json.loads((Path(__file__).parent / "seconds.json").read_text())  # of one core, measured
 
 
 def load_dataset(
-    id: str | Path, split: str = "train", *, root: Path | None = None, download: bool = True
+    id: str | Path,
+    split: str = "train",
+    *,
+    root: Path | None = None,
+    download: bool = True,
+    check: bool = False,
+    missing: Literal["error", "generate"] = "error",
 ) -> TrialDataset:
     """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
 
@@ -21,6 +32,9 @@ def load_dataset(
         split: A frozen split of the benchmark: train, test, ood.
         root: Where datasets lie; the environment variable `METABENCH_DATA` or the platform's cache by default.
         download: Whether to ask the mirrors for a set that is not here.
+        check: Whether to read all of it first and refuse damaged bytes and numbers that are not finite.
+        missing: What to do where it is not here and no mirror gives it: an error with the command that makes it, or
+            make it, 100 episodes of each task from seed 0, the same bytes everywhere.
 
     Raises:
         ValueError: One sentence: no such id, no such split, a damaged folder; and where it is nowhere to be had, the
@@ -28,23 +42,42 @@ def load_dataset(
     """
     folder = Path(id)
     if isinstance(id, Path) or (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name = DatasetId.parse(str(id))
     folder = split_folder(name, split, root)
     if Path(split).name == split and (folder / MANIFEST).is_file():
-        return TrialDataset(folder)
+        return TrialDataset(folder, check=check)
     name.benchmark.table().size(split)  # data of another origin has no benchmark: all there is of it is here
     if download:
         from metabench.datasets.download import fetch, mirrors
 
         if mirrors():
-            fetch(name, split, root=root)
+            try:
+                fetch(name, split, root=root)
+            except ValueError:
+                if missing != "generate":
+                    raise
     if not (folder / MANIFEST).is_file():
+        if missing == "generate":
+            from metabench.datasets.generation import generate
+
+            return TrialDataset(generate(name, split, root=root))
         raise ValueError(
-            f"{name} ({split}) is not in {root or data_root()}; "
-            f"make it: metabench dataset generate {name} --split {split}"
+            f"{name} ({split}) is not in {root or data_root()}; make it: metabench dataset generate {name} "
+            f'--split {split}{cost(name, split)}, or load_dataset(..., missing="generate")'
         )
-    return TrialDataset(folder)
+    return TrialDataset(folder, check=check)
+
+
+def cost(id: DatasetId, split: str) -> str:
+    """What making a split takes, in words: its bytes, and its seconds where the simulator's speed was measured."""
+    chosen = id.benchmark
+    episodes = chosen.table().size(split) * EPISODES_PER_TASK
+    size = episodes * chosen.horizon * family_row_type(chosen.family()).itemsize
+    shown = f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+    seconds = SECONDS.get(f"{id.path}/{split}")
+    told = "" if seconds is None else f", about {max(1, round(seconds))} s"
+    return f" ({shown}{told})"
 
 
 def local_datasets(root: Path | None = None) -> Iterator[tuple[DatasetId, str, Path]]:

@@ -15,8 +15,14 @@ from metabench.plugins import behaviours, load_agent
 from metabench.registry import Spec
 from metabench.runs import is_run, weights_sha256
 
+HISTORY = "sac-history"  # checkpoints of soft actor-critic in order, stochastic, and what the expert would have done
 EPISODES_PER_TASK = 100  # as Meta-DT's collectors
-MEDIUM_SHARE = 0.7  # of `mixed`: 70 % medium and 30 % expert (Meta-DT, README)
+MIXTURES = {  # shares of a task's episodes, in order
+    "mixed": {"medium": 0.7, "expert": 0.3},  # Meta-DT, README
+    # The second `mixed`: where all behaviours know the task, what they do tells it too; uniform actions tell nothing,
+    # so that a task can be learned from rewards and dynamics alone.
+    "mixed-2": {"random": 0.3, "medium": 0.4, "expert": 0.3},
+}
 SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
 _SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
 
@@ -34,6 +40,11 @@ class Recipe(NamedTuple):
     behaviours: Sequence[Behaviour]
     schedule: tuple[int, ...]  # [episodes] which behaviour plays each of a task's episodes
     agent: str | None
+
+    @property
+    def advised(self) -> bool:
+        """Whether the oracle's actions are kept beside the behaviour's."""
+        return self.id.quality == HISTORY and self.agent is None
 
     @property
     def tasks(self) -> int:
@@ -104,10 +115,12 @@ def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None,
             raise ValueError(
                 f"{agent} plays trials of {place} episodes, so episodes must be a multiple, got {episodes}"
             )
-    elif id.quality == "mixed":
-        chosen = (*behaviours(benchmark.id, split, "medium"), *behaviours(benchmark.id, split, "expert"))
-        medium = round(MEDIUM_SHARE * episodes)
-        schedule = (0,) * medium + (1,) * (episodes - medium)
+    elif id.quality in MIXTURES:
+        shares = MIXTURES[id.quality]
+        chosen = tuple(behaviour for part in shares for behaviour in behaviours(benchmark.id, split, part))
+        counts = [round(share * episodes) for share in shares.values()]
+        counts[-1] = episodes - sum(counts[:-1])
+        schedule = tuple(number for number, count in enumerate(counts) for _ in range(count))
     else:
         chosen = tuple(behaviours(benchmark.id, split, id.quality))
         schedule = tuple(j * len(chosen) // episodes for j in range(episodes))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.agent import Agent
+from metabench.agent import Agent, Timestep
 from metabench.datasets.format import EPISODE, as_bytes, family_row_type, returns_to_go
 from metabench.envs import MetaVectorEnv
 from metabench.evaluation.play import play
@@ -21,6 +21,7 @@ class Recording(NamedTuple):
     episodes: Array  # [E] rows of episodes.npy; `start` counts from this recording's first step
     final: Array  # [E, O] float32
     states: Array  # [K, S] float64, in the order of the episodes; K = 0 unless asked for
+    advice: Array = np.zeros((0, 0), np.float32)  # [N, ...] what the oracle would have done; nothing unless asked for
 
 
 def simulator_state(simulator: Any) -> Array:
@@ -47,6 +48,7 @@ def record(
     *,
     place: int = 1,
     state_every: int | None = None,
+    oracle: Agent[Any] | None = None,
 ) -> Recording:
     """Plays one trial per slot.
 
@@ -58,12 +60,26 @@ def record(
         seeds: `[B]` of the slots: slot i is the single environment reset with `seeds[i]` and `tasks[i]`.
         place: Episodes of a trial.
         state_every: Steps between recorded simulator states; none by default.
+        oracle: Is shown what the behaviour is shown, and asked what it would do; for behaviours that see the task.
+
+    Raises:
+        ValueError: If there is an oracle that must see the task, and the behaviour does not see it.
     """
     privileged = bool(getattr(agent, "privileged", False))
+    if oracle is not None and getattr(oracle, "privileged", False) and not privileged:
+        raise ValueError("an oracle that sees the task can only advise a behaviour that sees it too")
     env = make_vec(benchmark, len(tasks), split=split, episodes_per_task=place, expose_task=privileged)
     tape = _Tape(env, tasks, place, state_every)
     observation, _ = env.reset(seed=seeds, options={"task": tasks})
-    before = lambda step, action: tape.before(step.observation, action)  # noqa: E731
+    advised = oracle.begin(len(tasks)) if oracle is not None else None
+
+    def before(step: Timestep, action: Array) -> None:
+        nonlocal advised
+        tape.before(step.observation, action)
+        if oracle is not None:
+            advice, advised = oracle.act(step, advised)
+            tape.advise(advice)
+
     for tick in play(agent, env, observation, before=before):
         tape.after(tick.reward, tick.terminated, tick.truncated, tick.info)
         if tape.full:
@@ -86,6 +102,7 @@ class _Tape:
         self.ends = np.zeros((len(tasks), place), dtype=np.int64)  # tick after each episode's last
         self.final = np.zeros((len(tasks), place, self.columns), dtype=np.float32)
         self.states: list[tuple[Array, Array]] = []  # slots and their states, tick by tick
+        self.advice: list[Array] = []  # [B, ...] tick by tick
 
     @property
     def full(self) -> bool:
@@ -100,6 +117,10 @@ class _Tape:
             due = np.flatnonzero((self.within % self.state_every == 0) & (self.played < self.place))
             if len(due):
                 self.states.append((due, np.array(simulator_state(self.env._trials.simulator)[due])))
+
+    def advise(self, action: Array) -> None:
+        """What the oracle would do now."""
+        self.advice.append(np.array(action, self.fields["action"].dtype))
 
     def after(self, reward: Array, terminated: Array, truncated: Array, info: dict[str, Any]) -> None:
         """What the step gave."""
@@ -139,4 +160,8 @@ class _Tape:
         if self.states:
             slots = np.concatenate([slot for slot, _ in self.states])
             states = np.concatenate([state for _, state in self.states])[np.argsort(slots, kind="stable")]
-        return Recording(steps, episodes, self.final.reshape(-1, self.columns), states)
+        advice = np.zeros((0, 0), np.float32)
+        if self.advice:
+            inside = np.arange(len(self.advice)) < ticks[:, None]
+            advice = np.stack(self.advice, axis=1)[inside]
+        return Recording(steps, episodes, self.final.reshape(-1, self.columns), states, advice)

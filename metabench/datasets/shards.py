@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metabench.datasets.format import EPISODES, FINAL, STATES, STEPS, sync_folder, write_column
+from metabench.datasets.format import ADVICE, EPISODES, FINAL, STATES, STEPS, sync_folder, write_column
 from metabench.datasets.record import Recording
 from metabench.rng import Array
 
@@ -37,7 +37,7 @@ class Shards:
     def add(self, number: int, recording: Recording) -> None:
         """Takes a shard, and writes all that are held if it is time to."""
         self.held[number] = recording
-        held = sum(one.steps.nbytes + one.states.nbytes for one in self.held.values())
+        held = sum(one.steps.nbytes + one.states.nbytes + one.advice.nbytes for one in self.held.values())
         if time.monotonic() - self.written > KEEP_SECONDS or held > KEEP_BYTES:
             self.flush()
 
@@ -49,7 +49,7 @@ class Shards:
 
     def column(self, name: str) -> Iterator[Array]:
         """One file of every shard, in order."""
-        fields = {STEPS: "steps", EPISODES: "episodes", FINAL: "final", STATES: "states"}
+        fields = {STEPS: "steps", EPISODES: "episodes", FINAL: "final", STATES: "states", ADVICE: "advice"}
         for number in range(self.count):
             if number in self.held:
                 yield getattr(self.held[number], fields[name])
@@ -63,6 +63,7 @@ def _write_shard(recording: Recording, target: Path) -> None:
     for name, column in ((STEPS, recording.steps), (EPISODES, recording.episodes), (FINAL, recording.final)):
         write_column(part / name, column.dtype, column.shape, [column])
     write_column(part / STATES, np.dtype("<f8"), recording.states.shape, [recording.states])
+    write_column(part / ADVICE, recording.advice.dtype, recording.advice.shape, [recording.advice])
     sync_folder(part)
     part.rename(target)
     sync_folder(target.parent)

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metabench.datasets.format import EPISODE, EPISODES, FINAL, STATES, STEPS, Manifest, open_column, read_manifest
+from metabench.datasets.format import (
+    ADVICE,
+    EPISODE,
+    EPISODES,
+    FINAL,
+    STATES,
+    STEPS,
+    Manifest,
+    open_column,
+    read_manifest,
+)
 from metabench.datasets.gather import Draw, gather
 from metabench.registry import spec
 from metabench.rng import Array
@@ -92,14 +102,16 @@ class TrialDataset:
     """The episodes of one split, or a selection of them.
 
     Args:
-        folder: The split's folder; its manifest, shapes and sizes are checked, its contents only by `metabench
-            dataset verify`.
+        folder: The split's folder; its manifest, shapes and sizes are checked, and that the episodes follow each other
+            through the steps.
+        check: Whether to check all contents as well, as `metabench dataset verify` does: every byte against its hash,
+            numbers that are not finite, flags, sums. That reads the whole set.
 
     Raises:
         ValueError: One sentence, where a file is missing or is not what the manifest says.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, check: bool = False):
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         m = self.manifest
@@ -115,7 +127,22 @@ class TrialDataset:
         final = open_column(folder, FINAL, np.dtype(m.observation_dtype), (m.episodes, m.observation))
         self._final = np.asarray(final)
         self._rows = np.arange(m.episodes)  # of episodes.npy, those selected
+        self._check_episodes()
         self._prepare()
+        if check:
+            from metabench.datasets.verify import verify  # which reads sets by this class
+
+            if faults := verify(folder):
+                raise ValueError(f"{folder} is not sound: {faults[0]}")
+
+    def _check_episodes(self) -> None:
+        """ValueError unless the episodes follow each other through all steps: whoever reads them trusts that."""
+        lengths, starts = self.episodes["length"].astype(np.int64), self.episodes["start"]
+        follow = (lengths >= 1).all() and lengths.sum() == len(self.steps)
+        if not follow or (starts != np.cumsum(lengths) - lengths).any():
+            raise ValueError(f"{self.folder / EPISODES}: the episodes do not follow each other through {STEPS}")
+        if (self.episodes["task"] < 0).any():
+            raise ValueError(f"{self.folder / EPISODES}: an episode is of a task with a number below 0")
 
     def _prepare(self) -> None:
         self.episodes.setflags(write=False)
@@ -259,6 +286,14 @@ class TrialDataset:
             raise ValueError(f"{self.manifest.id}/{self.manifest.split} was made without simulator states")
         return np.load(self.folder / STATES, mmap_mode="r", allow_pickle=False)
 
+    def expert_actions(self) -> Array:
+        """`[N, ...]` what the oracle would have done at every step, in memory; ValueError where that is not known."""
+        if ADVICE not in self.manifest.infos:
+            raise ValueError(f"{self.manifest.id}/{self.manifest.split} does not know what the expert would have done")
+        rows = np.load(self.folder / ADVICE, mmap_mode="r", allow_pickle=False)
+        first = self._start + self._rows  # a row more behind every episode
+        return np.concatenate([rows[a : a + n] for a, n in zip(first, self._length, strict=True)])
+
     def windows(
         self, length: int, batch_size: int, rng: np.random.Generator, *, whole: bool = False
     ) -> Iterator[Windows]:
@@ -321,7 +356,8 @@ class TrialDataset:
         """All steps as torch tensors in memory, without another library's help.
 
         Keys: observations `[N, O]`, actions, rewards, returns_to_go, next_observations, terminated, truncated,
-        session_ended, success, timesteps `[N]` int64, task `[N]` int64, episode `[N]` int64.
+        session_ended, success, timesteps `[N]` int64, task `[N]` int64, episode `[N]` int64; and expert_actions where
+        the set knows them.
         """
         torch, rows = _torch(), self._joined(np.arange(len(self)))
         names = {
@@ -342,6 +378,8 @@ class TrialDataset:
         tensors["timesteps"] = torch.from_numpy(np.arange(len(rows)) - begin)
         tensors["task"] = torch.from_numpy(self._task[episode].astype(np.int64))
         tensors["episode"] = torch.from_numpy(episode)
+        if ADVICE in self.manifest.infos:
+            tensors["expert_actions"] = torch.from_numpy(self.expert_actions())
         return tensors
 
     def __repr__(self) -> str:

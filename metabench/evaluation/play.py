@@ -16,7 +16,7 @@ from metabench.rng import Array
 class Tick(NamedTuple):
     """One step of B slots, as it was played."""
 
-    step: Timestep  # what the agent was shown
+    step: Timestep  # what the agent was shown; not the arrays it was handed
     action: Array  # [B] or [B, A] what it did
     observation: Array  # [B, O] what came next: where an episode ended, the next one's first observation
     reward: Array  # [B] float64
@@ -44,9 +44,12 @@ class Stream:
         self._final = np.zeros_like(self._observation)
 
     def timestep(self) -> Timestep:
-        """The tick that is to be answered now."""
-        parts = (self._observation, self._action, self._reward, self._first, self._final)
-        return Timestep(*(part.copy() for part in parts))
+        """The tick that is to be answered now, as a copy: an agent may write into what it is handed."""
+        return Timestep(*(part.copy() for part in self.shown()))
+
+    def shown(self) -> Timestep:
+        """The same, not copied: what is kept of it does not change with what an agent does to its copy."""
+        return Timestep(self._observation, self._action, self._reward, self._first, self._final)
 
     def advance(self, action: Array, observation: Array, reward: Array, done: Array, final: Array | None) -> None:
         """Takes in what an action led to.
@@ -94,8 +97,8 @@ def play(
     stream = Stream(observation[:, :columns], env.single_action_space, version)
     belief, space = agent.begin(env.num_envs), env.family.action_space
     while True:
-        step = stream.timestep()
-        answer, belief = agent.act(step, belief)
+        step = stream.shown()
+        answer, belief = agent.act(stream.timestep(), belief)
         # What is recorded and shown is what is played; a copy, because agents may reuse their arrays.
         action = np.array(check_actions(answer, space, env.num_envs))
         if before:

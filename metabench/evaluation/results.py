@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,25 @@ def parse(model: type[Any], text: str, what: str) -> Any:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the record"
         raise ValueError(f"this is no valid {what}: {where}: {first['msg']}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder durable, where the platform can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_LEFT_OVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\Z")
+
+
+def left_over(name: str) -> str:
+    """The file that a killed `write_atomically` was to write, told by the name of what it left; empty if it is none."""
+    match = _LEFT_OVER.match(name)
+    return match[1] if match else ""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -74,35 +74,24 @@ class Trace(NamedTuple):
         write_atomically(path, pack(arrays, _LEVEL))
 
     @classmethod
-    def load(cls, path: Path, trials: int | None = None, horizon: int | None = None) -> Trace:
+    def load(
+        cls, path: Path, trials: int | None = None, horizon: int | None = None, episodes: int | None = None
+    ) -> Trace:
         """Reads a file that anybody may have written.
 
         Args:
             path: The file.
             trials: How many it must have; unknown by default.
-            horizon: Steps an episode may have at most. Both known, they bound the memory this takes.
+            horizon: Steps an episode may have at most.
+            episodes: How many a trial must have. What is known is compared before anything of that size is read.
 
         Raises:
             ValueError: One sentence: it is no archive of plain arrays, it lacks one, or their shapes do not fit.
         """
-        if not path.is_file():
-            raise ValueError(f"there is no trace {path.name}")
-        file = SafeNpz(path)
-        wanted = ["header", "lengths", "terminated", "actions", "rewards"]
-        for name in wanted:
-            if name not in file.entries:
-                raise ValueError(f"{path.name} is no trace: it has no array {name!r}")
-        for name in file.entries:
-            if name not in (*wanted, "successes") and not name.startswith(_PREFIX):
-                raise ValueError(f"{path.name} has an array {name!r}, which no trace has")
-        header = _header(file)
-        lengths = _lengths(file, header.protocol, trials, horizon)
-        _check_rows(file, ("actions", "rewards"), int(lengths.sum()))
+        file, header, lengths = _open(path, trials, horizon, episodes)
         checkpoints = [name for name in file.entries if name.startswith(_PREFIX)]
         _check_rows(file, checkpoints, len(checkpoint_places(lengths, header.every).trial))
-        rewards = _finite(path, "rewards", file.read("rewards"))
-        if rewards.dtype != np.float64 or rewards.ndim != 1:
-            raise ValueError(f"{path.name}: rewards are not a column of float64 numbers")
+        rewards = _rewards(path, file)
         return cls(
             header,
             lengths,
@@ -112,6 +101,17 @@ class Trace(NamedTuple):
             rewards,
             {name.removeprefix(_PREFIX): _finite(path, name, file.read(name)) for name in checkpoints},
         )
+
+
+def read_header(path: Path) -> TraceHeader:
+    """What a trace says was played; nothing else of it is read. ValueError in one sentence if it is none."""
+    return _header(_archive(path))
+
+
+def read_returns(path: Path, trials: int, horizon: int, episodes: int) -> Array:
+    """`[trials, episodes]` sums of a trace's rewards, without reading anything else; ValueError as `Trace.load`."""
+    file, _, lengths = _open(path, trials, horizon, episodes)
+    return episode_sums(lengths, _rewards(path, file))
 
 
 class Places(NamedTuple):
@@ -253,6 +253,40 @@ def _narrow(array: Array) -> Array:
         if limits.min <= low and high <= limits.max:
             return array.astype(kind)
     return array
+
+
+def _archive(path: Path) -> SafeNpz:
+    """A trace's arrays, none of them read yet."""
+    if not path.is_file():
+        raise ValueError(f"there is no trace {path.name}")
+    file = SafeNpz(path)
+    wanted = ["header", "lengths", "terminated", "actions", "rewards"]
+    for name in wanted:
+        if name not in file.entries:
+            raise ValueError(f"{path.name} is no trace: it has no array {name!r}")
+    for name in file.entries:
+        if name not in (*wanted, "successes") and not name.startswith(_PREFIX):
+            raise ValueError(f"{path.name} has an array {name!r}, which no trace has")
+    return file
+
+
+def _open(
+    path: Path, trials: int | None, horizon: int | None, episodes: int | None
+) -> tuple[SafeNpz, TraceHeader, Array]:
+    file = _archive(path)
+    header = _header(file)
+    if episodes is not None and header.protocol.episodes != episodes:
+        raise ValueError(f"{path.name}: a trial has {header.protocol.episodes} episodes, the protocol has {episodes}")
+    lengths = _lengths(file, header.protocol, trials, horizon)
+    _check_rows(file, ("actions", "rewards"), int(lengths.sum()))
+    return file, header, lengths
+
+
+def _rewards(path: Path, file: SafeNpz) -> Array:
+    rewards = _finite(path, "rewards", file.read("rewards"))
+    if rewards.dtype != np.float64 or rewards.ndim != 1:
+        raise ValueError(f"{path.name}: rewards are not a column of float64 numbers")
+    return rewards
 
 
 def _header(file: SafeNpz) -> TraceHeader:

@@ -269,6 +269,7 @@ register(
         episodes=1,
         repeats=4,
         extra="mujoco",
+        oracle="metabench.yardsticks.filtering:wind_vel",
         sessions={"kind": "geometric", "p": 0.02, "count": ["passed"]},
         split_sessions={"ood": {"kind": "geometric", "p": 0.04, "count": ["passed"]}},
         digests={

@@ -8,13 +8,15 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from metabench.evaluation.results import parse
+from metabench.evaluation.results import left_over, parse
 from metabench.leaderboard.records import (
+    BOARDS,
     CARD,
     POLICY_NAME,
     RESULT,
     SUBMISSION,
     TRACE_NAME,
+    TRAINING_NAME,
     VERIFICATION,
     Results,
     Submission,
@@ -30,14 +32,59 @@ _MAX_FILES = 400
 _MAX_DEPTH = 3
 
 
+def entries_in(root: Path) -> list[Path]:
+    """The folders of a root's entries, sorted: exactly `<board>/<agent>/<id>`. The one rule of what is an entry.
+
+    Folders whose name begins with a dot are drafts of who submits, or what a killed one left: no part of the boards.
+    Symbolic links are not followed.
+
+    Raises:
+        ValueError: A submission.json lies anywhere else, where it could pass for an entry.
+    """
+    return _entries(root, 3)
+
+
 def find(path: Path) -> list[Path]:
-    """The submissions at or below `path`, sorted; ValueError if there are none. Symbolic links are not followed."""
+    """The entries at or below `path`: an entry, an agent's folder, a board's, or the root of them all.
+
+    Raises:
+        ValueError: There are none, or a submission.json lies where no entry does.
+    """
     if (path / SUBMISSION).is_file():
         return [path]
-    found = sorted(Path(folder) for folder, _, files in os.walk(path) if SUBMISSION in files)
+    if (path / BOARDS).is_file():
+        found = entries_in(path)
+    else:
+        depths = [len(place.relative_to(path).parts) for place in _submissions(path)]
+        found = _entries(path, max(set(depths), key=depths.count)) if depths else []
     if not found:
         raise ValueError(f"there is no submission in {path}: no {SUBMISSION} at or below it")
     return found
+
+
+def _entries(root: Path, depth: int) -> list[Path]:
+    found = _submissions(root)
+    for place in found:
+        if len(place.relative_to(root).parts) != depth or depth > 3:
+            raise ValueError(
+                f"{place / SUBMISSION} lies where no entry does: entries are <board>/<agent>/<id> below the root"
+            )
+    return found
+
+
+def _submissions(root: Path) -> list[Path]:
+    found = []
+    for name, folders, files in os.walk(root):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        if SUBMISSION in files:
+            found.append(Path(name))
+    return sorted(found)
+
+
+def known_name(name: str) -> bool:
+    """Whether a file of this name, told from the entry's folder, is one that entries have."""
+    patterns = (TRACE_NAME, POLICY_NAME, TRAINING_NAME)
+    return name in (SUBMISSION, RESULT, CARD, VERIFICATION) or any(pattern.match(name) for pattern in patterns)
 
 
 class Folder:
@@ -49,12 +96,11 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.names = tuple(sorted(_walk(path)))
+        walked = sorted(_walk(path))
+        self._left = tuple(name for name in walked if _is_left_over(name))  # by a writer that was killed
+        self.names = tuple(name for name in walked if name not in self._left)
         for name in self.names:
-            known = (
-                name in (SUBMISSION, RESULT, CARD, VERIFICATION) or TRACE_NAME.match(name) or POLICY_NAME.match(name)
-            )
-            if not known:
+            if not known_name(name):
                 raise Fault(f"there is a file {name[:120]!r}, which no submission has")
         for name in (SUBMISSION, RESULT, CARD):
             if name not in self.names:
@@ -99,7 +145,12 @@ class Folder:
             record = parse(Verification, self.text(VERIFICATION), VERIFICATION)
         except ValueError:
             return None
-        return record if record.submission_sha256 == self.sha256() else None
+        return record if record.whole and record.submission_sha256 == self.sha256() else None
+
+    def clean(self) -> None:
+        """Removes what a killed writer left."""
+        for name in self._left:
+            (self.path / name).unlink(missing_ok=True)
 
     def sha256(self) -> str:
         """Of submission.json, which holds the hash of every other file."""
@@ -114,6 +165,11 @@ class Folder:
         """The names of the traces, in order."""
         return [name for name in self.names if TRACE_NAME.match(name)]
 
+    def training(self) -> dict[int, str]:
+        """What the logs of the runs say of their training, by run."""
+        found = {int(match[1]): name for name in self.names if (match := TRAINING_NAME.match(name))}
+        return {run: self.text(name) for run, name in found.items()}
+
     def policies(self) -> dict[int, Mapping[str, bytes]]:
         """The files of each run's policy, by run."""
         found: dict[int, dict[str, bytes]] = {}
@@ -121,6 +177,11 @@ class Folder:
             if match := POLICY_NAME.match(name):
                 found.setdefault(int(match[1]), {})[match[2]] = self.bytes(name)
         return dict(found)
+
+
+def _is_left_over(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return known_name(f"{folder}/{left_over(last)}".removeprefix("/"))
 
 
 def _walk(path: Path, depth: int = 0) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import re
@@ -31,9 +32,16 @@ OWN_BOARDS = Path(__file__).parent / BOARDS  # the package's, a copy of leaderbo
 
 # What may be a folder's name: lower-case letters, digits, dashes and single dots or underscores inside.
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=48)]
+KEPT = Path(__file__).parent / "first_rules.json"  # the entries that were on the boards before the second rules
+
+# The rules an entry was made under. The second: evaluation seeds of 128 bits, which follow from what the policies say
+# and not from how their files are written; runs in the order of their training seeds; an author's key.
+RULES = 2
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Url = Annotated[str, StringConstraints(max_length=300, pattern=r"^(https?://[^\s<>\"'`]+)?$")]
+# One line of text: no control characters, and no marks that hide or turn the direction of writing, but for joiners.
+Line = Annotated[str, StringConstraints(max_length=300, pattern=r"^([^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]|[\x{200c}\x{200d}])*$")]
+Url = Annotated[str, StringConstraints(max_length=300, pattern=r"^(https?://[!#-&(-;=?-_a-~]+)?$")]  # printable ASCII
 Tier: TypeAlias = Literal["claimed", "replayed", "reproduced"]
 
 
@@ -64,6 +72,7 @@ class Submission(Record):
     """Everything a reader wants to know of an entry; the numbers themselves are in the other files."""
 
     schema_version: Literal[1] = SUBMISSION_SCHEMA
+    rules: Literal[1, 2] = 1  # the first entries did not say it
     board: Slug
     agent: Slug
     version: Line = "1"
@@ -82,6 +91,8 @@ class Submission(Record):
     versions: Mapping[Line, Line]
     cpu_flags: tuple[Line, ...] = ()  # of the machine that evaluated, where they are known
     files: Mapping[Line, Sha256]  # every other file of the folder
+    author_key: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""  # whose the agent's name is
+    signature: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{128})?$")] = ""  # of `signed` by that key
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
@@ -92,8 +103,17 @@ class Submission(Record):
     @property
     def id(self) -> str:
         """The folder's name: the date, and what follows from all the files."""
-        told = {**self.model_dump(mode="json"), "date": ""}
-        return f"{self.date.isoformat()}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]}"
+        return f"{self.date.isoformat()}-{hashlib.sha256(self._told(date='')).hexdigest()[:10]}"
+
+    @property
+    def signed(self) -> bytes:
+        """What the author's key signs: everything but the signature."""
+        return self._told()
+
+    def _told(self, **changes: str) -> bytes:
+        left_out = {"signature"} if self.rules > 1 else {"rules", "author_key", "signature"}
+        told = {**self.model_dump(mode="json", exclude=left_out), **changes}
+        return json.dumps(told, sort_keys=True).encode()
 
     @property
     def place(self) -> Path:
@@ -128,6 +148,8 @@ class Board(Record):
     ] = {}  # package -> beginnings of its version, "1.2 | 1.3", for who evaluates and who verifies
     about: Line = ""
     superseded_by: str = ""
+    max_policy_bytes: int = Field(default=8_000_000, ge=1)  # of one run's files
+    rerun_seconds: int = Field(default=3600, ge=1)  # for playing all policies of an entry again
 
     @model_validator(mode="after")
     def _target(self) -> Self:
@@ -156,6 +178,9 @@ class Board(Record):
         return ""
 
 
+_WORDS = {"title", "about", "superseded_by"}  # of a board, which may change
+
+
 class Check(Record):
     """One thing that was checked."""
 
@@ -164,30 +189,66 @@ class Check(Record):
 
 
 class Rerun(Record):
-    """The policies played again, on seeds that nobody knew."""
+    """The policies played again, on seeds that nobody knew; see `rerun.compare`."""
 
-    seed: int = Field(ge=0)
-    submitted: float  # mean return per episode
+    seed: int = Field(ge=0)  # drawn by the verifier, when the content was fixed
+    rounds: int = Field(default=1, ge=1)  # how often the protocol was played
+    submitted: float  # IQM over runs and tasks of the return in the episodes that the track judges
     again: float
     difference: tuple[float, float]  # 99 % interval of again - submitted
+    detectable: float = 0.0  # how far the IQM would have to be off to be found out nine times in ten
+    p: float = 1.0  # the smallest of the tests' p-values
 
 
 class Verification(Record):
-    """What a verification found. It belongs to one content: `submission_sha256` covers every file."""
+    """What a verification found. It is the verifier's, and belongs to one content.
 
-    schema_version: Literal[1] = 1
+    `submission_sha256` covers every file of the entry, `seal` every other field of the record: whatever is edited
+    afterwards, there or here, makes it void. Whoever ranks by it computes again what can be computed without a replay.
+    """
+
+    schema_version: Literal[2] = 2
     submission_sha256: Sha256
+    since: datetime.datetime = datetime.datetime(
+        2026, 11, 25, tzinfo=datetime.UTC
+    )  # when this content was first verified
     tier: Tier
     checks: tuple[Check, ...]
-    flags: tuple[Line, ...] = ()  # what a person should look at
+    flags: tuple[str, ...] = ()  # what a person should look at
     rerun: Rerun | None = None
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of the verifier
+    seal: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+    def sealed(self) -> Verification:
+        """The record with its seal."""
+        return self.model_copy(update={"seal": self._seal()})
+
+    @property
+    def whole(self) -> bool:
+        """Whether the record is as it was sealed."""
+        return self.seal == self._seal()
+
+    def _seal(self) -> str:
+        told = self.model_dump(mode="json", exclude={"seal"})
+        return hashlib.sha256(f"metabench verification {json.dumps(told, sort_keys=True)}".encode()).hexdigest()
 
 
-def evaluation_seed(board: str, policy_sha256: str, run: int) -> int:
-    """The seed a run is evaluated with, 0 to 2^32 - 1. Nobody knows it before the policy is fixed."""
-    digest = hashlib.sha256(f"metabench/{board}/{policy_sha256}/{run}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+def evaluation_seed(board: str, policy_sha256: str, run: int, rules: int = RULES) -> int:
+    """The seed a run is evaluated with, 0 to 2^128 - 1. Nobody knows it before the policy is fixed.
+
+    Under the first rules it had 32 bits.
+    """
+    if rules == 1:
+        digest = hashlib.sha256(f"metabench/{board}/{policy_sha256}/{run}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+    digest = hashlib.sha256(f"metabench rules {rules}/{board}/{policy_sha256}/{run}".encode()).digest()
+    return int.from_bytes(digest[:16], "big")
+
+
+@functools.cache
+def kept() -> frozenset[str]:
+    """The sha256 of the submission.json of every entry that keeps the first rules; nothing is added to them."""
+    return frozenset(json.loads(KEPT.read_text()))
 
 
 def read_boards(path: Path) -> dict[str, Board]:
@@ -218,9 +279,29 @@ def read_boards(path: Path) -> dict[str, Board]:
 
 
 def boards_in(root: Path) -> dict[str, Board]:
-    """The boards of a folder of leaderboards: its own boards.toml, or where it has none the package's."""
-    own = root / BOARDS
-    return read_boards(own if own.is_file() else OWN_BOARDS)
+    """The boards of a folder of leaderboards: its own boards.toml, or where it has none the package's.
+
+    Raises:
+        ValueError: In one sentence: it is no file of boards, or gives a board of the package another meaning. The rules
+            of those come from what is installed, never from beside an entry.
+    """
+    own = read_boards(OWN_BOARDS)
+    path = root / BOARDS
+    if not path.is_file():
+        return own
+    boards = read_boards(path)
+    for id, board in boards.items():
+        if id in own and not same_board(board, own[id]):
+            raise ValueError(
+                f"{path}: the board {id} is another one than that of the installed package; a board of your own needs "
+                "an id of its own"
+            )
+    return boards
+
+
+def same_board(one: Board, other: Board) -> bool:
+    """Whether two boards mean the same, whatever they are called and followed by."""
+    return one.model_dump(exclude=_WORDS) == other.model_dump(exclude=_WORDS)
 
 
 def board_of(boards: Mapping[str, Board], id: str) -> Board:
@@ -247,5 +328,6 @@ def dump(record: Record) -> bytes:
     return (json.dumps(record.model_dump(mode="json"), indent=indent) + "\n").encode()
 
 
-TRACE_NAME = re.compile(r"^traces/run_(\d{3})\.npz$")
-POLICY_NAME = re.compile(rf"^policies/run_(\d{{3}})/({re.escape(CONFIG)}|{re.escape(POLICY)})$")
+TRACE_NAME = re.compile(r"traces/run_([0-9]{3})\.npz\Z")
+POLICY_NAME = re.compile(rf"policies/run_([0-9]{{3}})/({re.escape(CONFIG)}|{re.escape(POLICY)})\Z")
+TRAINING_NAME = re.compile(r"training/run_([0-9]{3})\.jsonl\Z")  # what the run's own log says of its steps

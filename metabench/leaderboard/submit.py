@@ -8,20 +8,25 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from metabench.agent import Agent
-from metabench.evaluation.evaluate import evaluate_traced, versions
-from metabench.evaluation.results import write_atomically
+from metabench.evaluation.evaluate import Evaluation, evaluate_traced, versions
+from metabench.evaluation.results import Protocol, sync_folder, write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
+from metabench.leaderboard.keys import AuthorKey, author_key
 from metabench.leaderboard.records import (
     CARD,
     RESULT,
+    RULES,
     SUBMISSION,
     Board,
     Dataset,
@@ -33,12 +38,23 @@ from metabench.leaderboard.records import (
     evaluation_seed,
 )
 from metabench.leaderboard.replay import check_actions_inside
-from metabench.leaderboard.rules import check_agent, check_board, check_policies, check_runs
+from metabench.leaderboard.rules import (
+    check_agent,
+    check_board,
+    check_names,
+    check_policies,
+    check_rules,
+    check_runs,
+    check_training,
+    untrained_sha256,
+)
 from metabench.leaderboard.track import TrackName
 from metabench.plugins import load_plugin, load_run
 from metabench.registry import spec
 from metabench.runs import CONFIG, POLICY, is_run, policy, read_metrics, read_record, without_learner
 
+_DRAFT, _LOCK = ".submit-", ".lock"  # what a folder that is being written is called, and who writes there
+_ROWS = 1000  # of a run's log that an entry keeps
 _FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512vl", "amx_tile", "asimd", "sve")  # what maths libraries choose by
 
 
@@ -60,9 +76,10 @@ class About:
     trains: bool = True
     training: Training = field(default_factory=lambda: Training(env_steps=0))
     card: str = ""  # Markdown; a short one is written if it is empty
+    key: AuthorKey | None = None  # to sign with; by default the key of who runs this, see `keys.author_key`
 
 
-_TOLD = tuple(part.name for part in fields(About) if part.name != "card")  # what stands in the record
+_TOLD = tuple(part.name for part in fields(About) if part.name not in ("card", "key"))  # what stands in the record
 
 
 class Entrant(NamedTuple):
@@ -73,6 +90,12 @@ class Entrant(NamedTuple):
     policy: Mapping[str, bytes]  # to publish: config.json, policy.safetensors; may be empty
     sha256: str  # of the policy, whether it is published or not
     note: str = ""  # what a submitter should know before it is played
+    log: str = ""  # what the run's own log tells of its steps: lines of JSON with iteration and frames; see `log_of`
+    source: str = ""  # from where others load it: a run's folder, or the name of an agent that does not train
+
+
+Play = Callable[[Sequence[Protocol], str], Iterable[Evaluation]]
+"""Plays each entrant under its protocol, in their order, with results under a name."""
 
 
 def submit(
@@ -81,6 +104,7 @@ def submit(
     about: About,
     root: Path,
     progress: Callable[[int, int, int], None] | None = None,
+    play: Play | None = None,
 ) -> Path:
     """Evaluates all runs and writes `root/<board>/<agent>/<date>-<id>`; the same input gives the same bytes.
 
@@ -92,32 +116,63 @@ def submit(
         about: Who, what, and from how much training.
         root: The folder of the leaderboards.
         progress: Called with (run, trials done, trials in all).
+        play: Who plays all runs; here, one after the other, by default.
 
     Raises:
         ValueError: In one sentence; nothing is left behind then.
     """
     plan = planned(board, entrants, about)
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".submit-") as name:
-        draft = Path(name)
+    with _draft(root) as draft:
+        protocols = [board.played(evaluation_seed(board.id, e.sha256, index)) for index, e in enumerate(entrants)]
+        every = play(protocols, about.agent) if play else _in_turn(entrants, protocols, about.agent, progress)
         results = []
-        for index, entrant in enumerate(entrants):
-            seed = evaluation_seed(board.id, entrant.sha256, index)
-            result, trace = evaluate_traced(
-                entrant.agent,
-                board.played(seed),
-                train_seed=entrant.train_seed,
-                name=about.agent,
-                progress=(lambda done, total, run=index: progress(run, done, total)) if progress else None,
-            )
+        for index, (entrant, (result, trace)) in enumerate(zip(entrants, every, strict=True)):
             check_actions_inside(trace.actions, spec(board.benchmark).family().action_space)
             trace.save(draft / "traces" / f"run_{index:03d}.npz")
             results.append(result)
             for file, content in entrant.policy.items():
                 write_atomically(draft / "policies" / f"run_{index:03d}" / file, content)
+            if entrant.log:
+                write_atomically(draft / "training" / f"run_{index:03d}.jsonl", entrant.log.encode())
         write_atomically(draft / RESULT, dump(Results(results=tuple(results))))
         write_atomically(draft / CARD, (about.card or _card(about, board)).encode())
-        return _seal(draft, plan, root)
+        return _seal(draft, plan, root, about.key or author_key())
+
+
+@contextmanager
+def _draft(root: Path) -> Iterator[Path]:
+    """A folder to write an entry into, gone afterwards; those of killed processes are removed first.
+
+    Each is locked by who writes there, and the lock goes with its process.
+    """
+    for old in root.glob(f"{_DRAFT}*"):
+        lock = FileLock(old / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        shutil.rmtree(old, ignore_errors=True)
+        lock.release()
+    folder = Path(tempfile.mkdtemp(dir=root, prefix=_DRAFT))
+    lock = FileLock(folder / _LOCK)
+    try:
+        with lock:
+            (folder / "entry").mkdir()
+            yield folder / "entry"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_turn(
+    entrants: Sequence[Entrant],
+    protocols: Sequence[Protocol],
+    name: str,
+    progress: Callable[[int, int, int], None] | None,
+) -> Iterator[Evaluation]:
+    for index, (entrant, protocol) in enumerate(zip(entrants, protocols, strict=True)):
+        tell = (lambda done, total, run=index: progress(run, done, total)) if progress else None
+        yield evaluate_traced(entrant.agent, protocol, train_seed=entrant.train_seed, name=name, progress=tell)
 
 
 def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submission:
@@ -138,6 +193,7 @@ def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submissi
     told = {name: getattr(about, name) for name in _TOLD}
     try:
         submission = Submission(
+            rules=RULES,
             board=board.id,
             runs=tuple(Run(train_seed=entrant.train_seed, policy_sha256=entrant.sha256) for entrant in entrants),
             versions=versions(),
@@ -150,24 +206,29 @@ def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submissi
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where or 'the submission'}: {first['msg'].removeprefix('Value error, ')}") from None
     check_board(submission, board)
+    check_rules(submission, "")
+    check_names(submission)
     check_runs(submission, board)
     for index, entrant in enumerate(entrants):
         check_agent(index, entrant.agent, submission, board)
     published = {index: entrant.policy for index, entrant in enumerate(entrants) if entrant.policy}
-    check_policies(published, submission)
+    check_policies(published, submission, board)
+    check_training({index: e.log for index, e in enumerate(entrants) if e.log}, published, submission)
     size = sum(len(content) for files in published.values() for content in files.values())
     if size > MAX_BYTES:
         raise ValueError(f"the policies have {size:,} bytes, more than the {MAX_BYTES:,} allowed; leave them out")
     return submission
 
 
-def _seal(draft: Path, plan: Submission, root: Path) -> Path:
-    """Adds submission.json and moves the folder where it belongs."""
+def _seal(draft: Path, plan: Submission, root: Path, key: AuthorKey | None) -> Path:
+    """Adds submission.json, signed where there is a key, and moves the folder where it belongs by one rename."""
     files: dict[str, str] = {}
     for path in sorted(draft.rglob("*")):
         if path.is_file():
             files[path.relative_to(draft).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    submission = Submission(**{**plan.model_dump(), "files": files})
+    submission = Submission(**{**plan.model_dump(), "files": files, "author_key": key.public if key else ""})
+    if key:
+        submission = submission.model_copy(update={"signature": key.sign(submission.signed)})
     write_atomically(draft / SUBMISSION, dump(submission))
     size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
     if size > MAX_BYTES:
@@ -180,8 +241,11 @@ def _seal(draft: Path, plan: Submission, root: Path) -> Path:
             return target
         raise ValueError(f"{target} exists and is another submission")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(draft, target.parent / f".{target.name}.part")
-    (target.parent / f".{target.name}.part").rename(target)
+    for folder in (path for path in draft.rglob("*") if path.is_dir()):
+        sync_folder(folder)
+    draft.chmod(0o755)
+    draft.rename(target)
+    sync_folder(target.parent)
     return target
 
 
@@ -191,7 +255,17 @@ def open_run(folder: Path, board: Board, publish: bool) -> Entrant:
         raise ValueError(f"{folder} was trained on {record.benchmark}; the board {board.id} is of {board.benchmark}")
     agent, record = load_run(folder)
     found = policy(folder)
-    return Entrant(agent, record.seed, found.files if publish else {}, found.sha256, found.private if publish else "")
+    files, note = (found.files, found.private) if publish else ({}, "")
+    return Entrant(agent, record.seed, files, found.sha256, note, log_of(read_metrics(folder)), source=str(folder))
+
+
+def log_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a run's metrics tell of its steps, as an entry keeps it: at most 1000 rows, with the first and the last."""
+    told = [{name: int(row[name]) for name in ("iteration", "frames") if name in row} for row in rows]
+    told = [row for row in told if row]
+    if len(told) > _ROWS:
+        told = [told[round(place)] for place in np.linspace(0, len(told) - 1, _ROWS)]
+    return "".join(json.dumps(row) + "\n" for row in told)
 
 
 def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
@@ -199,8 +273,8 @@ def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
     plugin: Any = load_plugin(name)
     if not hasattr(plugin, "build"):
         raise ValueError(f"{name} has to be trained first; submit the folders of its runs")
-    sha = hashlib.sha256(json.dumps(["untrained", name, versions()["metabench"]]).encode()).hexdigest()
-    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha) for run in range(runs)]
+    sha = untrained_sha256(name, versions()["metabench"])
+    return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha, source=name) for run in range(runs)]
 
 
 def training_of(folders: Sequence[Path], datasets: Sequence[Dataset], hours: float | None, hardware: str) -> Training:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from metabench.sweep.folder import Outcome, Place, give_up
 from metabench.sweep.jobs import Job
 
 RETRIES = 3  # how many times a job is tried again whose process died
+STOP_SECONDS = 20.0  # that training runs have to reach a checkpoint when a sweep is stopped
 
 
 class Local(Engine):
@@ -88,6 +91,10 @@ class _Worker:
             self.process.stdin.flush()
         except OSError:
             self.process.kill()
+
+    def ask_to_stop(self) -> None:
+        """Ends the process: a training run behind a checkpoint, anything else at once."""
+        self.process.terminate()
 
     def close(self) -> None:
         """Ends the process, whatever it is doing: the job goes on from its checkpoint another time."""
@@ -168,6 +175,14 @@ class _Pool:
         return f"its process died {times} times, last {how}"
 
     def close(self) -> None:
-        """Ends all processes."""
-        for worker in (*self.idle, *self.busy):
-            worker.close()
+        """Ends all processes; training runs have a moment to write a checkpoint."""
+        for worker in self.busy:
+            worker.ask_to_stop()
+        end = time.monotonic() + STOP_SECONDS
+        try:
+            for worker in self.busy:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(max(0.0, end - time.monotonic()))
+        finally:  # Ctrl-C once more does not wait
+            for worker in (*self.idle, *self.busy):
+                worker.close()

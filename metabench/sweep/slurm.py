@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metabench.evaluation.results import write_atomically
+from metabench.runs import iterations_done
 from metabench.sweep.engine import Engine, Event, one_thread, python_path, settled_event
 from metabench.sweep.folder import Place, give_up
 from metabench.sweep.jobs import Job, add_to_plan
@@ -29,6 +30,7 @@ from metabench.sweep.jobs import Job, add_to_plan
 RETRIES = 5  # how many times a job is handed in again whose member vanished
 BLOCK = 1000  # members of an array at most: Slurm's own limit is 1001 unless it is configured otherwise
 SUBMITTED = "submitted.json"  # [array, index, line] of every member that was handed in
+WARNING_SECONDS = 30  # before its time limit a member is told to end, and a training run writes a checkpoint
 _GRACE = 2  # looks at the queue without a member before it counts as gone: a new array shows up with some delay
 
 
@@ -37,7 +39,8 @@ class Slurm(Engine):
 
     Args:
         options: For `sbatch`, as one would type them: `--partition=cpu --time=4:00:00 --mem=4G`.
-        retries: How many times a job is handed in again whose member vanished without a result.
+        retries: How many times a job is handed in again whose member vanished without a result, and without a later
+            checkpoint than the one before.
         poll: Seconds between two looks at the folder and the queue.
     """
 
@@ -63,6 +66,7 @@ class Slurm(Engine):
         numbers = {job: line for line, job in enumerate(add_to_plan(place.plan, wanted), 1)}
         open_jobs, array = {job: numbers[job] for job in wanted}, _Arrays(out, self.options)
         tries: Counter[Job] = Counter()
+        far: Counter[Job] = Counter()  # iterations of training runs that lie in their checkpoints
         missing: Counter[Job] = Counter()
         while True:
             active, running = array.active(), set(place.running())  # before the results: what ends between is not gone
@@ -81,6 +85,9 @@ class Slurm(Engine):
             for job in alive:
                 missing[job] = 0
             gone = [job for job in open_jobs if not tries[job] or missing[job] > _GRACE]
+            for job in gone:  # a member that came further did not vanish for nothing: its time was up
+                if (reached := iterations_done(place.work / job.key()) or 0) > far[job]:
+                    far[job], tries[job] = reached, 0
             spent = [job for job in gone if tries[job] > self.retries]
             for job in spent:
                 give_up(job, out, f"its member of the array vanished {tries[job]} times without a result{array.last}")
@@ -157,6 +164,7 @@ def script(out: Path, offset: int) -> str:
         "#!/bin/bash",
         "#SBATCH --job-name=metabench",
         "#SBATCH --requeue",
+        f"#SBATCH --signal=B:TERM@{WARNING_SECONDS}",
         "#SBATCH --open-mode=append",
         f"#SBATCH --output={out / 'slurm'}/%A-%a.log",
         "#SBATCH --cpus-per-task=1",

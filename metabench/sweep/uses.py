@@ -124,13 +124,16 @@ class Entry(NamedTuple):
     agent_seed: int = 0  # of a yardstick's own randomness
 
 
-def evaluate_with(engine: Engine, entries: Sequence[Entry], out: Path) -> list[Evaluation]:
+def evaluate_with(
+    engine: Engine, entries: Sequence[Entry], out: Path, progress: Callable[[int], None] | None = None
+) -> list[Evaluation]:
     """Evaluates several agents side by side, with evidence: what `evaluate_traced` gives for each, in their order.
 
     Args:
         engine: Who plays.
         entries: What.
         out: A folder for the work; evaluations that lie there already are not played again.
+        progress: Called with the number of each entry that is done.
 
     Raises:
         ValueError: One sentence, for the first evaluation that failed.
@@ -143,6 +146,8 @@ def evaluate_with(engine: Engine, entries: Sequence[Entry], out: Path) -> list[E
     for event in engine.events(dict.fromkeys(jobs), out):
         if event.state == "failed":
             raise ValueError(f"the evaluation of {event.job.settings['agent']} failed: {event.reason}")
+        if event.state == "done" and progress:
+            progress(jobs.index(event.job))
     found = []
     for job in jobs:
         folder = place.result(job.key())

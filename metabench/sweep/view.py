@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +24,35 @@ _SAMPLES = 20  # finished jobs of a group whose times an estimate is made of
 def estimate(place: Place, known: Sequence[Job], left: Sequence[Job]) -> float | None:
     """Core hours of the jobs `left`, from what finished ones of the same group among `known` took.
 
-    None if nothing is known; a group without a finished job counts as the mean of the others.
+    A group without a finished job counts as the mean of those of its kind; None where no job of a kind is finished:
+    what evaluations take says nothing about trainings.
     """
     times: dict[str, list[float]] = {}
     for job in known:
         taken = times.setdefault(job.group, [])
         if len(taken) < _SAMPLES and (seconds := place.seconds(job.key())):
             taken.append(seconds)
+    seconds = _total(times, Counter(job.group for job in left))
+    return None if seconds is None else seconds / 3600
+
+
+def _total(times: Mapping[str, Sequence[float]], left: Mapping[str, int]) -> float | None:
+    """Seconds of so many jobs of each group, from the times of finished ones; None where a kind has no finished one."""
     means = {group: sum(taken) / len(taken) for group, taken in times.items() if taken}
-    if not means:
-        return None
-    rest = sum(means.values()) / len(means)
-    return sum(means.get(job.group, rest) for job in left) / 3600
+    kinds: dict[str, list[float]] = {}
+    for group, mean in means.items():
+        kinds.setdefault(_kind(group), []).append(mean)
+    total = 0.0
+    for group, count in left.items():
+        if count and group not in means and _kind(group) not in kinds:
+            return None
+        if count:
+            total += count * (means[group] if group in means else sum(same := kinds[_kind(group)]) / len(same))
+    return total
+
+
+def _kind(group: str) -> str:
+    return group.partition(" ")[0]
 
 
 class Progress:
@@ -49,7 +66,7 @@ class Progress:
         self.groups = Counter(job.group for job in jobs)
         self._open = Counter(self.groups)
         self._times: dict[str, list[float]] = {}
-        self._frames: dict[str, tuple[int, float]] = {}  # of a running job: frames and when they were first seen
+        self._frames: dict[str, tuple[int, float]] = {}  # of a running job, when it was first seen: frames, their time
 
     def take(self, event: Event) -> None:
         """Notes an event."""
@@ -65,25 +82,21 @@ class Progress:
 
     def rates(self) -> dict[str, float | None]:
         """Frames per second of each job that runs, by its key; None where they are not known yet."""
-        now, rates, seen = time.monotonic(), {}, {}
+        rates, seen = {}, {}
         for key in self.place.running():
-            frames = frames_of(self.place.work / key)
-            start = self._frames.get(key)
-            if frames is not None:
-                seen[key] = start or (frames, now)
+            now, start = progress_of(self.place.work / key), self._frames.get(key)
+            if now is not None:
+                seen[key] = start or now
             rates[key] = None
-            if frames is not None and start and now > start[1] and frames > start[0]:
-                rates[key] = (frames - start[0]) / (now - start[1])
+            if now and start and now[1] > start[1] and now[0] > start[0]:
+                rates[key] = (now[0] - start[0]) / (now[1] - start[1])
         self._frames = seen
         return rates
 
     def seconds_left(self) -> float | None:
-        """Until all is done, if the engine stays as wide as it is; None if no job has been finished yet."""
-        means = {group: sum(taken) / len(taken) for group, taken in self._times.items()}
-        if not means:
-            return None
-        rest = sum(means.values()) / len(means)
-        return sum(means.get(group, rest) * count for group, count in self._open.items()) / self.engine.width
+        """Until all is done, if the engine stays as wide as it is; None while some kind has no finished job."""
+        total = _total(self._times, self._open)
+        return None if total is None else total / self.engine.width
 
     def line(self) -> str:
         """All of it in a line."""
@@ -112,10 +125,11 @@ class Progress:
         return table
 
 
-def frames_of(folder: Path) -> int | None:
-    """Environment steps of the run in a folder so far; None if it does not tell."""
+def progress_of(folder: Path) -> tuple[int, float] | None:
+    """Environment steps of the run in a folder so far, and when they were written; None if it does not tell."""
     try:
         with (folder / METRICS).open("rb") as file:
+            written = os.fstat(file.fileno()).st_mtime
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL))
             rows = file.read().split(b"\n")
@@ -123,7 +137,7 @@ def frames_of(folder: Path) -> int | None:
         return None
     for row in reversed(rows):
         try:
-            return int(json.loads(row)["frames"])
+            return int(json.loads(row)["frames"]), written
         except (ValueError, KeyError, TypeError):
             continue
     return None

@@ -2,8 +2,8 @@
 
 train       `agent` on `benchmark` with the changed settings `config`, in the folder of the run as `metabench train`
             makes it; then evaluated on `splits` (test and ood by default). If given: `episodes` of an evaluation's
-            trial; `name` in the results; `datasets`, pairs of id and split that are made first where they are missing;
-            `checkpoint_every` iterations.
+            trial and `repeats` of each task; `name` in the results; `datasets`, pairs of id and split that are made
+            first where they are missing; `checkpoint_every` iterations.
 evaluate    `agent`, a yardstick's name or a run's folder, on `benchmark` and `split` (test). If given: `episodes`,
             `repeats` and `version` of the protocol; `name`; `sha256` of a run's policy, which is checked; `trace`:
             whether to keep the evidence; `agent_seed` of a yardstick's own randomness, the job's by default.
@@ -29,6 +29,7 @@ from metabench.plugins import load_agent, load_plugin, open_run
 from metabench.registry import spec
 from metabench.runs import RESULT, result_path
 from metabench.sweep.settings import settings_of
+from metabench.sweep.stopping import behind_a_checkpoint
 from metabench.tasks import suggest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "ood")  # what is evaluated after training
 TRACE = "trace.npz"
 
-_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "name", "datasets", "checkpoint_every"}
+_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "repeats", "name", "datasets", "checkpoint_every"}
 _EVALUATE = {"agent", "benchmark", "split", "episodes", "repeats", "version", "name", "sha256", "trace", "agent_seed"}
 _GENERATE = {"id", "split", "shard", "episodes", "agent", "state_every"}
 _STUDY = {"function", "arguments"}
@@ -109,7 +110,9 @@ def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
 
         generate(id, split)  # nothing to do where it is; waits for whoever makes it
     every = {"checkpoint_every": settings["checkpoint_every"]} if "checkpoint_every" in settings else {}
-    agent = algorithm.train(benchmark, config, seed=seed, run=open_run(algorithm, folder, show=False, **every))
+    run = open_run(algorithm, folder, show=False, **every)
+    with behind_a_checkpoint(run):
+        agent = algorithm.train(benchmark, config, seed=seed, run=run)
     version = getattr(agent, "protocol", PROTOCOL_VERSION)
     for split in settings.get("splits", SPLITS):
         path = result_path(folder, split)

@@ -1,7 +1,8 @@
 """A process that does one job after another: orders come on its standard input, outcomes leave on its output.
 
 It ends when its input does, whatever it is at: whoever started it is dead then. What it was at goes on from its
-checkpoint another time.
+checkpoint another time. SIGTERM ends it too, a training run behind a checkpoint that is written then. Ctrl-C is left to
+whoever started it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +21,7 @@ from metabench.sweep.jobs import Job
 
 def main() -> None:
     """Works until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what jobs print must not come between outcomes
     out, orders = Path(sys.argv[1]), queue.SimpleQueue[str]()
@@ -28,7 +31,7 @@ def main() -> None:
             outcome = perform(Job.from_json(orders.get()), out)
             channel.write(json.dumps(outcome._asdict()) + "\n")
             channel.flush()
-    except (KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
         os._exit(1)
 
 

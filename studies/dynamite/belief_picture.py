@@ -1,6 +1,6 @@
 """Draws what trained agents believe on GridSwitch around a hidden switch: one trial, tick by tick.
 
-    python -m studies.dynamite.belief_picture runs/study/varibad-s0 runs/study/dynamite-s1
+    python -m studies.dynamite.belief_picture runs/study/dynamite/results/KEY runs/study/dynamite/results/OTHER-KEY
 
 For each run folder: the predicted probability that each candidate pays (the decoder's, at the belief's mean), where
 the agent stands, and the true candidate behind it.

@@ -8,30 +8,34 @@ r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents/, their learning 
     python -m studies.dynamite.study offline --seeds 0 1 2
     python -m studies.dynamite.study report --benchmark GridSwitch-v0
 
-Runs go to `runs/study`, what is kept of them to `results/BENCHMARK` beside this file: the evaluations (result.json),
-and per run a learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
+A run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`) in
+`runs/study/dynamite`; what is kept of it goes to `results/BENCHMARK` beside this file: the evaluations, the job, and a
+learning curve as CSV (environment frames, seconds of training, mean return of the iteration's trials).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from metabench_agents import rl2
-from metabench_agents.belief import dynamite, dynamite_iql, varibad
-from metabench_agents.parts.config import with_settings
-from metabench_agents.parts.run import Run
+from metabench_agents.belief import dynamite
 
 import metabench
-from metabench.evaluation.results import Result
+from metabench.evaluation.results import Result, write_atomically
 from metabench.runs import read_metrics
+from metabench.sweep import Job
+from studies.sweeping import add_options, folders, keep, run, training
+from studies.tables import interval
 
 ROOT = Path(__file__).parent.parent.parent
-RUNS, RESULTS, IMAGES = ROOT / "runs" / "study", Path(__file__).parent / "results", ROOT / "docs" / "images"
+RUNS, RESULTS = ROOT / "runs" / "study" / "dynamite", Path(__file__).parent / "results"
+IMAGES = ROOT / "docs" / "images"
 SPLITS = ("test", "ood")
 LEVELS = (35.0, 40.0)  # mean returns on GridSwitch whose first passing is told
 WINDOW = 38_400  # frames that a learning curve is averaged over
@@ -39,9 +43,9 @@ DATASET = "metabench/grid-switch/replay-v0"
 
 
 class Variant(NamedTuple):
-    """One line of the tables: a module and what differs from its defaults."""
+    """One line of the tables: an agent and what differs from its defaults."""
 
-    module: Any
+    agent: str
     changes: dict[str, Any]
 
 
@@ -71,56 +75,47 @@ CHEETAH_MODEL = CHEETAH | {
 }
 VARIANTS = {
     "GridSwitch-v0": {
-        "rl2": Variant(rl2, {}),
-        "rl2-short": Variant(rl2, {"frames": dynamite.Config.frames}),
-        "varibad": Variant(varibad, {}),
-        "dynamite": Variant(dynamite, {}),
-        "without-consistency": Variant(dynamite, {"sessions.consistency": False}),
-        "without-conditioning": Variant(dynamite, {"sessions.conditioning": False}),
-        "without-masking": Variant(dynamite, {"sessions.masking": False}),
+        "rl2": Variant("rl2", {}),
+        "rl2-short": Variant("rl2", {"frames": dynamite.Config.frames}),
+        "varibad": Variant("varibad", {}),
+        "dynamite": Variant("dynamite", {}),
+        "without-consistency": Variant("dynamite", {"sessions.consistency": False}),
+        "without-conditioning": Variant("dynamite", {"sessions.conditioning": False}),
+        "without-masking": Variant("dynamite", {"sessions.masking": False}),
     },
     "CheetahDirSwitch-v0": {
-        "rl2": Variant(rl2, CHEETAH | {"ppo.epochs": 4, "ppo.minibatches": 4, "network.hidden": 128}),
-        "varibad": Variant(varibad, CHEETAH_MODEL),
-        "dynamite": Variant(dynamite, CHEETAH_MODEL),
+        "rl2": Variant("rl2", CHEETAH | {"ppo.epochs": 4, "ppo.minibatches": 4, "network.hidden": 128}),
+        "varibad": Variant("varibad", CHEETAH_MODEL),
+        "dynamite": Variant("dynamite", CHEETAH_MODEL),
     },
     "GridNavigation-v0": {
-        "varibad": Variant(varibad, {"frames": 600_000, "ppo.discount": 0.95, "ppo.trace": 0.9}),
+        "varibad": Variant("varibad", {"frames": 600_000, "ppo.discount": 0.95, "ppo.trace": 0.9}),
         # VariBAD's own protocol: the 21 goals are trained on and tested on
         "varibad-published": Variant(
-            varibad, {"frames": 1_000_000, "ppo.discount": 0.95, "ppo.trace": 0.9, "split": "published"}
+            "varibad", {"frames": 1_000_000, "ppo.discount": 0.95, "ppo.trace": 0.9, "split": "published"}
         ),
     },
 }
-OFFLINE = {
+OFFLINE: dict[str, dict[str, Any]] = {
     "dynamite-iql": {},
     "memoryless-iql": {"memory": "none"},
     "cloning": {"memory": "none", "policy": "bc"},
 }
 
 
-def train(benchmark: str, name: str, seed: int) -> None:
-    """One run of one variant, its evaluations and its curve."""
-    module, changes = VARIANTS[benchmark][name]
-    folder = RUNS / ("" if benchmark == "GridSwitch-v0" else benchmark) / f"{name}-s{seed}"
-    config = with_settings(module.Config(), changes)
-    agent = module.train(benchmark, config, seed=seed, run=Run(folder, show=False))
-    keep(benchmark, name, agent, seed)
-    rows = read_metrics(folder)
-    frames = np.array([0] + [row["frames"] for row in rows])
-    seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
-    with (RESULTS / benchmark / f"{name}-s{seed}-curve.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("frames", "seconds", "return"))
-        for row, time in zip(rows, seconds, strict=True):
-            writer.writerow((row["frames"], round(float(time), 2), round(row["return"], 3)))
-
-
-def offline(name: str, seed: int) -> None:
-    """One run of an offline agent on GridSwitch's dataset and its evaluations."""
-    config = with_settings(dynamite_iql.Config(), OFFLINE[name])
-    run = Run(RUNS / f"{name}-s{seed}", show=False)
-    keep("GridSwitch-v0", name, dynamite_iql.train("GridSwitch-v0", config, seed=seed, run=run), seed)
+def jobs(benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """The runs of these variants, seeds outermost: a sweep that is cut short has whole seeds."""
+    found = []
+    for seed in seeds:
+        for name in names:
+            if name in OFFLINE:
+                data = {"datasets": [[DATASET, "train"]]}
+                found.append(training("dynamite-iql", benchmark, name, OFFLINE[name], seed, **data))
+                continue
+            agent, changes = VARIANTS[benchmark][name]
+            splits = {} if splits_of(name) == SPLITS else {"splits": splits_of(name)}
+            found.append(training(agent, benchmark, name, changes, seed, **splits))
+    return found
 
 
 def splits_of(name: str) -> tuple[str, ...]:
@@ -128,13 +123,20 @@ def splits_of(name: str) -> tuple[str, ...]:
     return ("published",) if name.endswith("-published") else SPLITS
 
 
-def keep(benchmark: str, name: str, agent: Any, seed: int) -> None:
-    """Evaluates on both splits and writes the records."""
-    (RESULTS / benchmark).mkdir(parents=True, exist_ok=True)
-    for split in splits_of(name):
-        result = metabench.evaluate(agent, benchmark, split=split, train_seed=seed, name=name)
-        result.save(RESULTS / benchmark / f"{name}-s{seed}-{split}.json")
-        print(f"{name} seed {seed} {split}: {result.array().mean():.2f}", flush=True)
+def keep_run(job: Job, folder: Path, results: Path = RESULTS) -> None:
+    """Writes the records of a finished run, and its learning curve unless it learned from a data set."""
+    name, target = f"{job.settings['name']}-s{job.seed}", results / job.settings["benchmark"]
+    rows = read_metrics(folder)
+    if "datasets" not in job.settings:
+        frames = np.array([0] + [row["frames"] for row in rows])
+        seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("frames", "seconds", "return"))
+        for row, time in zip(rows, seconds, strict=True):
+            writer.writerow((row["frames"], round(float(time), 2), round(row["return"], 3)))
+        write_atomically(target / f"{name}-curve.csv", text.getvalue().encode())
+    keep(folder, target, name)
 
 
 def curve(path: Path) -> np.ndarray:
@@ -150,13 +152,6 @@ def passing(path: Path, level: float) -> tuple[float, float]:
     table = curve(path)
     where = np.flatnonzero(table[:, 2] >= level)
     return (float(table[where[0], 0]), float(table[where[0], 1])) if len(where) else (np.inf, np.inf)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean over runs."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (4000, len(values))).mean(axis=1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
@@ -270,19 +265,24 @@ def main() -> None:
     parser.add_argument("--benchmark", choices=VARIANTS, default="GridSwitch-v0")
     parser.add_argument("--agents", nargs="+", default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=RUNS, help="the sweep's folder")
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.part == "report":
         report(arguments.benchmark)
         return
-    known = OFFLINE if arguments.part == "offline" else VARIANTS[arguments.benchmark]
-    for seed in arguments.seeds:
-        for name in arguments.agents or known:
-            if name not in known:
-                parser.error(f"unknown agent {name!r}; there are {', '.join(known)}")
-            if arguments.part == "offline":
-                offline(name, seed)
-            else:
-                train(arguments.benchmark, name, seed)
+    benchmark = "GridSwitch-v0" if arguments.part == "offline" else arguments.benchmark
+    known = OFFLINE if arguments.part == "offline" else VARIANTS[benchmark]
+    names = arguments.agents or list(known)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown agent {unknown[0]!r}; there are {', '.join(known)}")
+    grid = jobs(benchmark, names, arguments.seeds)
+    try:
+        run(grid, arguments.out, arguments)
+    finally:
+        for job in () if arguments.dry_run else grid:
+            for folder in folders([job], arguments.out):
+                keep_run(job, folder)
 
 
 if __name__ == "__main__":

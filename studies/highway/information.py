@@ -11,12 +11,14 @@ Policies of two kinds are measured on `test`, each kind with and without the con
 
 The best context-free policy is the best of all that do not know the context and do not remember; a policy is never
 selected on `test`: every seed of every kind is in the record, and the kinds are compared by their means over seeds.
+Every agent and seed is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ import numpy as np
 import metabench
 from metabench.evaluation.results import Protocol, write_atomically
 from metabench.rng import Array
+from metabench.sweep import Job
 from metabench.yardsticks.highway_merge import MergePlanner, Search
 from metabench.yardsticks.simple import RandomAgent, ZeroAgent
+from studies.sweeping import add_options, answer, run
 
 FOLDER = Path(__file__).parent / "results"
 SEEDS, REPEATS, EPISODES = (0, 1, 2), 2, 3
@@ -119,29 +123,51 @@ def evolve(benchmark: str, sees: bool, seed: int) -> Network:
     return Network(benchmark, mean, sees)
 
 
-def agents(benchmark: str, seed: int, networks: bool) -> dict[str, Any]:
-    """Everything that is measured, by name."""
+PLANNERS = ("random", "constant speed", *(f"planner, {belief}" for belief in ("context-free", "adaptive", "oracle")))
+NETWORKS = {"memoryless network": False, "network that sees the context": True}
+
+
+def agent_of(benchmark: str, name: str, seed: int) -> Any:
+    """One of the agents that are measured; a network is searched for."""
     space = metabench.spec(benchmark).family().action_space
-    found: dict[str, Any] = {"random": RandomAgent(space, seed), "constant speed": ZeroAgent(space)}
-    for name in ("context-free", "adaptive", "oracle"):
-        found[f"planner, {name}"] = MergePlanner(benchmark, name, seed, SEARCH)
-    for sees in (False, True) if networks else ():
-        network = evolve(benchmark, sees, seed)
-        found[network.name] = network
-    return found
+    if name in NETWORKS:
+        return evolve(benchmark, NETWORKS[name], seed)
+    if name == "random":
+        return RandomAgent(space, seed)
+    if name == "constant speed":
+        return ZeroAgent(space)
+    return MergePlanner(benchmark, name.removeprefix("planner, "), seed, SEARCH)
 
 
-def measure(benchmark: str, networks: bool) -> dict[str, Any]:
-    """Agent -> mean return per seed and episode of the trial, `[seed][episode]`, and successes."""
+def measured(seed: int, folder: Path, benchmark: str, agent: str) -> dict[str, list[float]]:
+    """One job: mean return and success of each episode of the trial."""
+    protocol = Protocol(benchmark=benchmark, split="test", episodes=EPISODES, repeats=REPEATS, seed=30_000 + seed)
+    result = metabench.evaluate(agent_of(benchmark, agent, seed), protocol)
+    return {
+        "returns": result.array().mean(axis=(0, 1)).round(4).tolist(),
+        "successes": np.array(result.successes).mean(axis=(0, 1)).round(4).tolist(),
+    }
+
+
+def grid(benchmark: str, networks: bool) -> dict[tuple[str, int], Job]:
+    """All jobs by agent and seed, seeds outermost."""
+    names = (*PLANNERS, *(NETWORKS if networks else ()))
+    settings = {"function": "studies.highway.information:measured"}
+    return {
+        (name, seed): Job("study", settings | {"arguments": {"benchmark": benchmark, "agent": name}}, seed)
+        for seed in SEEDS
+        for name in names
+    }
+
+
+def collected(jobs: Mapping[tuple[str, int], Job], out: Path) -> dict[str, Any]:
+    """Agent -> mean return per seed and episode of the trial, `[seed][episode]`, successes, and the jobs' keys."""
     table: dict[str, Any] = {}
-    for seed in SEEDS:
-        protocol = Protocol(benchmark=benchmark, split="test", episodes=EPISODES, repeats=REPEATS, seed=30_000 + seed)
-        for name, agent in agents(benchmark, seed, networks).items():
-            result = metabench.evaluate(agent, protocol)
-            record = table.setdefault(name, {"returns": [], "successes": []})
-            record["returns"].append(result.array().mean(axis=(0, 1)).round(4).tolist())
-            record["successes"].append(np.array(result.successes).mean(axis=(0, 1)).round(4).tolist())
-            print(benchmark, seed, name, record["returns"][-1], record["successes"][-1], flush=True)
+    for (name, _), job in jobs.items():
+        record = table.setdefault(name, {"returns": [], "successes": [], "keys": []})
+        for column, values in answer(job, out).items():
+            record[column].append(values)
+        record["keys"].append(job.key())
     return table
 
 
@@ -168,11 +194,16 @@ def main() -> None:
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--show", action="store_true", help="print the stored tables, measure nothing")
     parser.add_argument("--planners", action="store_true", help="leave the networks out, which take the most time")
+    parser.add_argument("--out", type=Path, default=Path("runs/study/highway"), help="the sweep's folder")
+    add_options(parser)
     arguments = parser.parse_args()
     for benchmark in arguments.benchmarks:
         path = FOLDER / benchmark / "information.json"
         if not arguments.show:
-            table = measure(benchmark, not arguments.planners)
+            jobs = grid(benchmark, not arguments.planners)
+            if not run(list(jobs.values()), arguments.out, arguments):
+                continue
+            table = collected(jobs, arguments.out)
             path.parent.mkdir(parents=True, exist_ok=True)
             record = {
                 "command": f"python -m studies.highway.information {benchmark}{' --planners' * arguments.planners}",

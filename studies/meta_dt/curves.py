@@ -1,6 +1,6 @@
-"""Draws the learning curves of a sweep of the offline agents, and what they reach.
+"""Draws the learning curves of the offline agents, and what they reach, of what `study --keep` has kept.
 
-    python -m studies.meta_dt.curves runs/offline/PointRobot-v0/mixed --out learning.png
+    python -m studies.meta_dt.curves studies/meta_dt/results/PointRobot-v0/offline-mixed --out learning.png
 
 Left: the world model's loss on held-out episodes of the training tasks. Middle: the transformers' losses, every run
 thin and their mean bold. Right: returns on the split `test`, episode by episode of a trial, between the stored
@@ -10,6 +10,7 @@ references of random and oracle.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 import metabench
 from metabench.evaluation.results import Result
-from metabench.runs import METRICS, RESULT, read_metrics, result_path
+from metabench.runs import METRICS
 
 INK, FAINT = "#282C34", "#C9C6BE"
 COLOURS = {"meta-dt": "#0072B2", "prompt-dt": "#009E73", "dt": "#D55E00", "bc": "#8A8F99"}
@@ -26,10 +27,8 @@ COLOURS = {"meta-dt": "#0072B2", "prompt-dt": "#009E73", "dt": "#D55E00", "bc": 
 def curves(folder: Path, agent: str, phase: str, key: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Updates and values of one metric, of every run of an agent that is finished."""
     found = []
-    for path in sorted(folder.glob(f"{agent}/s*/{METRICS}")):
-        if not result_path(path.parent, "test").exists():
-            continue
-        rows = read_metrics(path.parent)
+    for path in sorted(folder.glob(f"{agent}-s[0-9]*-{METRICS}")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
         rows = [row for row in rows if row["phase"] == phase and key in row]
         found.append((np.array([r["update"] for r in rows]), np.array([r[key] for r in rows])))
     return [(x, y) for x, y in found if len(x)]
@@ -41,7 +40,9 @@ def draw(folder: Path, target: Path) -> None:
 
     figure = Figure(figsize=(13, 4.2), dpi=144, layout="constrained", facecolor="white")
     world, loss, reached = figure.subplots(1, 3)
-    figure.suptitle(f"Learning from {folder.parent.name}, {folder.name} data", x=0.01, ha="left", color=INK)
+    figure.suptitle(
+        f"Learning from {folder.parent.name}, {folder.name.removeprefix('offline-')} data", x=0.01, ha="left", color=INK
+    )
     for axis, phase, key, agents in (
         (world, "world model", "held_out_loss", ("meta-dt",)),
         (loss, "transformer", "loss", ("meta-dt", "prompt-dt", "dt")),
@@ -57,7 +58,7 @@ def draw(folder: Path, target: Path) -> None:
     _label(loss, "updates of the transformer", "squared error of the actions, training")
     loss.legend(frameon=False)
     for agent, colour in COLOURS.items():
-        results = [Result.load(p).trials().mean(0) for p in sorted(folder.glob(f"{agent}/s*/{RESULT}"))]
+        results = [Result.load(p).trials().mean(0) for p in sorted(folder.glob(f"{agent}-s[0-9]*-test.json"))]
         for values in results:
             reached.plot(range(1, len(values) + 1), values, color=colour, lw=0.8, alpha=0.35, marker="o", ms=3)
         if results:
@@ -86,7 +87,7 @@ def _label(axis: Any, x: str, y: str) -> None:
 def main() -> None:
     """Reads the arguments and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="one benchmark's and quality's runs of a sweep")
+    parser.add_argument("folder", type=Path, help="one benchmark's and quality's results")
     parser.add_argument("--out", type=Path, default=Path("learning.png"))
     arguments = parser.parse_args()
     draw(arguments.folder, arguments.out)

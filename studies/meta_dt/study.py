@@ -6,38 +6,37 @@
     python -m studies.meta_dt.study --variants ablations  # Meta-DT with one thing changed at a time
     python -m studies.meta_dt.study --variants released   # with one way of the released code restored at a time
     python -m studies.meta_dt.study --preset released     # the released counts and rates: for a large machine
-    python -m studies.meta_dt.study --preset released --set fitting.device=cuda fitting.precision=bf16  # or for a GPU
+    python -m studies.meta_dt.study --preset released --set device=cuda precision=bf16  # or for a GPU
     python -m studies.meta_dt.study --table               # only print what there is
 
-One folder per run under --out: config, log, checkpoints, result.json. A run whose result is there is skipped, an
-unfinished one continues to the same bits; several processes or machines may share --out, each takes what nobody has
-taken. Data sets that are not here are generated. Every run is evaluated on the second of --splits with --episodes
-episodes per trial: the first is zero-shot, the later ones few-shot with 1, 2, ... context episodes. Tables and docs are
-made from the result files alone.
+Every run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`) in the folder
+--out: one whose result is there is skipped, an unfinished one continues to the same bits; several processes or machines
+may share --out, each takes what nobody has taken. Data sets that are not here are generated. Every run is evaluated on
+the second of --splits with --episodes episodes per trial: the first is zero-shot, the later ones few-shot with 1, 2,
+... context episodes. Tables and docs are made from the result files alone; --keep copies them to results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from metabench_agents.parts.config import read_config
 
 import metabench
-from metabench.datasets import DatasetId, generate
-from metabench.datasets.format import MANIFEST
-from metabench.datasets.ids import split_folder
-from metabench.evaluation.results import Protocol, Result, write_atomically
+from metabench.datasets import DatasetId
+from metabench.evaluation.results import Result, write_atomically
 from metabench.plugins import load_plugin
-from metabench.runs import RESULT, result_path
+from metabench.runs import METRICS, result_path
+from metabench.sweep import Job
+from studies.sweeping import add_options, differences, folders, keep, run, seeds_of, training
 
+RESULTS = Path(__file__).parent / "results"
 AGENTS = ("meta-dt", "prompt-dt", "dt", "bc")
 YARDSTICKS = ("random", "oracle")
 # What two cores can afford, and what was released (facts of the released configs; batch 128, no decay).
@@ -87,14 +86,10 @@ class Item(NamedTuple):
         """The agent with its variant."""
         return f"{self.agent} {self.variant}".strip()
 
-    def folder(self, out: Path) -> Path:
-        """Where its files go."""
-        return out / self.benchmark / self.quality / self.label.replace(" ", "-") / f"s{self.seed}"
 
-
-def grid(arguments: argparse.Namespace) -> Iterator[Item]:
+def grid(arguments: argparse.Namespace, seeds: Sequence[int] | None = None) -> Iterator[Item]:
     """All runs, seeds outermost: a sweep that is cut short has whole seeds."""
-    for seed in arguments.seeds:
+    for seed in arguments.seeds if seeds is None else seeds:
         for benchmark in arguments.benchmarks:
             for quality in arguments.qualities:
                 for agent in arguments.agents:
@@ -159,42 +154,43 @@ def check_names(names: Iterable[str], agents: Iterable[str]) -> None:
             )
 
 
-def run(item: Item, arguments: argparse.Namespace) -> str:
-    """Trains and evaluates one run; says what happened."""
-    folder = item.folder(arguments.out)
-    target = result_path(folder, "test")
-    if target.exists():
-        return "there already"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return _run(item, arguments, folder, target)
-    except Timeout:
-        return "taken by another process"
+def job_of(item: Item, arguments: argparse.Namespace) -> Job:
+    """The run of an item: on data of the first of the splits, evaluated on the second; the data are made if need be."""
+    algorithm: Any = load_plugin(item.agent)
+    config = config_of(item, algorithm, arguments.preset, {"split": arguments.splits[0]} | dict(arguments.set))
+    id = str(DatasetId.of(item.benchmark, item.quality))
+    settings = {
+        "datasets": [[id, split] for split in dict.fromkeys(arguments.splits)],
+        "splits": [arguments.splits[1]],
+        "episodes": arguments.episodes,
+    }
+    changes = differences(config, algorithm.Config())
+    return training(item.agent, item.benchmark, item.label, changes, item.seed, **settings)
 
 
-def _run(item: Item, arguments: argparse.Namespace, folder: Path, target: Path) -> str:
-    id = DatasetId.of(item.benchmark, item.quality)
-    for split in arguments.splits:
-        if not (split_folder(id, split) / MANIFEST).exists():  # an agent's, for instance
-            generate(id, split)
-    start, algorithm = time.process_time(), load_plugin(item.agent)
-    changes = dict(arguments.set)
-    config = config_of(item, algorithm, arguments.preset, {"split": arguments.splits[0]} | changes)
-    training: Any = algorithm
-    handle = training.Run(folder, show=not arguments.quiet, threads=arguments.threads)
-    agent = training.train(item.benchmark, config, seed=item.seed, run=handle)
-    seconds = time.process_time() - start
-    result = metabench.evaluate(agent, protocol(item.benchmark, arguments), train_seed=item.seed, name=item.label)
-    result.save(target)
-    write_atomically(folder / "cost.json", json.dumps({"cpu_seconds": round(seconds)}).encode())
-    return f"{np.round(result.trials().mean(0), 2).tolist()} after {seconds:.0f} s of one core"
+def yardstick(name: str, benchmark: str, arguments: argparse.Namespace) -> Job:
+    """The evaluation of a yardstick that the benchmark has no reference of: in trials as the agents'."""
+    settings = {"agent": name, "benchmark": benchmark, "split": arguments.splits[1], "episodes": arguments.episodes}
+    return Job("evaluate", settings)
 
 
-def protocol(benchmark: str, arguments: argparse.Namespace) -> Protocol:
-    """Every test task as often as the benchmark says, in trials of as many episodes as asked for."""
-    repeats, split = metabench.spec(benchmark).repeats, arguments.splits[1]
-    return Protocol(benchmark=benchmark, split=split, episodes=arguments.episodes, repeats=repeats, seed=0)
+def jobs(arguments: argparse.Namespace) -> list[Job]:
+    """All there is to do."""
+    found = [job_of(item, arguments) for item in grid(arguments)]
+    for benchmark in arguments.benchmarks:
+        stored = metabench.spec(benchmark).references(arguments.splits[1])
+        found += [yardstick(name, benchmark, arguments) for name in YARDSTICKS if name not in stored]
+    return found
+
+
+def kept(out: Path, arguments: argparse.Namespace, results: Path = RESULTS) -> None:
+    """Copies what a reader wants to check of the finished runs to results/: evaluations, jobs, metrics."""
+    for item in grid(arguments):
+        for folder in folders([job_of(item, arguments)], out):
+            target = results / item.benchmark / f"offline-{item.quality}"
+            name = f"{item.label.replace(' ', '-')}-s{item.seed}"
+            write_atomically(target / f"{name}-{METRICS}", (folder / METRICS).read_bytes())
+            keep(folder, target, name)
 
 
 def levels(benchmark: str, quality: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -206,11 +202,8 @@ def levels(benchmark: str, quality: str, arguments: argparse.Namespace) -> dict[
         if name in stored:  # from thousands of trials; a table's own protocol has few
             found[name] = stored[name]["mean"]
             continue
-        path = arguments.out / benchmark / f"{name}{'' if split == 'test' else '-' + split}.json"
-        if not path.exists():
-            plugin: Any = load_plugin(name)
-            metabench.evaluate(plugin.build(benchmark, split, 0), protocol(benchmark, arguments), name=name).save(path)
-        found[name] = float(Result.load(path).array().mean())
+        for folder in folders([yardstick(name, benchmark, arguments)], arguments.out):
+            found[name] = float(Result.load(result_path(folder, split)).array().mean())
     data = metabench.load_dataset(str(DatasetId.of(benchmark, quality)), split)
     found["behaviour"] = float(data.episodes["return"].mean())
     return found
@@ -222,9 +215,11 @@ def table(arguments: argparse.Namespace) -> str:
     for benchmark in arguments.benchmarks:
         for quality in arguments.qualities:
             rows: dict[str, list[Result]] = {}
-            for path in sorted((arguments.out / benchmark / quality).glob(f"*/s*/{RESULT}")):
-                result = Result.load(path)
-                rows.setdefault(result.agent, []).append(result)
+            for item in grid(arguments, seeds_of(arguments.out)):
+                if (item.benchmark, item.quality) == (benchmark, quality):
+                    for folder in folders([job_of(item, arguments)], arguments.out):
+                        result = Result.load(result_path(folder, arguments.splits[1]))
+                        rows.setdefault(item.label, []).append(result)
             if not rows:
                 continue
             lines += [
@@ -271,15 +266,17 @@ def main() -> None:
         help="settings of all agents that have them: fitting.updates=5000 fitting.batch=64",
     )
     parser.add_argument("--episodes", type=int, default=3, help="of a trial")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
+    parser.add_argument("--keep", action="store_true", help="copy evaluations, jobs and metrics to results/")
+    add_options(parser)
     arguments = parser.parse_args()
     check_names((name for name, _ in arguments.set), arguments.agents)
-    for item in () if arguments.table else grid(arguments):
-        print(f"{item.benchmark} {item.quality} {item.label} seed {item.seed}: {run(item, arguments)}", flush=True)
+    if not arguments.table and not run(jobs(arguments), arguments.out, arguments):
+        return
     print(table(arguments))
+    if arguments.keep:
+        kept(arguments.out, arguments)
 
 
 if __name__ == "__main__":

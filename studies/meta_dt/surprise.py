@@ -1,6 +1,6 @@
 """Draws what a trained Meta-DT's world model is surprised by, and the segments its prompts are cut from.
 
-    python -m studies.meta_dt.surprise runs/offline/PointRobot-v0/mixed/meta-dt/s0 --out surprise.png
+    python -m studies.meta_dt.surprise runs/offline/results/KEY --out surprise.png      # KEY: a finished run of meta-dt
 
 Left: the world model's error along the first episode of every trial on the split `test`. Right: how often a step of
 that episode is in the prompt of the second. On PointRobot also the walks themselves, with the prompt's steps marked.

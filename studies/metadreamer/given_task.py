@@ -6,13 +6,16 @@
     python -m studies.metadreamer.given_task --learning-rate 3e-3
     python -m studies.metadreamer.given_task --plain --layers 3        # without layer norms in action and state values
 
-Training tasks alone. Every ten iterations it prints the real steps so far, the training return of the last iteration
-and the return of the policy's mean actions in four fresh episodes of every training task.
+Every option takes several values; every combination is a job of `metabench sweep` (see `studies.sweeping`; `--engine
+local`, `ray` or `slurm`). Training tasks alone. Every ten iterations it notes the real steps so far, the training
+return of the last iteration and the return of the policy's mean actions in four fresh episodes of every training task.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import stream
 
 import metabench
+from metabench.sweep import Job
+from studies.sweeping import add_options, answer, run
 
 BENCHMARK, EPISODES, INITIAL, TRAIN_SEED = "HighwayMerge-v0", 4, 2, 3
 
@@ -42,24 +47,34 @@ def mean_return(core: LatentActorCritic, z: torch.Tensor, repeats: int = 4) -> f
     return float(total.mean())
 
 
-def main() -> None:
-    """Parses the command line and learns."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("learning-rate", 1e-3), ("discount", 0.97), ("target-rate", 0.02), ("reward-scale", 20.0)):
-        parser.add_argument(f"--{name}", type=float, default=default)
-    for name, default in (("layers", 2), ("updates", 250), ("tasks-per-iteration", 8), ("iterations", 60)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--plain", action="store_true", help="no layer norms")
-    options = vars(parser.parse_args())
-    iterations, count, plain = options.pop("iterations"), options.pop("tasks_per_iteration"), options.pop("plain")
-    updates = options.pop("updates")
+def learn(
+    seed: int,
+    folder: Path,
+    learning_rate: float,
+    discount: float,
+    target_rate: float,
+    reward_scale: float,
+    layers: int,
+    updates: int,
+    tasks_per_iteration: int,
+    iterations: int,
+    plain: bool,
+) -> list[dict[str, float]]:
+    """One job: learns, and returns real steps, training return and return of mean actions of every tenth iteration.
+
+    It begins anew where it was killed: what was played is in no checkpoint.
+    """
     rows = metabench.spec(BENCHMARK).table().rows["train"]
     low, high = rows.min(0), rows.max(0)
     z = torch.as_tensor(3.0 * (rows - low) / (high - low) - 1.5, dtype=torch.float32)
-    sac = {f"sac.{name}": value for name, value in {**options, "hidden": 128, "normalised_values": not plain}.items()}
+    given = {"learning_rate": learning_rate, "discount": discount, "target_rate": target_rate, "layers": layers}
+    given |= {"reward_scale": reward_scale, "hidden": 128, "normalised_values": not plain}
+    sac = {f"sac.{name}": value for name, value in given.items()}
     config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64), sac)
-    network, _, replay, collector = pearl.build(BENCHMARK, config, TRAIN_SEED)
-    learner = LatentSAC(network.core, config.sac, device=config.device)  # there is no encoder to learn
+    state = pearl.build(BENCHMARK, config, seed)
+    network, replay, collector = state.network, state.replay, state.collector
+    told: list[dict[str, float]] = []
+    learner = LatentSAC(network.core, config.sac)  # there is no encoder to learn
     for iteration in range(iterations):
         generator = stream(1, iteration)
         if iteration == 0:
@@ -68,7 +83,7 @@ def main() -> None:
             ):
                 replay.add(task, row, context=False)
             network.core.features.fit(replay.sample(range(len(z)), 1000, generator).observation)
-        chosen = torch.randperm(len(z), generator=generator)[:count].tolist()
+        chosen = torch.randperm(len(z), generator=generator)[:tasks_per_iteration].tolist()
         played = collector.play(network.core, chosen, lambda _, chosen=chosen: z[chosen], EPISODES, generator)
         for task, row in zip(chosen, played.rows, strict=True):
             replay.add(task, row, context=False)
@@ -77,8 +92,33 @@ def main() -> None:
             batch = replay.sample(tasks, config.batch, generator)
             learner.update(batch, z[tasks], torch.randn(batch.action.shape, generator=generator))
         if (iteration + 1) % 10 == 0:
-            returns = f"training {played.returns.mean():6.2f}  mean actions {mean_return(network.core, z):6.2f}"
-            print(f"{collector.frames:8,} steps  {returns}", flush=True)
+            score = mean_return(network.core, z)
+            told.append({"frames": collector.frames, "training": float(played.returns.mean()), "mean_actions": score})
+    return told
+
+
+def main() -> None:
+    """Parses the command line, has everything learned, prints what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = {"learning_rate": 1e-3, "discount": 0.97, "target_rate": 0.02, "reward_scale": 20.0}
+    numbers |= {"layers": 2, "updates": 250, "tasks_per_iteration": 8, "iterations": 60}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), nargs="+", default=[default])
+    parser.add_argument("--plain", action="store_true", help="no layer norms")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[TRAIN_SEED])
+    parser.add_argument("--out", type=Path, default=Path("runs/study/given-task"), help="the sweep's folder")
+    add_options(parser)
+    options = parser.parse_args()
+    grid = []
+    for seed, *values in itertools.product(options.seeds, *(getattr(options, name) for name in numbers)):
+        arguments = dict(zip(numbers, values, strict=True)) | {"plain": options.plain}
+        grid.append(Job("study", {"function": "studies.metadreamer.given_task:learn", "arguments": arguments}, seed))
+    if run(grid, options.out, options):
+        for job in grid:
+            print(f"\n{job.label}")
+            for row in answer(job, options.out):
+                returns = f"training {row['training']:6.2f}  mean actions {row['mean_actions']:6.2f}"
+                print(f"{row['frames']:8,} steps  {returns}")
 
 
 if __name__ == "__main__":

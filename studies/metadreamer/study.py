@@ -6,10 +6,11 @@
     python -m studies.metadreamer.study --report-only                    # tables and pictures of what there is
     python -m studies.metadreamer.study --report-only --keep             # and evaluations and curves in results/
 
-A run that was killed continues to the same bits; a finished one is not repeated. Seeds come first, so that every
-variant has one run before any has two. Each run leaves metrics.jsonl (with the learning curve), result-<split>.json
-and a checkpoint in runs/study/<benchmark>/<variant>-s<seed>; the report goes to runs/study/<benchmark>/report.md,
-report.json and *.png.
+Every run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`): one that was
+killed continues to the same bits, a finished one is not repeated. Seeds come first, so that every variant has one run
+before any has two. Each run leaves metrics.jsonl (with the learning curve), its evaluations and a checkpoint in
+runs/study/metadreamer/results/KEY; the report, report.md, report.json and *.png, goes to
+runs/study/metadreamer/<benchmark>.
 
 Variants: `pearl-R8` and `pearl-R16` are PEARL on the same real tasks, networks, updates and schedule of real episodes
 as MetaDreamer's runs `R8`, `R16`, `R8I8`, `R8IR8`, `R16I8`; `pearl-all`, `all` and `allIR8` learn from all tasks of a
@@ -30,89 +31,78 @@ import numpy as np
 from metabench_agents.context import metadreamer
 from metabench_agents.context.imagination import choose, factor_map, interpolate
 from metabench_agents.parts.disentanglement import dci, mig
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import load_checkpoint, stream
 
 import metabench
 from metabench.evaluation.results import Result, write_atomically
-from metabench.runs import CHECKPOINT, CONFIG, METRICS, read_metrics
+from metabench.runs import CHECKPOINT, METRICS, read_metrics, result_path
+from metabench.sweep import Job
+from metabench.sweep.folder import JOB, Place
 from studies.efficiency import Curve, efficiency, ratio, read_curve, thresholds
 from studies.metadreamer.pictures import latent_space, learning_curves, traversal
 from studies.metadreamer.settings import LEAN, LONG, STUDIES, variants
+from studies.sweeping import add_options, differences, keep, run, seeds_of, training
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from random to the oracle
 KEPT = Path(__file__).parent / "results"
 
 
-def folder_of(root: Path, benchmark: str, variant: str, seed: int) -> Path:
-    """Where a run lies."""
-    return root / benchmark / f"{variant}-s{seed}"
-
-
-def make_runs(root: Path, benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> None:
-    """Trains and evaluates what is missing."""
+def jobs(benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """The runs of these variants, seeds outermost: every variant has one run before any has two."""
     every, study = variants(benchmark), STUDIES[benchmark]
+    found = []
     for seed in seeds:
         for name in names:
-            folder, (algorithm, config) = folder_of(root, benchmark, name, seed), every[name]
-            results = {split: folder / f"result-{split}.json" for split in (study.test, study.ood, config.split)}
-            if all(path.exists() for path in results.values()):
-                continue
-            print(f"{benchmark}  {name}  seed {seed}", flush=True)
-            if name.endswith(LONG):
-                go_on(folder_of(root, benchmark, name.removesuffix(LONG), seed), folder, config)
-            agent = algorithm.train(benchmark, config, seed=seed, run=Run(folder, checkpoint_every=10))
-            for split, path in results.items():
-                metabench.evaluate(agent, protocol(benchmark, split, config), train_seed=seed, name=name).save(path)
+            algorithm, config = every[name]
+            episodes = max(metabench.spec(benchmark).episodes, config.exploration_episodes + 1)
+            settings = {
+                "splits": list(dict.fromkeys((study.test, study.ood, config.split))),
+                "episodes": episodes,  # the benchmark's own, or as many as it takes to see one after the exploration
+                "checkpoint_every": 10,
+            }
+            agent = algorithm.__name__.rpartition(".")[2]
+            changes = differences(config, algorithm.Config())
+            found.append(training(agent, benchmark, name, changes, seed, **settings))
+    return found
 
 
-def go_on(shorter: Path, folder: Path, config: Any) -> None:
-    """Lets a run begin where the same one of fewer iterations ended: their number changes nothing that came before.
-
-    PEARL's runs begin anew: what they have played is not in their last checkpoint.
-    """
-    if folder.exists() or not (shorter / CHECKPOINT).exists():
-        return
-    if not any(name.startswith("replay/") for name in load_checkpoint(shorter).tensors):
-        return
-    settings = load_config(shorter)
-    settings["config"]["iterations"] = config.iterations
-    folder.mkdir(parents=True)
-    for name in (METRICS, CHECKPOINT):
-        write_atomically(folder / name, (shorter / name).read_bytes())
-    write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
+def runs_of(out: Path, benchmark: str, variant: str) -> list[tuple[int, Path]]:
+    """Seed and folder of every run of a variant that was begun; an unfinished one's is where it is worked on."""
+    place, found = Place(out), []
+    for job in jobs(benchmark, [variant], seeds_of(out)):
+        here = [path for path in (place.result(job.key()), place.work / job.key()) if (path / METRICS).exists()]
+        found += [(job.seed, here[0])] if here else []
+    return found
 
 
-def protocol(benchmark: str, split: str, config: Any) -> metabench.Protocol:
-    """The benchmark's own, with as many episodes as it takes to see one after the exploration."""
-    chosen = metabench.spec(benchmark)
-    episodes = max(chosen.episodes, config.exploration_episodes + 1)
-    return metabench.Protocol(benchmark=benchmark, split=split, episodes=episodes, repeats=chosen.repeats, seed=0)
-
-
-def keep(root: Path, benchmark: str, names: Sequence[str]) -> None:
-    """Copies what a reader wants to check to results/: evaluations and learning curves of the runs, the report."""
-    study, out = STUDIES[benchmark], KEPT / benchmark
-    out.mkdir(parents=True, exist_ok=True)
+def keep_all(out: Path, benchmark: str, names: Sequence[str], kept: Path = KEPT) -> None:
+    """Copies what a reader wants to check to results/: evaluations, jobs and learning curves of finished runs."""
+    study, target = STUDIES[benchmark], kept / benchmark
     columns = [f"{split}/{which}" for split in (study.test, study.ood) for which in ("first", "last")]
     for name in names:
-        for folder in sorted((root / benchmark).glob(f"{name}-s[0-9]*")):
-            for path in folder.glob("result-*.json"):
-                tail = path.name.removeprefix("result-")
-                write_atomically(out / f"{folder.name}-{tail}", path.read_bytes())
-            rows = read_metrics(folder)
-            points = [[row["frames"], *(round(row[c], 3) for c in columns)] for row in rows if columns[0] in row]
+        for seed, folder in runs_of(out, benchmark, name):
+            if not (folder / JOB).exists():
+                continue
+            rows = [row for row in read_metrics(folder) if columns[0] in row]
+            points = [[row["frames"], *(round(row[c], 3) for c in columns)] for row in rows]
             lines = [",".join(map(str, line)) for line in [["frames", *columns], *points]]
-            write_atomically(out / f"{folder.name}-curve.csv", ("\n".join(lines) + "\n").encode())
-    for path in (root / benchmark).glob("report.json"):
-        write_atomically(out / "pearl-metadreamer.json", path.read_bytes())
+            write_atomically(target / f"{name}-s{seed}-curve.csv", ("\n".join(lines) + "\n").encode())
+            keep(folder, target, f"{name}-s{seed}")
+    report = reports(out, benchmark) / "report.json"
+    if report.exists():
+        write_atomically(target / "pearl-metadreamer.json", report.read_bytes())
+
+
+def reports(out: Path, benchmark: str) -> Path:
+    """Where a benchmark's report and pictures go."""
+    return out / benchmark
 
 
 def curves_of(root: Path, benchmark: str, names: Sequence[str], split: str) -> dict[str, list[Curve]]:
     """The learning curves there are, by variant; unfinished runs' as far as they go."""
     found = {}
     for name in names:
-        folders = sorted((root / benchmark).glob(f"{name}-s[0-9]*"))
-        runs = [read_curve(path / METRICS, f"{split}/last") for path in folders if (path / METRICS).exists()]
+        runs = [read_curve(folder / METRICS, f"{split}/last") for _, folder in runs_of(root, benchmark, name)]
         runs = [run for run in runs if len(run.frames)]
         if runs:
             found[name] = runs
@@ -187,8 +177,8 @@ def adaptation_table(root: Path, benchmark: str, names: Sequence[str]) -> list[s
     for name in names:
         cells = []
         for split in (every[name][1].split, study.test, study.ood):
-            paths = sorted((root / benchmark).glob(f"{name}-s[0-9]*/result-{split}.json"))
-            results = [Result.load(path) for path in paths]
+            paths = [result_path(folder, split) for _, folder in runs_of(root, benchmark, name)]
+            results = [Result.load(path) for path in paths if path.exists()]
             if results:
                 curves = np.array([result.trials().mean(0) for result in results])
                 won = [np.array(result.successes)[..., -1].mean() for result in results if result.successes]
@@ -206,7 +196,7 @@ def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[
     lines, record = ["### Latent space and imagination", "", head, "| " + "--- | " * 7], {}
     for name in names:
         rows = []
-        for folder in sorted((root / benchmark).glob(f"{name}-s[0-9]*")):
+        for _, folder in runs_of(root, benchmark, name):
             if not (folder / CHECKPOINT).exists() or name.startswith("pearl"):
                 continue
             state, config = metadreamer.load_training(folder)
@@ -232,14 +222,14 @@ def model_table(root: Path, benchmark: str, names: Sequence[str]) -> tuple[list[
 
 def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
     """Latent space and traversals of one run of MetaDreamer."""
-    folder, study = folder_of(root, benchmark, variant, seed), STUDIES[benchmark]
-    if not (folder / CHECKPOINT).exists():
+    folder, study = dict(runs_of(root, benchmark, variant)).get(seed), STUDIES[benchmark]
+    if folder is None or not (folder / CHECKPOINT).exists():
         return
     state, config = metadreamer.load_training(folder)
     beliefs = metadreamer.real_beliefs(state, config, stream(0, 2), contexts=48)
     names = list(metabench.spec(benchmark).table().ranges)
     dimensions = factor_map(beliefs, state.factors)
-    out = root / benchmark
+    out = reports(root, benchmark)
     latent_space(out / f"latents-{variant}.png", beliefs.mean.numpy(), state.factors, names, dimensions)
     centers = beliefs.mean.mean(1)
     for k, name in enumerate(names):
@@ -263,13 +253,14 @@ def pictures(root: Path, benchmark: str, variant: str, seed: int) -> None:
 
 def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
     """Tables and pictures of whatever has been run."""
-    study, out, record = STUDIES[benchmark], root / benchmark, {}
+    study, out, record = STUDIES[benchmark], reports(root, benchmark), {}
     lines = [f"## {benchmark}: PEARL and MetaDreamer", "", f"    {' '.join(['python', *sys.argv])}", ""]
     for split in (study.test, study.ood):
         curves = curves_of(root, benchmark, names, split)
         if not curves:
-            print(f"there are no runs in {out} yet")
+            print(f"there are no runs of {benchmark} in {root} yet")
             return
+        out.mkdir(parents=True, exist_ok=True)
         table, record[split] = efficiency_table(benchmark, split, curves)
         lines += table
         floor, ceiling, what = levels_of(benchmark, split, curves)
@@ -278,7 +269,7 @@ def report(root: Path, benchmark: str, names: Sequence[str]) -> None:
     lines += adaptation_table(root, benchmark, names)
     table, record["model"] = model_table(root, benchmark, names)
     lines += table
-    for variant in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics", "allIR8"):
+    for variant in [v for v in ("R8IR8", "R8IR8-beta-1", "R8IR8-no-physics", "allIR8") if v in names]:
         pictures(root, benchmark, variant, 0)
     write_atomically(out / "report.md", "\n".join(lines).encode())
     write_atomically(out / "report.json", json.dumps(record, indent=1).encode())
@@ -291,19 +282,21 @@ def main() -> None:
     parser.add_argument("--benchmark", default="HighwayMerge-v0", choices=list(STUDIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="variants; all by default")
-    parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/study/metadreamer"))
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     parser.add_argument("--keep", action="store_true", help="copy evaluations and learning curves to results/")
+    add_options(parser)
     arguments = parser.parse_args()
     known = list(variants(arguments.benchmark))
     names = arguments.only or known
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown variant {unknown[0]!r}; available: {', '.join(known)}")
-    if not arguments.report_only:
-        make_runs(arguments.folder, arguments.benchmark, names, arguments.seeds)
+    grid = jobs(arguments.benchmark, names, arguments.seeds)
+    if not arguments.report_only and not run(grid, arguments.folder, arguments):
+        return
     report(arguments.folder, arguments.benchmark, known)
     if arguments.keep:
-        keep(arguments.folder, arguments.benchmark, known)
+        keep_all(arguments.folder, arguments.benchmark, known)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@
     python -m studies.oracle.precisions CheetahVel-v0 --frames 128000 --seeds 0 1 2 --out runs/precision
 
 Both runs of a pair have the same seed, tasks and settings. Returns are those of the mean action on the training tasks,
-in the unit of the benchmark; the interval is a 95 % bootstrap of the mean difference over pairs. A run that is there
-already is not trained again.
+in the unit of the benchmark; the interval is a 95 % bootstrap of the mean difference over pairs. Every run is a job of
+`metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`): one that is there already is not trained
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -20,8 +22,11 @@ from metabench_agents.oracle import sac_oracle
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 
+from metabench.sweep import Job
 from metabench.yardsticks import simple
+from studies.sweeping import add_options, answer, run
 
+PRECISIONS = ("fp32", "bf16")
 SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle elsewhere
     "PointRobot-v0": {
         "slots": 32,
@@ -34,14 +39,24 @@ SETTINGS = {  # of a benchmark whose runs are short; the defaults of the oracle 
 }
 
 
-def trained(benchmark: str, frames: int, seed: int, bfloat16: bool, out: Path) -> dict[str, float]:
-    """Return on the training tasks and seconds of one run."""
-    changes = {"frames": frames, "sac.bfloat16": bfloat16, "sac.compiled": True, **SETTINGS.get(benchmark, {})}
+def trained(seed: int, folder: Path, benchmark: str, frames: int, precision: str) -> dict[str, float]:
+    """Return on the training tasks and seconds of one run: one job."""
+    changes = {
+        "frames": frames,
+        "precision": precision,
+        "form": "compiled",
+        **SETTINGS.get(benchmark, {}),
+    }
     config = with_settings(sac_oracle.Config(), changes)
-    folder = out / f"{benchmark}-{'bf16' if bfloat16 else 'fp32'}-s{seed}"
     start = time.process_time()
     agent = sac_oracle.train(benchmark, config, seed=seed, run=Run(folder, show=False))
-    return {"return": sac_oracle.training_return(agent, benchmark), "seconds": time.process_time() - start}
+    return {"return": sac_oracle.training_return(agent, benchmark), "time/seconds": time.process_time() - start}
+
+
+def job_of(benchmark: str, frames: int, precision: str, seed: int) -> Job:
+    """One run."""
+    arguments = {"benchmark": benchmark, "frames": frames, "precision": precision}
+    return Job("study", {"function": "studies.oracle.precisions:trained", "arguments": arguments}, seed)
 
 
 def interval(differences: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
@@ -59,15 +74,17 @@ def main() -> None:
     parser.add_argument("--frames", type=int, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
+    add_options(parser)
     wanted = parser.parse_args()
+    pairs = itertools.product(wanted.seeds, PRECISIONS)
+    grid = {(seed, name): job_of(wanted.benchmark, wanted.frames, name, seed) for seed, name in pairs}
+    if not run(list(grid.values()), wanted.out, wanted):
+        return
     one = simple.random.build(wanted.benchmark, "train", 0)
     print(f"{wanted.benchmark}, {wanted.frames} steps; random {sac_oracle.training_return(one, wanted.benchmark):.2f}")
     differences = []
     for seed in wanted.seeds:
-        pair = {
-            name: trained(wanted.benchmark, wanted.frames, seed, name == "bf16", wanted.out)
-            for name in ("fp32", "bf16")
-        }
+        pair = {name: answer(grid[seed, name], wanted.out) for name in PRECISIONS}
         differences.append(pair["bf16"]["return"] - pair["fp32"]["return"])
         print(json.dumps({"seed": seed, **pair}), flush=True)
     low, high = interval(np.array(differences))

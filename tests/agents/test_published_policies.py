@@ -11,11 +11,12 @@ from metabench.datasets import generate
 from metabench.plugins import agent_names, load_plugin
 
 ALGORITHMS = [name for name in agent_names() if hasattr(load_plugin(name), "train")]
-ON_DATA = {"bc": "medium", "dt": "medium", "meta-dt": "medium", "prompt-dt": "medium"}
+ON_DATA = dict.fromkeys(("bc", "dt", "meta-dt", "prompt-dt", "gdt", "focal", "unicorn", "csro", "corro"), "medium")
 TINY = {
     "trials": 8,
     "iterations": 2,
     "updates": 6,
+    "ahead": 4,
     "model_updates": 3,
     "world_updates": 6,
     "warmup": 2,

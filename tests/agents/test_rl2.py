@@ -236,3 +236,49 @@ def test_it_solves_the_switching_grid(tmp_path):
     config = rl2.Config(frames=3_000_000)
     result = metabench.evaluate(small_run(tmp_path, config, seed=0), "GridSwitch-v0")
     assert result.array().mean() > 33.4
+
+
+def taught(form, **ppo):
+    """Three iterations' updates on the same trials in a form; parameters and what was told."""
+    from metabench_agents.parts.device import Device
+
+    env, device = metabench.make_vec("GridSwitch-v0", 8), Device("cpu", form=form)
+    torch.manual_seed(0)
+    network, settings = rl2.Network(SIZES, env), PPO(**ppo)
+    optimiser, told = device.adam(network.parameters(), settings.learning_rate, eps=1e-5), []
+    passes = device.function(lambda *given: rl2.improve(network, optimiser, settings, device, *given))
+    batch = rl2.empty_rollout(network, env, 60, 8)
+    for iteration in range(5):
+        rl2.collect(rl2.Network(SIZES, env), env, batch, iteration, stream(iteration))
+        told.append(passes(batch, rl2.orders(settings, 8, stream(1, iteration)), 1.0, 1.0 - iteration / 5, 1.0))
+    return torch.cat([p.detach().flatten() for p in network.parameters()]), told
+
+
+@pytest.mark.parametrize("target_kl", [0.0, 2e-4])
+def test_a_captured_iteration_improves_as_the_eager_one_does(target_kl):
+    """All passes in one graph; where the KL ends them, no step is taken any more."""
+    (eager, told), (captured, also) = (taught(form, target_kl=target_kl) for form in ("eager", "captured"))
+    assert torch.allclose(eager, captured, atol=1e-4)
+    for one, other in zip(told, also, strict=True):
+        assert all(float(one[name]) == pytest.approx(float(other[name]), abs=1e-3) for name in one)
+    steps = [float(row["steps"]) for row in told]
+    assert (min(steps) < 8) == bool(target_kl), steps
+
+
+def test_a_captured_policy_still_varies():
+    """Acting as a graph: other noise gives other actions, the same noise the eager ones."""
+    from metabench_agents.parts.device import Device
+
+    env = metabench.make_vec("PointRobot-v0", 4)
+    torch.manual_seed(0)
+    network = rl2.Network(SIZES, env)
+    rows = []
+    for form in ("eager", "captured"):
+        device = Device("cpu", form=form)
+        batch = rl2.empty_rollout(network, env, 40, 4)
+        act = device.function(lambda *asked: rl2.reply(network, *asked))
+        rl2.collect(network, env, batch, 3, stream(4), device, act)
+        rows.append(batch)
+    assert torch.allclose(rows[0].action, rows[1].action, atol=1e-5)
+    assert torch.allclose(rows[0].log_prob, rows[1].log_prob, atol=1e-4)
+    assert rows[1].action.std(0).min() > 0.3

@@ -96,7 +96,9 @@ class TheirWay:
 
 def ours(bf16):
     """PEARL's update in this package, on random experience."""
-    config = with_settings(pearl.Config(), {"tasks": 45, "encoder.context": CONTEXT, "sac.bf16": bf16})
+    config = with_settings(
+        pearl.Config(), {"tasks": 45, "encoder.context": CONTEXT, "precision": "bf16" if bf16 else "fp32"}
+    )
     state = pearl.build("CheetahVel-v0", config, seed=0)
     replay = state.replay
     for task in range(len(replay)):
@@ -134,7 +136,7 @@ def test_update(benchmark):
     print(f"\nPEARL's update: {told}; official code {OFFICIAL}; oneDNN for float32: {prefers_onednn()}")
     assert ratios["float32"] > 1.25
     if BF16:
-        assert ratios["bfloat16"] > 3.5
+        assert ratios["bfloat16"] > 2.5
 
 
 def test_the_reference_does_the_same_work():

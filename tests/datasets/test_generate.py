@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 import metabench
+from metabench import Timestep
 from metabench.datasets import DatasetId, generate, load_dataset
-from metabench.datasets.format import MANIFEST, hash_file, read_manifest
+from metabench.datasets.format import ADVICE, MANIFEST, hash_file, read_manifest
 from metabench.datasets.generation import episode_seed
 from metabench.datasets.ids import family_slug
 from metabench.datasets.record import record
 from metabench.datasets.verify import verify
+from metabench.plugins import load_oracle
 
 
 def tree(folder):
@@ -50,6 +53,73 @@ def test_order_shares_and_seeds(sets):
     returns = data.episodes["return"].reshape(45, 10)
     assert returns[:, 7:].mean() > returns[:, :7].mean() + 3
     assert read_manifest(data.folder).statistics[3].mean == pytest.approx(returns[3].mean())
+
+
+def test_the_second_mixture_has_uniform_episodes_and_leaves_the_first_as_it_was(tmp_path):
+    """40 % of it are the same medium policy's, 30 % the same expert's; what knows nothing of the task comes first."""
+    sets = {q: load_dataset(f"point-robot/{q}-v0", "test", root=_made(q, tmp_path)) for q in ("mixed", "mixed-2")}
+    assert (sets["mixed-2"].episodes["policy"].reshape(5, 10) == [0] * 3 + [1] * 4 + [2] * 3).all()
+    names = [[policy.name for policy in data.manifest.policies] for data in sets.values()]
+    assert names[1] == ["uniform actions", *names[0]]
+    assert (sets["mixed"].episodes["policy"].reshape(5, 10) == [0] * 7 + [1] * 3).all()
+    wild, known = (
+        sets["mixed-2"].episodes["return"].reshape(5, 10)[:, part].mean() for part in (slice(3), slice(3, 7))
+    )
+    assert wild < known - 2
+    assert not verify(sets["mixed-2"].folder, replay=4)
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    root = tmp_path_factory.mktemp("history")
+    return load_dataset("reacher-goal/sac-history-v0", "test", root=_made_of("reacher-goal/sac-history-v0", root))
+
+
+def test_a_history_has_its_checkpoints_in_order_and_what_the_expert_would_have_done(history):
+    """The oracle's own answer to what was seen, step by step; that of the last checkpoint is nearest to it."""
+    policies = history.manifest.policies
+    assert [policy.step for policy in policies] == sorted(policy.step for policy in policies) and len(policies) > 3
+    tasks = len(np.unique(history.episodes["task"]))
+    order = history.episodes["policy"].reshape(tasks, 6)
+    assert (np.diff(order, axis=1) >= 0).all() and (order[:, -1] == len(policies) - 1).all()
+    advice = history.expert_actions()
+    assert advice.shape == history.column("action").shape and advice.dtype == np.float32
+    oracle = load_oracle("ReacherGoal-v0", "test", 0)
+    context = metabench.spec("ReacherGoal-v0").table().rows["test"].astype(np.float32)
+    rows, seen = history[7], slice(7 * 50, 8 * 50)
+    told = np.concatenate((rows.observations, np.repeat(context[rows.task][None], 50, 0)), axis=1)
+    nothing = np.zeros(50)
+    step = Timestep(told, rows.actions, nothing, nothing > 0, np.zeros_like(told))
+    assert np.allclose(oracle.act(step, oracle.begin(50))[0], advice[seen], atol=1e-5)
+    gap = np.abs(advice - history.column("action")).reshape(tasks, 6, -1).mean(axis=(0, 2))
+    assert gap[-1] < gap[0], "the checkpoints come nearer to the oracle"
+    part = history.select(tasks=[1])
+    assert (part.expert_actions() == advice[6 * 50 : 12 * 50]).all()
+    assert not verify(history.folder, replay=2)
+
+
+def test_only_histories_know_what_the_expert_would_have_done(history, tmp_path):
+    data = load_dataset("point-robot/mixed-v0", "test", root=_made("mixed", tmp_path))
+    with pytest.raises(ValueError, match="does not know what the expert would have done"):
+        data.expert_actions()
+    with pytest.raises(ValueError, match="no learning history of soft actor-critic comes for GridSwitch-v0"):
+        generate("grid-switch/sac-history-v0", "test", root=tmp_path)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(history.folder, damaged)
+    content = bytearray((damaged / ADVICE).read_bytes())
+    content[-1] ^= 1
+    (damaged / ADVICE).write_bytes(content)
+    assert any("damaged" in fault for fault in verify(damaged))
+
+
+def _made_of(id, root):
+    generate(id, "test", episodes=6, root=root)
+    return root
+
+
+def _made(quality, root):
+    generate(f"point-robot/{quality}-v0", "test", episodes=10, root=root)
+    return root
 
 
 def test_qualities_lie_where_they_should(tmp_path):

@@ -65,10 +65,14 @@ class Noisy:
         return rng.uniform(self.space.low, self.space.high, size).astype(np.float32), belief + 1
 
 
-def entrants(benchmark, count):
+def entrants(benchmark, count, other=0):
+    """Runs of the seeds 0, 1, ...; with another number in `other`, those of another agent."""
     space = metabench.spec(benchmark).family().action_space
-    policies = [{"config.json": json.dumps({"seed": seed}).encode()} for seed in range(count)]
-    return [Entrant(Noisy(space, seed), seed, policy, policy_sha256(policy)) for seed, policy in enumerate(policies)]
+    own = []
+    for seed in range(count):
+        policy = {"config.json": json.dumps({"seed": seed + other}).encode()}
+        own.append(Entrant(Noisy(space, seed + other), seed, policy, policy_sha256(policy)))
+    return own
 
 
 def about(**changes):

@@ -165,3 +165,58 @@ def test_pictures_for_people(browser, site):
                 name = f"{Path(target).stem}-{scheme}-{width}.png"
                 page.screenshot(path=str(Path(folder) / name), full_page=True)
             context.close()
+
+
+def test_a_phone_sees_rank_agent_and_score(browser, site):
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.goto((site / "boards" / "grid.html").as_uri())
+    for column in ("rank", "agent", "IQM"):
+        box = page.locator("#ranked-online thead th", has_text=column).bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390, column
+    context.close()
+
+
+def test_a_track_of_baselines_alone_asks_for_entries(page):
+    card = page.locator(".boards li", has=page.get_by_role("link", name="Grid", exact=True))
+    assert "no entry yet: enter one" in card.inner_text()
+    assert "random" not in card.inner_text(), "what everybody is measured above leads nothing"
+    page.get_by_role("link", name="Grid", exact=True).click()
+    assert page.get_by_text("No entry yet: enter one").first.is_visible()
+    page.locator("p.enter a").first.click()
+    page.wait_for_url("**#enter")
+
+
+def test_text_stands_out_from_its_ground(browser, site):
+    """The contrast that WCAG 2.1 AA asks for, 4.5 to 1, in both themes: every text on the ground it lies on."""
+    script = """() => {
+      const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+      const over = (top, below) => {
+        const a = top[3] ?? 1;
+        return [0, 1, 2].map((k) => top[k] * a + below[k] * (1 - a));
+      };
+      const ground = (node) => {
+        const layers = [];
+        for (let x = node; x; x = x.parentElement) layers.push(rgb(getComputedStyle(x).backgroundColor));
+        return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+      };
+      const light = (c) => c.map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, k) => sum + v * [.2126, .7152, .0722][k], 0);
+      const weak = [];
+      for (const node of document.querySelectorAll("main *")) {
+        const own = [...node.childNodes].some((x) => x.nodeType === 3 && x.textContent.trim());
+        if (!own || !node.getClientRects().length || node.closest("svg")) continue;
+        const below = ground(node), text = over(rgb(getComputedStyle(node).color), below);
+        const [a, b] = [light(text), light(below)].sort((x, y) => y - x);
+        const ratio = (a + .05) / (b + .05);
+        if (ratio < 4.5) weak.push(`${node.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+      }
+      return weak;
+    }"""
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme)
+        page = context.new_page()
+        for target in ("index.html", "boards/grid.html", "entries.html"):
+            page.goto((site / target).as_uri())
+            assert page.evaluate(script) == [], (scheme, target)
+        context.close()

@@ -2,7 +2,9 @@
 
 A mutation may leave what a submission says as it was (a byte of a zip file's dates), or change an action that changes
 nothing (an episode's last, where no reward is near). So the rule is: whatever is accepted has the original's scores
-exactly, and its rewards within the tolerance of a replay.
+exactly, and its rewards within the tolerance of a replay; and what else decides a rank (track, runs, steps, test tasks,
+name, version) is the original's too, or the entry is no longer signed by its author, so that it cannot stand under
+their name.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from forging import honest, reseal
 
 from metabench.evaluation.traces import Trace
 from metabench.leaderboard.folder import Folder
+from metabench.leaderboard.names import NOBODY, owner_of
 from metabench.leaderboard.replay import TOLERANCE
 from metabench.leaderboard.verify import verify
 from metabench.npz import pack
@@ -33,6 +36,13 @@ def original(tmp_path_factory):
 
 def evidence(folder):
     return Folder(folder).results(), Trace.load(folder / TRACE)
+
+
+def told(folder):
+    """What beside the scores decides where an entry is ranked."""
+    s = Folder(folder).submission()
+    steps = (s.training.env_steps, [name for name in s.files if name.startswith("training/")])
+    return s.board, s.agent, s.version, s.track, s.trains, s.test_tasks, steps, len(s.runs), s.plugin
 
 
 def same(before, after):
@@ -180,7 +190,8 @@ def mutate(rng, folder):
 
 def fuzz(original, root, seeds):
     folder, boards, before = original
-    accepted = 0
+    accepted, owner = 0, owner_of(Folder(folder).submission())
+    assert owner != NOBODY
     for seed in seeds:
         rng = random.Random(seed)
         shutil.rmtree(root, ignore_errors=True)
@@ -197,6 +208,8 @@ def fuzz(original, root, seeds):
         if verdict.accepted:
             accepted += 1
             assert same(before, evidence(forged)), f"seed {seed}: the forgery by {kind} was accepted"
+            if told(forged) != told(folder):
+                assert owner_of(Folder(forged).submission()) != owner, f"seed {seed}: it still passes for its author's"
     return accepted
 
 

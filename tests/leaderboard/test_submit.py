@@ -148,11 +148,15 @@ def test_the_boards_with_several_episodes_have_successors():
     for one in boards.values():
         if one.protocol == "slots-1" and one.episodes > 1:
             later = boards[one.superseded_by]
-            same = {"id": later.id, "protocol": "slots-2", "superseded_by": "", "about": later.about}
+            changed = {"id": later.id, "protocol": "slots-2", "superseded_by": later.superseded_by}
+            same = changed | {"about": later.about}
             assert later == one.model_copy(update=same), one.id
             assert {path.name for path in (ROOT / "leaderboards" / later.id).iterdir()} >= {"random", "oracle"}
-        else:
-            assert not one.superseded_by
+        elif one.superseded_by:  # by one of the same tasks, played more often
+            later = boards[one.superseded_by]
+            assert (later.benchmark, later.split, later.protocol) == (one.benchmark, one.split, one.protocol)
+            assert later.repeats > one.repeats and later.episodes >= one.episodes
+            assert {path.name for path in (ROOT / "leaderboards" / later.id).iterdir()} >= {"random", "oracle"}
 
 
 def test_the_package_has_the_boards(tmp_path):
@@ -239,3 +243,21 @@ def test_what_a_track_means_stands_in_one_record_and_the_page_agrees():
 
 def test_entrants_need_not_say_their_note():
     assert Entrant(None, 0, {}, "a" * 64).note == ""
+
+
+def test_runs_that_are_played_side_by_side_make_the_same_entry(tmp_path, monkeypatch, capsys):
+    from metabench.cli import submit as command
+    from metabench.cli.where import Where
+
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for place, where in (("one", Where()), ("many", Where(engine="local", workers=2))):
+        write_boards(tmp_path / place, [board("grid", ID, repeats=1)])
+        command.command(("random",), "grid", ("A",), repetitions=2, root=tmp_path / place, where=where)
+        (entry,) = (tmp_path / place / "grid" / "random").iterdir()
+        found.append({p.relative_to(entry).as_posix(): p.read_bytes() for p in entry.rglob("*") if p.is_file()})
+    one, many = ({name: content for name, content in files.items() if name != "verification.json"} for files in found)
+    assert one == many and "traces/run_001.npz" in one
+    assert not list((tmp_path / "runs").iterdir()), "what was played on the way is gone"
+    with pytest.raises(ValueError, match="add --engine ray"):
+        command.command(("random",), "grid", ("A",), repetitions=2, root=tmp_path / "one", where=Where(address="auto"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metabench.sweep import Job
+from metabench.sweep import Job, Local
 from metabench.sweep.folder import Place, perform
 from metabench.sweep.work import check
 from studies import evidence
@@ -72,7 +72,7 @@ def test_what_is_made_is_kept_and_becomes_the_table_of_a_page(table, tmp_path, c
     out, kept = tmp_path / "out", tmp_path / "kept"
     assert evidence.missing([table], kept) == "missing\nsmall: narrow 0 of 2, wide 0 of 1 runs"
     perform(table.rows[0].jobs[0], out)  # by a queue that was killed before it kept it
-    evidence.make([table], out, kept, workers=1)
+    evidence.make([table], Local(1), out, kept)
     assert evidence.missing([table], kept) == "nothing is missing"
     assert capsys.readouterr().out.count("done  ") == 3
     for job in table.jobs:
@@ -97,8 +97,56 @@ def test_what_is_made_is_kept_and_becomes_the_table_of_a_page(table, tmp_path, c
         evidence.update(page.replace("small", "large"), [table], kept)
 
 
-@pytest.mark.parametrize("page", evidence.pages(), ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize("page", evidence.pages(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_tables_in_the_docs_are_those_of_what_is_kept(page):
     text = page.read_text()
     assert evidence.update(text, evidence.read_queue()) == text, "python -m studies.evidence --pages"
-    assert all((evidence.KEPT / key / "job.json").exists() for key in evidence.keys_of(text))
+    assert set(evidence.keys_of(text)) <= evidence.kept_keys()
+    begun, ended = (len(re.findall(f"^<!-- {word}", text, re.MULTILINE)) for word in ("evidence", "end of evidence"))
+    assert begun == ended == len(evidence.PLACE.findall(text)), "a marker is broken"
+
+
+def test_every_table_of_the_studies_stands_on_a_page_once():
+    """A table that is made and shown nowhere is forgotten; one that is shown and not made would not be checked."""
+    names = [match["name"] for page in evidence.pages() for match in evidence.PLACE.finditer(page.read_text())]
+    assert set(evidence.STUDIES) <= set(names), sorted(set(evidence.STUDIES) - set(names))
+    assert len(names) == len(set(names))
+
+
+_NUMBER = re.compile(r"\|[^|\n]*\d\.\d[^|\n]*\|")
+
+
+@pytest.mark.parametrize("page", evidence.pages(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_tables_of_numbers_have_their_evidence_or_say_why_not(page):
+    """On pages that report runs: what is no evidence block is marked `<!-- no records: why -->` in front of it."""
+    text = page.read_text()
+    if not evidence.PLACE.search(text):
+        return
+    rest = evidence.PLACE.sub("", text)
+    for table in re.finditer(r"(?:^\|.*\n)+", rest, re.MULTILINE):
+        if _NUMBER.search(table[0].split("\n", 2)[2]):
+            before = rest[: table.start()].rstrip("\n")
+            assert re.search(r"<!-- no records: [^>]+ -->$", before), table[0].splitlines()[0]
+
+
+def test_a_tables_sources_are_keys_where_runs_were_jobs(tmp_path):
+    from metabench.evaluation.evaluate import evaluate
+    from metabench.yardsticks.simple import random
+    from studies.tables import Runs, Table, count, returns, sha256
+
+    result = evaluate(random.build("GridNavigation-v0", "test", 0), "GridNavigation-v0", split="test")
+    for seed in (0, 1):
+        result.save(tmp_path / f"dice-s{seed}-test.json")
+    runs = Runs(tmp_path, "dice")
+    table = Table("agent", (count(), returns("return", "test")), (("dice", runs),))
+    assert runs.source() == f"{tmp_path.name}/dice-s{{0,1}}-*: 2 files, sha256 {sha256(runs.files)}"
+    assert f"| dice | 2 | {result.array().mean():.2f} [" in table.markdown() and not evidence.keys_of(table.markdown())
+    jobs = [Job("evaluate", {"agent": "random", "benchmark": "GridNavigation-v0"}, seed) for seed in (0, 1)]
+    for job in jobs:
+        (tmp_path / f"dice-s{job.seed}-job.json").write_text(job.to_json())
+    assert evidence.keys_of(table.markdown()) == [job.key() for job in jobs]
+    digest = sha256(runs.files)
+    (tmp_path / "dice-s1-test.json").write_text("{}")
+    assert sha256(runs.files) != digest
+    with pytest.raises(ValueError, match="there are no results of nobody"):
+        Runs(tmp_path, "nobody").source()

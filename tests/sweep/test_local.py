@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metabench.runs import iterations_done
 from metabench.sweep import Job, Local, digest
 from metabench.sweep.folder import Place
 from metabench.sweep.jobs import add_to_plan
@@ -150,6 +151,7 @@ def test_kill_9_of_retry_keeps_failures_to_be_tried(tmp_path, study):
     wait_for(lambda: parts(log) >= 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    wait_for(lambda: not place.running())
     assert place.state(broken.key()) == "waiting" and place.state(slow.key()) == "waiting"
     assert place.failure(broken.key()).reason == "RuntimeError: step 1 is broken", "why it failed is not lost"
     assert start(out, "retry", str(out)).wait(60) == 0
@@ -185,6 +187,50 @@ def test_workers_go_when_the_sweep_is_killed(tmp_path, study):
     process.kill()
     process.wait()
     wait_for(lambda: not Place(out).running(), 20.0)
+
+
+LONG = TRAINING | {"config": TRAINING["config"] | {"frames": 30_000}, "checkpoint_every": 10**6}
+
+
+def frames(place, job):
+    path = place.work / job.key() / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["worker", "member"])
+def test_sigterm_stops_a_training_run_behind_a_checkpoint(tmp_path, whom):
+    """It comes to a process that does jobs: from a scheduler, or from the sweep, which was stopped by Ctrl-C."""
+    job, out = Job("train", LONG, 0), tmp_path / "out"
+    place, plan = Place(out), Place(out).plan
+    add_to_plan(plan, [job])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = ["metabench.cli", "run-job", str(plan), "1"] if whom == "member" else ["metabench.sweep.worker", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", *words], env=environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        process.stdin.write(f"{job.to_json()}\n".encode())
+        process.stdin.flush()
+        wait_for(lambda: frames(place, job))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == (143 if whom == "member" else -signal.SIGTERM)
+    reached = iterations_done(place.work / job.key())
+    assert reached and reached > 0, "no checkpoint was due: this one was written because the run was asked to stop"
+    assert place.state(job.key()) == "waiting" and not place.failure(job.key())
+
+
+def test_ctrl_c_of_a_sweep_leaves_checkpoints_and_the_same_bits(tmp_path):
+    job, out = Job("train", LONG, 0), tmp_path / "out"
+    place = Place(out)
+    add_to_plan(place.plan, [job])
+    process = start(out, "retry", str(out), "--workers", "1")
+    wait_for(lambda: frames(place, job))
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
+    assert process.wait(60) == 130
+    assert iterations_done(place.work / job.key())
+    assert start(out, "retry", str(out)).wait(120) == 0
+    list(Local(1).map([job], tmp_path / "serial"))
+    assert digests(out) == digests(tmp_path / "serial") and len(digests(out)) == 1
 
 
 def memory():

@@ -45,6 +45,7 @@ from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.parts.view import ViewConfig, whole_view
@@ -53,7 +54,7 @@ NAME = "dynamite"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 750_000  # environment steps in all

@@ -25,20 +25,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 import metabench
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
-from metabench_agents.belief.learning import has_sessions
-from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, Fitting, ModelConfig, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device, descend, follow, learner
 from metabench_agents.parts.layers import ActionHead, action_size, encode_action, linear
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, Trials, trial_length
+from metabench_agents.parts.memory import TrialBuffer, Trials, read_trials, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 
 NAME = "dynamite-iql"
@@ -61,7 +60,7 @@ class IQLConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     dataset: str = "metabench/grid-switch/replay-v0"  # what it learns from; `metabench dataset generate` makes it
@@ -182,31 +181,6 @@ class MemorylessAgent:
         return self.actor.policy.to_env(self.actor.policy.sample(params, None)), None
 
 
-def read_trials(id: str, benchmark: str, space: Any) -> Trials:
-    """The dataset's whole trials; ValueError if it is of another benchmark or its trials differ in length."""
-    data = metabench.load_dataset(id)
-    if data.manifest.benchmark != benchmark:
-        raise ValueError(f"{id} was played on {data.manifest.benchmark}, not on {benchmark}")
-    ticks, drifts = trial_length(NAME, benchmark), has_sessions(benchmark, "train")
-    after, start = data.next_observations(), 0  # in the order of the trials: both go task by task
-    columns: list[tuple[np.ndarray, ...]] = []
-    for trial in data.trials():
-        following = after[start : start + len(trial.rewards)]
-        start += len(trial.rewards)
-        if len(trial.rewards) < ticks:
-            continue  # episodes left over at the end of a task
-        ended = trial.session_ended | (np.append(trial.first[1:], False) if drifts else False)
-        session = np.concatenate(([0], np.cumsum(ended)[:-1]))
-        columns.append((trial.observations, trial.actions, trial.rewards, following, trial.first, session))
-    if not columns:
-        raise ValueError(f"{id} holds no whole trial of {ticks} steps")
-    observation, action, reward, following, first, session = (
-        torch.from_numpy(np.stack(column, axis=1)) for column in zip(*columns, strict=True)
-    )
-    action = action.long() if isinstance(space, spaces.Discrete) else action
-    return Trials(observation, action, reward, following, first, session)
-
-
 def relabel(trials: Trials, model: SessionModel | None, policy: ActionHead, discount: float) -> tuple[IQLSteps, float]:
     """The trials' steps with the beliefs at and after them; and what rewards were divided by."""
     ticks, count = trials.reward.shape
@@ -236,33 +210,35 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; there are {' and '.join(known)}")
     env = metabench.make_vec(benchmark, 1)
-    trials = read_trials(config.dataset, benchmark, env.single_action_space)
+    trials = read_trials(NAME, config.dataset, benchmark, env.single_action_space)
     model_config = resolve_reward_loss(config.model, benchmark)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     model = None
     if config.memory == "belief":
         model = SessionModel(config.sessions, model_config, env, len(trials.reward))
-    learner = make_learner(config, env, model)
-    modules: dict[str, nn.Module] = {"learner": learner}
+    device, plays = Device.of(config), make_learner(config, env, model)
+    networks = learner(plays, device)
+    modules: dict[str, nn.Module] = {"learner": networks}
     if model:
         modules["model"] = model
-    trained = [p for p in learner.parameters() if p.requires_grad]
-    optimiser, done = torch.optim.Adam(trained, lr=config.iql.learning_rate, fused=True), 0
+    trained = [p for p in networks.parameters() if p.requires_grad]
+    optimiser, done = device.adam(trained, config.iql.learning_rate), 0
     if checkpoint:
         done = checkpoint.iteration
         unpack(checkpoint.tensors, modules, {"adam": optimiser})
     elif model:
-        run.log(fit_model(model, config.fit, trials, stream(seed, 0)))
-    steps, _ = relabel(trials, model, learner.actor.policy, config.iql.discount)
+        run.log(fit_model(model, config.fit, trials, stream(seed, 0), device))
+    steps, _ = relabel(trials, model, plays.actor.policy, config.iql.discount)
     if model and not checkpoint:
-        learner.actor.watch(steps.belief)
+        networks.actor.watch(steps.belief)
     if not checkpoint:
         run.save(0, pack(modules, {"adam": optimiser}), {})
+    improving = Improving(networks, optimiser, config, steps, device)
     iterations = -(-config.iql.updates // BLOCK)
     with run.progress(iterations, done, f"x {BLOCK} updates") as advance:
         for iteration in range(done, iterations):
             start, generator = time.perf_counter(), stream(seed, 1, iteration)
-            metrics = improve(learner, config, steps, optimiser, generator)
+            metrics = improving.improve(generator)
             rate = BLOCK / (time.perf_counter() - start)
             run.log(
                 {"iteration": iteration + 1, "updates": (iteration + 1) * BLOCK}
@@ -272,7 +248,8 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent
             advance(iteration + 1, f"policy loss {metrics['policy_loss']:6.3f}   {rate:5.0f} updates/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(modules, {"adam": optimiser}), {})
-    return make_agent(learner, model)
+    follow(plays, networks)
+    return make_agent(plays, model)
 
 
 def make_agent(
@@ -284,37 +261,59 @@ def make_agent(
     return BeliefAgent(NAME, model.base, learner.actor, protocol, track="offline")
 
 
-def fit_model(model: SessionModel, config: FitConfig, trials: Trials, generator: torch.Generator) -> dict[str, float]:
+def fit_model(
+    model: SessionModel, config: FitConfig, trials: Trials, generator: torch.Generator, device: Device | None = None
+) -> dict[str, float]:
     """Trains inference on the dataset's trials; the last metrics' means."""
-    buffer = TrialBuffer(trials.reward.shape[1])
+    device, buffer = device or Device(), TrialBuffer(trials.reward.shape[1])
+    learns = learner(model, device)
     buffer.add(trials)
-    return fit(
-        model,
-        compiled(elbo) if config.compile else elbo,
-        torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True),
-        buffer,
-        config,
-        updates=config.updates,
-        learning_rates=(config.learning_rate, 0.0),
-        generator=generator,
-    )
+    adam = device.adam(learns.parameters(), config.learning_rate)
+    fitting = Fitting(learns, elbo, adam, config, device)
+    metrics = fitting.fit(buffer, config.updates, (config.learning_rate, 0.0), generator)
+    follow(model, learns)
+    return metrics
+
+
+class Improving:
+    """Gradient steps of IQL on a dataset's steps, in the form of a device.
+
+    Args:
+        networks: On the device; changed in place.
+        optimiser: Of those that learn by gradients.
+        config: The settings.
+        steps: The dataset, on the CPU.
+        device: Where it learns.
+    """
+
+    def __init__(
+        self, networks: IQLNetworks, optimiser: torch.optim.Optimizer, config: Config, steps: IQLSteps, device: Device
+    ):
+        self.networks, self.optimiser, self.config, self.device = networks, optimiser, config, device
+        self.steps: IQLSteps = device.put(steps)
+        self.loss, self.updates = device.compiled(loss), device.updates(self.step)
+
+    def step(self, rows: Tensor) -> dict[str, Tensor]:
+        """One on some steps `[B]`, as a pure function."""
+        config, batch = self.config, IQLSteps(*(column[rows] for column in self.steps))
+        with self.device.products():
+            total, metrics = self.loss(self.networks, config.policy, config.iql, batch)
+        descend(total, self.optimiser)
+        self.networks.follow(config.iql.target_rate)
+        return metrics
+
+    def improve(self, generator: torch.Generator) -> dict[str, float]:
+        """`BLOCK` of them on random batches; returns the metrics' means."""
+        for _ in range(BLOCK):
+            self.updates.add(torch.randint(len(self.steps.reward), (self.config.iql.batch,), generator=generator))
+        return self.updates.means()
 
 
 def improve(
-    learner: IQLNetworks, config: Config, steps: IQLSteps, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    networks: IQLNetworks, config: Config, steps: IQLSteps, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, float]:
-    """`BLOCK` gradient steps on random batches; returns the metrics' means."""
-    sums: dict[str, Tensor] = {}
-    for _ in range(BLOCK):
-        rows = torch.randint(len(steps.reward), (config.iql.batch,), generator=generator)
-        total, metrics = loss(learner, config.policy, config.iql, IQLSteps(*(column[rows] for column in steps)))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        optimiser.step()
-        learner.follow(config.iql.target_rate)
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    return {name: float(value) / BLOCK for name, value in sums.items()}
+    """`Improving.improve` on the CPU."""
+    return Improving(networks, optimiser, config, steps, Device()).improve(generator)
 
 
 def load(path: Path) -> BeliefAgent | MemorylessAgent:

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
-from metabench_agents.belief.model import Elbo, FitConfig, ModelConfig, compiled, fit, resolve_reward_loss
+from metabench_agents.belief.model import Elbo, FitConfig, Fitting, resolve_reward_loss
 from metabench_agents.belief.policy import (
     BeliefAgent,
+    Improvement,
     collect,
     make_actor,
-    ppo_update,
     renew,
 )
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
+from metabench_agents.parts.device import Device, DeviceName, Form, follow, learner
+from metabench_agents.parts.fast.precision import Precision
 from metabench_agents.parts.layers import watch
 from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, trial_length, trial_steps
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length, trial_steps
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
 from metabench_agents.parts.view import ViewConfig
 
@@ -52,6 +53,21 @@ class LearningConfig(Protocol):
     """What `learn` and `restore` read of an algorithm's settings."""
 
     @property
+    def device(self) -> DeviceName:
+        """Where it learns."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Of products."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """Of updates."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Environment steps in all."""
         ...
@@ -62,8 +78,8 @@ class LearningConfig(Protocol):
         ...
 
     @property
-    def model(self) -> ModelConfig:
-        """The model of the hidden task."""
+    def model(self) -> Any:
+        """The model of the hidden task: `ModelConfig`, or what an algorithm has instead."""
         ...
 
     @property
@@ -102,7 +118,7 @@ class LearningConfig(Protocol):
         ...
 
 
-Make = Callable[[ModelConfig, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
+Make = Callable[[Any, Any, int], Any]  # (settings, env, ticks of a trial) to `BeliefModel` or `SessionModel`
 
 
 class Learned(NamedTuple):
@@ -110,13 +126,6 @@ class Learned(NamedTuple):
 
     modules: dict[str, nn.Module]  # model, actor
     optimisers: dict[str, torch.optim.Optimizer]  # model_adam, actor_adam
-
-
-def has_sessions(benchmark: str, split: str) -> bool:
-    """Whether the hidden task changes inside an episode."""
-    spec = metabench.spec(benchmark)
-    sessions = spec.split_sessions.get(split, spec.sessions)
-    return sessions is not None and sessions["kind"] != "constant"
 
 
 def model_schedule(
@@ -161,16 +170,17 @@ def learn(
     checkpoint = run.begin(name, benchmark, config, seed)
     ticks, drifts = trial_length(name, benchmark, config.view), has_sessions(benchmark, config.split)
     played = trial_steps(benchmark) * config.trials
-    model_config = resolve_reward_loss(config.model, benchmark)
-    env = make_viewed(benchmark, config.trials, config.view, split=config.split)
+    device, env = Device.of(config), make_viewed(benchmark, config.trials, config.view, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
-    model = make(model_config, env, ticks)
-    actor = make_actor(env, model, config.width)
-    model_adam = torch.optim.Adam(model.parameters(), lr=config.fit.learning_rate, fused=True)
-    actor_adam = torch.optim.Adam(actor.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
+    plays = make(resolve_reward_loss(config.model, benchmark), env, ticks)
+    acts = make_actor(env, plays, config.width)
+    model, actor = learner(plays, device), learner(acts, device)
+    model_adam = device.adam(model.parameters(), config.fit.learning_rate)
+    actor_adam = device.adam(actor.parameters(), config.ppo.learning_rate, eps=1e-5)
     learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
-    elbo, buffer = compiled(elbo) if config.fit.compile else elbo, TrialBuffer(config.buffer)
+    fitting, buffer = Fitting(model, elbo, model_adam, config.fit, device), TrialBuffer(config.buffer)
+    improvement = Improvement(actor, actor_adam, config.ppo, device)
     done, scale, rate = _continue(checkpoint, learned, buffer)
     iterations = -(-config.frames // played)
     with run.progress(iterations, done, "iterations") as advance:
@@ -178,29 +188,29 @@ def learn(
             start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             explore = warm and not config.warmup.scout
-            rollout = collect(model.base, actor, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
+            follow(plays, model)
+            follow(acts, actor)
+            rollout = collect(plays.base, acts, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
             count = iteration if warm else iteration - config.warmup.iterations
             scale, metrics = next_reward_scale(scale, rollout.trials.reward, config.ppo.discount, count), {}
             if not explore:
                 weight, draws = config.warmup.scout_entropy if warm else None, stream(seed, iteration, 1)
-                metrics = ppo_update(actor, actor_adam, rollout, config.ppo, scale, left, draws, weight, rate)
+                metrics = improvement.improve(rollout, scale, left, draws, weight, rate)
                 rate = next_rate(rate, metrics["kl_end"], config.ppo)
             actor.watch(rollout.belief)
             watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
-            steps, rates = model_schedule(config.warmup, config.fit, iteration, left)
-            draws = stream(seed, iteration, 2)
-            metrics |= fit(
-                model, elbo, model_adam, buffer, config.fit, updates=steps, learning_rates=rates, generator=draws
-            )
+            schedule = model_schedule(config.warmup, config.fit, iteration, left)
+            metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
-            metrics |= {"scale": scale, "rate": rate}
             _tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
-    return deciding(BeliefAgent(name, model.base, actor), benchmark, config.view)
+    follow(plays, model)
+    follow(acts, actor)
+    return deciding(BeliefAgent(name, plays.base, acts), benchmark, config.view)
 
 
 def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 import metabench
 from metabench_agents.belief.decoders import CellRewardDecoder, DecoderConfig, TransitionDecoder
 from metabench_agents.belief.encoders import BeliefEncoder, EncoderConfig, LatentConfig, make_latent
+from metabench_agents.parts.device import Device, descend, set_rate
 from metabench_agents.parts.losses import reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials
+
+Settings = TypeVar("Settings")
 
 PROBE_TRIALS, PROBE_SEED = 64, 2**62  # what tells whether a benchmark's rewards take two values; no training uses it
 
@@ -43,7 +46,6 @@ class FitConfig:
     updates: int = 16  # gradient steps on the ELBO, each time it is fitted
     trials: int = 32  # trials per such step
     max_grad_norm: float = 0.0  # gradient clipping; 0 for none
-    compile: bool = False  # whether torch.compile is put around the ELBO: the same losses to 1e-5, needs a C++ compiler
 
 
 # What the settings above were called before they were grouped, where they were called otherwise.
@@ -159,12 +161,14 @@ def _some(count: int, wanted: int, generator: torch.Generator) -> Tensor:
     return torch.arange(count) if wanted >= count else torch.randperm(count, generator=generator)[:wanted]
 
 
-def resolve_reward_loss(config: ModelConfig, benchmark: str) -> ModelConfig:
-    """The settings with a reward loss of "mse" or "bernoulli" where "auto" takes what fits.
+def resolve_reward_loss(config: Settings, benchmark: str) -> Settings:
+    """The settings with a reward loss of "mse" or "bernoulli" where "auto" takes what fits; others as they are.
 
     A few trials of random actions tell: rewards with two values are told apart (bernoulli), others regressed (mse).
     ValueError for a coin with more than two sides.
     """
+    if not isinstance(config, ModelConfig):
+        return config  # of a model that decodes no rewards
     kind = config.reward_loss
     if kind not in ("auto", "mse", "bernoulli"):
         raise ValueError(f"unknown reward_loss {kind!r}; there are auto, mse and bernoulli")
@@ -182,13 +186,44 @@ def resolve_reward_loss(config: ModelConfig, benchmark: str) -> ModelConfig:
     return replace(config, reward_loss="bernoulli" if two else "mse")
 
 
-Elbo = Callable[[Any, Trials, Draws], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
+Elbo = Callable[[Any, Trials, Any], tuple[Tensor, dict[str, Tensor]]]  # (model, batch, draws) to loss and metrics
 
 
-def compiled(elbo: Elbo) -> Elbo:
-    """The ELBO as a compiled graph: fused loops on the CPU, a CUDA graph on a GPU. The GRU between stays as it is."""
-    mode = "reduce-overhead" if torch.cuda.is_available() else None
-    return torch.compile(elbo, mode=mode)
+class Fitting:
+    """Gradient steps of a model on its ELBO, in the form of a device.
+
+    Args:
+        model: `BeliefModel`, or `SessionModel`, on the device; changed in place.
+        elbo: A pure function of it, a batch and draws: minus the ELBO to minimise, and metrics.
+        optimiser: Of the model's parameters.
+        config: How many trials make a batch, and the clipping.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: Any, elbo: Elbo, optimiser: torch.optim.Optimizer, config: FitConfig, device: Device | None = None
+    ):
+        self.model, self.optimiser, self.config, self.device = model, optimiser, config, device or Device()
+        self.elbo, self.updates = self.device.compiled(elbo), self.device.updates(self.step)
+
+    def step(self, batch: Trials, draws: Draws, rate: Tensor | float) -> dict[str, Tensor]:
+        """One gradient step, as a pure function."""
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.elbo(self.model, batch, draws)
+        descend(total, self.optimiser, self.config.max_grad_norm)
+        return metrics
+
+    def fit(
+        self, buffer: TrialBuffer, updates: int, learning_rates: tuple[float, float], generator: torch.Generator
+    ) -> dict[str, float]:
+        """So many steps on batches from the buffer; returns the metrics' means. See `fit`."""
+        first, last = learning_rates
+        for update in range(updates):
+            batch = buffer.sample(self.config.trials, generator)
+            draws = self.model.base.draw(batch, generator)
+            self.updates.add(batch, draws, first + (last - first) * update / updates)
+        return self.updates.means()
 
 
 def fit(
@@ -214,17 +249,4 @@ def fit(
         learning_rates: Of the first and the last, linear between them.
         generator: For batches and draws.
     """
-    sums: dict[str, Tensor] = {}
-    first, last = learning_rates
-    for update in range(updates):
-        optimiser.param_groups[0]["lr"] = first + (last - first) * update / updates
-        batch = buffer.sample(config.trials, generator)
-        total, metrics = elbo(model, batch, model.base.draw(batch, generator))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        if config.max_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimiser.step()
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value
-    return {name: float(total) / updates for name, total in sums.items()}
+    return Fitting(model, elbo, optimiser, config).fit(buffer, updates, learning_rates, generator)

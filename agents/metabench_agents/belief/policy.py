@@ -14,9 +14,11 @@ from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.belief.encoders import TrialMemory
 from metabench_agents.belief.model import BeliefModel
+from metabench_agents.parts.device import Device, set_rate
 from metabench_agents.parts.layers import ActionHead, ObservationScaler, RunningScaler, linear, make_scaler
-from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss, went_too_far
+from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss
 from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.passes import passes
 
 KEPT = 0.8  # share of ticks at which an exploring agent repeats its action
 
@@ -79,7 +81,9 @@ def renew(actor: BeliefActorCritic, optimiser: torch.optim.Optimizer, env: Any, 
     fresh = BeliefActorCritic(env, actor.columns, width, reading, isinstance(actor.scaler, ObservationScaler))
     fresh.scaler = actor.scaler  # what was seen stays as it is
     actor.load_state_dict(fresh.state_dict())
-    optimiser.state.clear()
+    for moments in optimiser.state.values():  # in place, for a graph keeps to the memory it has seen
+        for moment in moments.values():
+            moment.zero_()
 
 
 @dataclass
@@ -177,59 +181,95 @@ def ppo_update(
     entropy_weight: float | None = None,
     rate: float = 1.0,
 ) -> dict[str, float]:
-    """PPO's passes over one iteration.
+    """`Improvement.improve` on the CPU."""
+    given = (rollout, scale, left, generator, entropy_weight, rate)
+    return Improvement(actor, optimiser, settings).improve(*given)
+
+
+class Improvement:
+    """PPO's passes over iterations, in the form of a device.
 
     Beliefs are inputs here: no gradient of the policy reaches the inference network, as in VariBAD. The return to
     maximise is the trial's: advantages flow across the borders of its episodes.
 
     Args:
-        actor: Changed in place.
+        actor: On the device; changed in place.
         optimiser: Likewise.
-        rollout: Whole trials.
         settings: PPO's.
-        scale: What rewards are divided by.
-        left: The share of the training that is left: learning rate and entropy bonus fall with it.
-        generator: For the order of the minibatches.
-        entropy_weight: Of the entropy bonus, if it is not to be that of the settings.
-        rate: A factor of the learning rate; see `next_rate`.
-
-    Returns:
-        Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were.
+        device: Where the actor is.
     """
-    optimiser.param_groups[0]["lr"] = settings.learning_rate * left * rate
-    weight = settings.entropy * left if entropy_weight is None else entropy_weight
-    end = torch.zeros_like(rollout.value[0])
-    advantage = gae(rollout.trials.reward / scale, rollout.value, end, settings.discount, settings.trace)
-    target = (advantage + rollout.value).flatten()
-    advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
-    columns = (rollout.trials.observation, rollout.belief, rollout.action, rollout.log_prob)
-    observation, belief, action, log_prob = (column.flatten(0, 1) for column in columns)
-    sums: dict[str, Tensor] = {}
-    count, last = 0, torch.zeros(())
-    parts_of_passes = (
-        rows
-        for _ in range(settings.epochs)
-        for rows in torch.randperm(len(target), generator=generator).chunk(settings.minibatches)
-    )
-    for rows in parts_of_passes:
-        params, now = actor(observation[rows], belief[rows])
-        policy, metrics = ppo_policy_loss(
-            actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
-        )
-        last = metrics["kl"]
-        if count and went_too_far(last, settings):
-            break
-        critic, more = value_loss(now, target[rows])
-        entropy = actor.policy.entropy(params).mean()
-        optimiser.zero_grad(set_to_none=True)
-        (policy + settings.value_weight * critic - weight * entropy).backward()
-        nn.utils.clip_grad_norm_(actor.parameters(), settings.max_grad_norm)
-        optimiser.step()
-        count += 1
-        parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
-        for name, part in (metrics | more | parts).items():
-            sums[name] = sums.get(name, torch.zeros(())) + part
-    return {name: float(total) / count for name, total in sums.items()} | {"kl_end": float(last), "steps": count}
+
+    def __init__(
+        self,
+        actor: BeliefActorCritic,
+        optimiser: torch.optim.Optimizer,
+        settings: PPO,
+        device: Device | None = None,
+    ):
+        self.actor, self.optimiser, self.settings, self.device = actor, optimiser, settings, device or Device()
+        self.passes = self.device.function(self.step)
+
+    def improve(
+        self,
+        rollout: BeliefRollout,
+        scale: float,
+        left: float,
+        generator: torch.Generator,
+        entropy_weight: float | None = None,
+        rate: float = 1.0,
+    ) -> dict[str, float]:
+        """PPO's passes over one iteration.
+
+        Args:
+            rollout: Whole trials.
+            scale: What rewards are divided by.
+            left: The share of the training that is left: learning rate and entropy bonus fall with it.
+            generator: For the order of the minibatches.
+            entropy_weight: Of the entropy bonus, if it is not to be that of the settings.
+            rate: A factor of the learning rate; see `next_rate`.
+
+        Returns:
+            Means over the gradient steps; `kl_end` of the last minibatch alone, and `steps`, how many there were.
+        """
+        own = self.settings
+        weight = own.entropy * left if entropy_weight is None else entropy_weight
+        trials = rollout.trials
+        columns = (trials.observation, rollout.belief, rollout.action, rollout.log_prob, rollout.value, trials.reward)
+        count = trials.reward.numel()
+        order = torch.stack([torch.randperm(count, generator=generator) for _ in range(own.epochs)])
+        told = self.passes(columns, order, float(scale), float(weight), own.learning_rate * left * rate)
+        return {name: float(value) for name, value in told.items()}
+
+    def step(
+        self,
+        columns: tuple[Tensor, ...],
+        order: Tensor,
+        scale: Tensor | float,
+        weight: Tensor | float,
+        rate: Tensor | float,
+    ) -> dict[str, Tensor]:
+        """The same as a pure function; `order` `[epochs, T B]` of the ticks."""
+        settings, actor = self.settings, self.actor
+        set_rate(self.optimiser, rate)
+        *inputs, value, reward = columns
+        end = torch.zeros_like(value[0])
+        advantage = gae(reward / scale, value, end, settings.discount, settings.trace)
+        target = (advantage + value).flatten()
+        advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
+        observation, belief, action, log_prob = (column.flatten(0, 1) for column in inputs)
+
+        def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            params, now = actor(observation[rows], belief[rows])
+            policy, metrics = ppo_policy_loss(
+                actor.policy.log_prob(params, action[rows]), log_prob[rows], advantage[rows], settings.clip
+            )
+            critic, more = value_loss(now, target[rows])
+            entropy = actor.policy.entropy(params).mean()
+            parts = {"policy_loss": policy.detach(), "value_loss": critic.detach(), "entropy": entropy.detach()}
+            return policy + settings.value_weight * critic - weight * entropy, metrics | more | parts
+
+        minibatches = (rows for one in order for rows in one.chunk(settings.minibatches))
+        return passes(self.device, self.optimiser, settings, minibatches, loss_of)
 
 
 class BeliefAgent:
@@ -238,7 +278,7 @@ class BeliefAgent:
     Args:
         name: The algorithm's.
         model: Infers the hidden task.
-        actor: Acts on what it infers.
+        actor: Acts on what it infers: a `BeliefActorCritic`, or a module that answers as one.
         protocol: The version under which both learned; see `BeliefEncoder.step`.
         track: What it learned from.
     """
@@ -247,7 +287,7 @@ class BeliefAgent:
         self,
         name: str,
         model: BeliefModel,
-        actor: BeliefActorCritic,
+        actor: Any,
         protocol: str = PROTOCOL_VERSION,
         track: str = "online",
     ):

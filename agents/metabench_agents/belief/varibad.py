@@ -42,6 +42,7 @@ from metabench_agents.belief.model import MODEL_RENAMED, BeliefModel, Draws, Fit
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent
+from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO, chained_prior, reconstruction_loss
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
@@ -51,7 +52,7 @@ NAME = "varibad"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 750_000  # environment steps in all

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.context.replay import Transitions
-from metabench_agents.parts.compiling import compiled
+from metabench_agents.parts.device import Device, laid_out
 from metabench_agents.parts.fast.linear import Linear
 from metabench_agents.parts.features import Features
 
@@ -45,8 +45,6 @@ class LatentSACConfig:
     entropy_per_action: float = -1.0  # nats that a learned temperature aims at, times the action's columns
     mean_weight: float = 1e-3  # penalty on the square of the policy's mean before tanh
     std_weight: float = 1e-3  # penalty on the square of its log deviation
-    bf16: bool = False  # matrix products in bfloat16: faster on CPUs that have it
-    compile: bool = False  # torch.compile the losses
 
 
 def mlp(inputs: int, hidden: int, layers: int, outputs: int, normalised: bool = False) -> nn.Sequential:
@@ -189,7 +187,7 @@ class LatentSAC:
         network: Changed in place by `update`.
         config: See there.
         encoder: Parameters that learn with the critics: those of an encoder whose samples are given to `update`.
-        device: Of the updates; "auto" takes CUDA where there is some.
+        device: Where the networks are.
     """
 
     def __init__(
@@ -197,28 +195,27 @@ class LatentSAC:
         network: LatentActorCritic,
         config: LatentSACConfig,
         encoder: Sequence[nn.Parameter] = (),
-        device: str = "cpu",
+        device: Device | None = None,
     ):
-        self.network, self.config = network, config
-        self.device = find_device(device)
+        self.network, self.config, self.device = network, config, device or Device()
         groups: dict[str, list[Tensor]] = {
             "critic": [*network.q1.parameters(), *network.q2.parameters(), *encoder],
             "value": list(network.value.parameters()),
             "policy": list(network.policy.parameters()),
         }
         rate = config.learning_rate
-        start = torch.tensor(math.log(config.temperature), device=self.device)
+        start = torch.tensor(math.log(config.temperature), device=self.device.kind)
         self.log_temperature = start.requires_grad_(config.learned_temperature)
         if config.learned_temperature:
             groups["temperature"] = [self.log_temperature]
         self.target_entropy = config.entropy_per_action * network.actions.size
-        self.optimisers = {name: torch.optim.Adam(group, lr=rate, fused=True) for name, group in groups.items()}
-        self._critic = compiled(self._critic_stage, config.compile)
-        self._actor = compiled(self._actor_stage, config.compile)
+        self.optimisers = {name: self.device.adam(group, rate) for name, group in groups.items()}
+        self._critic = self.device.compiled(self._critic_stage)
+        self._actor = self.device.compiled(self._actor_stage)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which networks run: a fresh one per stage, because it caches the weights it has cast."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else contextlib.nullcontext()
+        return self.device.products() if self.device.precision == "bf16" else self.device.float32()
 
     def _critic_stage(self, batch: Transitions, z: Tensor) -> tuple[Tensor, Tensor]:
         network, own = self.network, self.config
@@ -250,7 +247,7 @@ class LatentSAC:
             noise: `[T, N, A]` standard normal, for the policy's actions.
             penalty: Added to the critics' loss: the encoder's own loss.
         """
-        batch, z, noise = batch.to(self.device), z.to(self.device), noise.to(self.device)
+        batch, z, noise = self.device.put((batch, z, noise))
         per_step = z[:, None].expand(-1, batch.reward.shape[1], -1)
         with self.precision():
             critic, q = self._critic(batch, per_step)
@@ -291,34 +288,6 @@ class LatentSAC:
             restore_adam(optimiser, {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(name)})
 
 
-def find_device(name: str) -> torch.device:
-    """A device by its name; "auto" is CUDA where there is some, the CPU elsewhere; ValueError where it is missing."""
-    found = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if found else "cpu")
-    if torch.device(name).type == "cuda" and not found:
-        raise ValueError(f"there is no CUDA device for device {name!r}; use 'cpu', or 'auto' to take what there is")
-    return torch.device(name)
-
-
-@contextlib.contextmanager
-def placed(device: torch.device, module: nn.Module, *optimisers: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside, a module and its optimisers' moments are on the device; afterwards on the CPU again, where agents act."""
-    try:
-        _move(device, module, optimisers)
-        yield
-    finally:
-        _move(torch.device("cpu"), module, optimisers)
-
-
-def _move(device: torch.device, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-    if next(module.parameters()).device.type == device.type:
-        return
-    module.to(device)
-    for moments in (own for optimiser in optimisers for own in optimiser.state.values()):
-        moments.update({key: value.to(device) for key, value in moments.items()})
-
-
 def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Puts moments named `index/key` back."""
     state: dict[int, dict[str, Tensor]] = {}
@@ -344,6 +313,6 @@ def _descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
     """One step along the loss's gradient in the optimisers' own parameters, and in no others."""
     parameters = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+        parameter.grad = laid_out(gradient, parameter)
     for optimiser in optimisers:
         optimiser.step()

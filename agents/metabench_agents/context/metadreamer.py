@@ -38,7 +38,7 @@ Choices and deviations, with reasons:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 import metabench
 from metabench_agents.context.acting import GuessingAgent
-from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, LatentSACConfig, placed, restore_adam
+from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, LatentSACConfig, restore_adam
 from metabench_agents.context.collect import CollectionConfig, Collector, adaptation, gather
 from metabench_agents.context.dreaming import DreamConfig, LatentGaussianPolicy
 from metabench_agents.context.fidelity import quality
@@ -59,9 +59,10 @@ from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.rounds import Known as KnownTasks
 from metabench_agents.context.rounds import RoundsConfig, collect_round, dream_round, everything, fit_round
 from metabench_agents.context.task_decoders import make_decoder
-from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_loss
+from metabench_agents.context.task_encoder import ModelDraws, TaskModel, TaskModelConfig, model_draws, model_loss
 from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
+from metabench_agents.parts.device import Computing, Device, Updates, descend, follow, learner
 from metabench_agents.parts.features import Features
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.parts.view import Sight, ViewConfig, extra_columns, sight_of, view_of
@@ -74,7 +75,7 @@ def _smaller() -> LatentSACConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run; the defaults are the run R8IR8."""
 
     split: str = "train"  # tasks to learn from
@@ -96,7 +97,6 @@ class Config:
     exploration_episodes: int = 1  # of a trial at test time, with z from the prior
     evaluate_every: int = 0  # iterations between evaluations for the learning curve; 0 for none
     evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
-    device: str = "auto"  # of all updates: "cpu", "cuda", or CUDA where there is some; it plays on the CPU
 
 
 RENAMED = {  # flat settings of the first runs that are called otherwise now, or whose names stand in several groups
@@ -206,9 +206,12 @@ class MetaDreamerAgent(GuessingAgent):
 class MetaDreamerState(NamedTuple):
     """Everything of a run that changes."""
 
-    network: MetaDreamerNetwork
+    network: MetaDreamerNetwork  # plays and imagines, on the CPU
+    learner: MetaDreamerNetwork  # learns, where it learns: the same one on the CPU
     sac: LatentSAC  # of policy and values
-    model: torch.optim.Adam  # of encoder and decoder
+    model: torch.optim.Optimizer  # of encoder and decoder
+    model_updates: Updates
+    updates: Updates  # of policy and values
     replay: TaskReplay  # real experience
     collector: Collector
     rows: list[int]  # of the split: the real tasks
@@ -233,19 +236,34 @@ def collect(
     return metrics
 
 
-def update_model(state: MetaDreamerState, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
-    """One step of encoder and decoder on two contexts of every real task (of `meta_batch` at most)."""
+def model_step(
+    network: MetaDreamerNetwork, optimiser: torch.optim.Optimizer, config: Config, device: Device
+) -> Callable[..., dict[str, Tensor]]:
+    """One step of encoder and decoder, as a pure function."""
+
+    def step(context: Transitions, lengths: Tensor, seen: Transitions, draws: ModelDraws) -> dict[str, Tensor]:
+        with device.float32():
+            loss, metrics = model_loss(network.model, context, lengths, seen, config.model, draws)
+            descend(loss, optimiser)
+        return {f"model_{name}": value for name, value in metrics.items()}
+
+    return step
+
+
+def given_model(state: MetaDreamerState, config: Config, generator: torch.Generator) -> tuple[Any, ...]:
+    """What the next one takes: two contexts of every real task (of `meta_batch` at most)."""
     tasks = torch.randperm(len(state.replay), generator=generator)[: config.meta_batch].tolist()
     twice = [task for task in tasks for _ in range(2)]
     context, lengths = state.replay.windows(twice, config.model.context, generator)
     context = Transitions(*(column.unflatten(0, (len(tasks), 2)) for column in context))
     seen = state.replay.sample(tasks, config.model.targets, generator)
-    context, seen = context.to(state.sac.device), seen.to(state.sac.device)
-    loss, metrics = model_loss(state.network.model, context, lengths.view(-1, 2), seen, config.model, generator)
-    state.model.zero_grad(set_to_none=True)
-    loss.backward()
-    state.model.step()
-    return {f"model_{name}": value for name, value in metrics.items()}
+    return context, lengths.view(-1, 2), seen, model_draws(lengths.view(-1, 2), config.latent, generator)
+
+
+def update_model(state: MetaDreamerState, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
+    """One step of encoder and decoder, now."""
+    step = model_step(state.learner, state.model, config, state.sac.device)
+    return step(*state.sac.device.put(given_model(state, config, generator)))
 
 
 @torch.inference_mode()
@@ -266,7 +284,14 @@ def imagine(state: MetaDreamerState, config: Config, generator: torch.Generator)
 
 
 def update(state: MetaDreamerState, dream: Dream, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
-    """One step of policy and values on real and imagined tasks, drawn evenly."""
+    """One step of policy and values, now."""
+    return state.sac.update(*given(state, dream, config, generator))
+
+
+def given(
+    state: MetaDreamerState, dream: Dream, config: Config, generator: torch.Generator
+) -> tuple[Transitions, Tensor, Tensor]:
+    """What the next step of policy and values takes: real and imagined tasks, drawn evenly."""
     real = len(state.replay)
     count = real + (len(dream.imagined.base) if dream.imagined else 0)
     drawn = torch.randint(count, (config.meta_batch,), generator=generator)
@@ -293,7 +318,7 @@ def update(state: MetaDreamerState, dream: Dream, config: Config, generator: tor
         guesses.append(z + dream.variance[[real + t for t in theirs]].sqrt() * noise)
     batch = Transitions(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     noise = torch.randn(batch.action.shape, generator=generator)
-    return state.sac.update(batch, torch.cat(guesses), noise)
+    return batch, torch.cat(guesses), noise
 
 
 def diagnose(state: MetaDreamerState, config: Config, generator: torch.Generator) -> dict[str, float]:
@@ -441,22 +466,20 @@ def restore_rounds(state: Rounds, saved: dict[str, Tensor]) -> None:
 
 def learn(state: MetaDreamerState, config: Config, generator: torch.Generator) -> dict[str, float]:
     """The updates of one iteration: the model's, then the policy's with an imagination every so often."""
-    sums: dict[str, Tensor] = {}
-
-    def count(metrics: dict[str, Tensor], share: int) -> None:
-        for name, value in metrics.items():
-            sums[name] = sums[name] + value / share if name in sums else value / share
-
-    with placed(state.sac.device, state.network, state.model):
-        for _ in range(config.model.updates):
-            count(update_model(state, config, generator), config.model.updates)
+    follow(state.learner, state.network)  # scales of observations may have been fitted
+    for _ in range(config.model.updates):
+        state.model_updates.add(*given_model(state, config, generator))
+    told = state.model_updates.means()
     every = config.imagination.every
     for start in range(0, config.updates, every):
+        state.updates.flush()
+        follow(state.network, state.learner)
         dream = imagine(state, config, generator)
-        with placed(state.sac.device, state.network, *state.sac.optimisers.values()):
-            for _ in range(min(every, config.updates - start)):
-                count(update(state, dream, config, generator), config.updates)
-    return {name: float(value) for name, value in sums.items()}
+        for _ in range(min(every, config.updates - start)):
+            state.updates.add(*given(state, dream, config, generator))
+    told |= state.updates.means()
+    follow(state.network, state.learner)
+    return told
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -489,10 +512,17 @@ def build(benchmark: str, config: Config, seed: int) -> MetaDreamerState:
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = MetaDreamerNetwork(config, env)
     width = network.core.observation
+    device = Device.of(config)
+    learns = learner(network, device)
+    sac = LatentSAC(learns.core, config.sac, device=device)
+    model = device.adam(learns.model.parameters(), config.model.learning_rate)
     return MetaDreamerState(
         network,
-        LatentSAC(network.core, config.sac, device=config.device),
-        torch.optim.Adam(network.model.parameters(), lr=config.model.learning_rate, fused=True),
+        learns,
+        sac,
+        model,
+        device.updates(model_step(learns, model, config, device)),
+        device.updates(sac.update),
         TaskReplay(len(rows), width, network.core.actions.size, config.replay),
         Collector(benchmark, config.split, seed, config.view),
         rows,
@@ -527,6 +557,7 @@ def restore(state: MetaDreamerState, saved: dict[str, Tensor]) -> None:
     """The inverse of `tensors`."""
     parts = by_part(saved)
     state.network.load_state_dict(parts["network"])
+    follow(state.learner, state.network)
     state.sac.restore(parts["adam"])
     restore_adam(state.model, parts["model-adam"])
     state.replay.restore(parts["replay"])

@@ -30,7 +30,7 @@ Deviations, with reasons:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +41,13 @@ from torch import Tensor, nn
 
 import metabench
 from metabench_agents.context.acting import GuessingAgent
-from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, LatentSACConfig, mlp, placed
+from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, LatentSACConfig, mlp
 from metabench_agents.context.collect import CollectionConfig, Collector, adaptation, gather
 from metabench_agents.context.posterior import DiagonalGaussian, Evidence
 from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
+from metabench_agents.parts.device import Computing, Device, Updates, follow, learner
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
 from metabench_agents.parts.view import ViewConfig, extra_columns
 
@@ -65,7 +66,7 @@ class FactorEncoderConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     split: str = "train"  # tasks to learn from
@@ -83,7 +84,6 @@ class Config:
     exploration_episodes: int = 1  # of a trial at test time, with z from the prior
     evaluate_every: int = 0  # iterations between evaluations for the learning curve; 0 for none
     evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
-    device: str = "auto"  # of the updates: "cpu", "cuda", or CUDA where there is some; it plays on the CPU
 
 
 RENAMED = {  # flat settings of the first runs whose names stand in several groups now
@@ -177,10 +177,12 @@ class PEARLAgent(GuessingAgent):
 class PEARLState(NamedTuple):
     """Everything of a run that changes."""
 
-    network: PEARLNetwork
+    network: PEARLNetwork  # plays, on the CPU
+    learner: PEARLNetwork  # learns, where it learns: the same one on the CPU
     sac: LatentSAC
     replay: TaskReplay
     collector: Collector
+    updates: Updates
 
 
 def collect(state: PEARLState, tasks: Sequence[int], config: Config, generator: torch.Generator) -> dict[str, float]:
@@ -193,32 +195,49 @@ def collect(state: PEARLState, tasks: Sequence[int], config: Config, generator: 
     return gather(core, state.collector, state.replay, tasks, infer, config.collection, generator)[0]
 
 
-def update(state: PEARLState, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
-    """One update: posterior of each task's context, one guess per task, critics and encoder, value and policy.
+def update_of(network: PEARLNetwork, sac: LatentSAC, kl_weight: float) -> Callable[..., dict[str, Tensor]]:
+    """One update as a pure function: posterior of each task's context, one guess per task, critics and encoder, rest.
 
-    The critics' loss is that of `actor_critic` plus kl_weight * sum over tasks of KL(q(z | c) || N(0, 1)).
+    It takes transitions `[T, N, ...]` of T tasks, contexts `[T, C, ...]`, and the draws of z `[T, L]` and of actions
+    `[T, N, A]`. The critics' loss is that of `actor_critic` plus kl_weight * sum over tasks of KL(q(z | c) || N(0, 1)).
     """
-    network, sac, replay, _ = state
+
+    def update(batch: Transitions, context: Transitions, draws: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        with sac.precision():
+            posterior = network.posterior(context)
+        kl = posterior.kl()
+        metrics = sac.update(batch, posterior.sample(draws), noise, kl_weight * kl.sum())
+        return metrics | {"kl": kl.detach().mean()}
+
+    return update
+
+
+def given(
+    state: PEARLState, config: Config, generator: torch.Generator
+) -> tuple[Transitions, Transitions, Tensor, Tensor]:
+    """What the next update takes."""
+    replay = state.replay
     tasks = torch.randint(len(replay), (config.meta_batch,), generator=generator).tolist()
     batch = replay.sample(tasks, config.batch, generator)
-    context = replay.sample_context(tasks, config.encoder.context, generator).to(sac.device)
-    with sac.precision():
-        posterior = network.posterior(context)
-    z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator).to(sac.device))
-    kl = posterior.kl()
-    noise = torch.randn(batch.action.shape, generator=generator)
-    metrics = sac.update(batch, z, noise, config.encoder.kl_weight * kl.sum())
-    return metrics | {"kl": kl.detach().mean()}
+    context = replay.sample_context(tasks, config.encoder.context, generator)
+    draws = torch.randn(len(tasks), config.latent, generator=generator)
+    return batch, context, draws, torch.randn(batch.action.shape, generator=generator)
+
+
+def update(state: PEARLState, config: Config, generator: torch.Generator) -> dict[str, Tensor]:
+    """One update, now."""
+    pure = update_of(state.learner, state.sac, config.encoder.kl_weight)
+    return pure(*state.sac.device.put(given(state, config, generator)))
 
 
 def learn(state: PEARLState, config: Config, generator: torch.Generator) -> dict[str, float]:
     """The updates of one iteration: their metrics' means."""
-    sums: dict[str, Tensor] = {}
-    with placed(state.sac.device, state.network, *state.sac.optimisers.values()):
-        for _ in range(config.updates):
-            for name, value in update(state, config, generator).items():
-                sums[name] = sums[name] + value if name in sums else value
-    return {name: float(value) / config.updates for name, value in sums.items()}
+    follow(state.learner, state.network)  # scales of observations may have been fitted
+    for _ in range(config.updates):
+        state.updates.add(*given(state, config, generator))
+    means = state.updates.means()
+    follow(state.network, state.learner)
+    return means
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> PEARLAgent | DecidingAgent:
@@ -263,11 +282,14 @@ def build(benchmark: str, config: Config, seed: int) -> PEARLState:
     env = make_viewed(benchmark, 1, config.view, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = PEARLNetwork(config, env)
-    sac = LatentSAC(network.core, config.sac, list(network.encoder.parameters()), config.device)
+    device = Device.of(config)
+    learns = learner(network, device)
+    sac = LatentSAC(learns.core, config.sac, list(learns.encoder.parameters()), device)
+    updates = device.updates(update_of(learns, sac, config.encoder.kl_weight))
     sizes = (network.core.observation, network.core.actions.size)
     replay = TaskReplay(count, *sizes, config.replay)
     collector = Collector(benchmark, config.split, seed, config.view)
-    return PEARLState(network, sac, replay, collector)
+    return PEARLState(network, learns, sac, replay, collector, updates)
 
 
 def tensors(state: PEARLState, *, with_replay: bool) -> dict[str, Tensor]:
@@ -285,6 +307,7 @@ def restore(state: PEARLState, saved: dict[str, Tensor]) -> None:
         part, _, name = key.partition("/")
         parts.setdefault(part, {})[name] = tensor
     state.network.load_state_dict(parts["network"])
+    follow(state.learner, state.network)
     state.sac.restore(parts["adam"])
     if "replay" in parts:
         state.replay.restore(parts["replay"])

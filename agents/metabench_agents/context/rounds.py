@@ -24,7 +24,7 @@ from metabench_agents.context.imagination import factor_map
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
-from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_loss
+from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_draws, model_loss
 from metabench_agents.parts.disentanglement import mig, monotone_information
 from metabench_agents.parts.view import Sight
 
@@ -176,9 +176,9 @@ def fit_round(
         context = Transitions(*(column.unflatten(0, (len(tasks), 2)) for column in context))
         seen = known.replay.sample(tasks, config.targets, generator)
         starts = _some_starts(known.starts, generator) if config.starts else None
-        loss, metrics = model_loss(
-            model, context, lengths.view(-1, 2), seen, config, generator, starts=starts, factors=factors
-        )
+        lengths = lengths.view(-1, 2)
+        draws = model_draws(lengths, model.latent, generator)
+        loss, metrics = model_loss(model, context, lengths, seen, config, draws, starts=starts, factors=factors)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -6,6 +6,7 @@ What MetaDreamer calls its task encoder and generative model; it knows nothing o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -96,13 +97,27 @@ def divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> Tensor:
     return 0.5 * (ratio + (p.mean - q.mean) ** 2 / q.variance - 1.0 - ratio.log()).sum(-1)
 
 
+class ModelDraws(NamedTuple):
+    """All that chance decides of one `model_loss`."""
+
+    part: Tensor  # [T P] int64 how many transitions the random part of each context has, 1 .. length
+    noise: Tensor  # [T, P, 2, L] of z
+
+
+def model_draws(lengths: Tensor, latent: int, generator: torch.Generator) -> ModelDraws:
+    """For contexts of these lengths `[T, P]`."""
+    whole = lengths.flatten()
+    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1
+    return ModelDraws(part, torch.randn(*lengths.shape, 2, latent, generator=generator))
+
+
 def model_loss(
     model: TaskModel,
     context: Transitions,
     lengths: Tensor,
     seen: Transitions,
     config: TaskModelConfig,
-    generator: torch.Generator,
+    draws: ModelDraws,
     starts: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,7 +130,7 @@ def model_loss(
         seen: `[T, M, ...]` transitions of the same tasks to reconstruct, from beliefs after the whole context and
             after a random part of it.
         config: The loss's weights.
-        generator: For the parts and the samples of z.
+        draws: The parts and the samples of z.
         starts: `[T, S, O]` first observations of the same tasks, for decoders that generate them.
         factors: `[T, K]` the tasks' parameters in units of about one, for supervision: the first K dimensions of z are
             pulled to them.
@@ -123,15 +138,13 @@ def model_loss(
     tasks, contexts = lengths.shape
     foretells = config.partial == "foretell"
     every = model.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
-    rows, whole = torch.arange(tasks * contexts), lengths.flatten()
-    part = (torch.rand(len(whole), generator=generator) * whole).long() + 1  # 1 .. length
-    ends = torch.stack((whole, part), dim=1) - 1
+    rows = torch.arange(tasks * contexts, device=lengths.device)
+    ends = torch.stack((lengths.flatten(), draws.part), dim=1) - 1
     belief = DiagonalGaussian(
         *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
     )  # [T, P, 2, L]
     decoded = DiagonalGaussian(*(column[:, :, :1] for column in belief)) if foretells else belief
-    noise = torch.randn(decoded.mean.shape, generator=generator).to(belief.mean.device)
-    z = decoded.sample(noise)[:, :, :, None]
+    z = decoded.sample(draws.noise[:, :, : decoded.mean.shape[2]])[:, :, :, None]
     count = seen.reward.shape[1]
     shape = (tasks, contexts, z.shape[2], count)
     wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))

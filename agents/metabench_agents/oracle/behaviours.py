@@ -4,6 +4,10 @@ Where the oracle was trained (`oracle.sac_oracle`), the qualities are checkpoint
 played with the policy's own noise, as Meta-DT's collectors do: `expert` is the last one, `medium` the one nearest to
 0.42 of the way from random to expert, `replay` all that are kept, in order.
 
+`sac-history` is `replay` where the oracle was trained; where it was not, the checkpoints of a soft actor-critic that
+was trained for this alone (`weights/histories`). The released recipe trains one such per task, which is out of reach
+here; ours is shown the task. The data keep what the oracle would have done at every step.
+
 Where the oracle is a closed form or a script, it is diluted: with probability `random` a step's action is uniform,
 otherwise it is the oracle's plus Gaussian noise. `expert` keeps a little of both, so that episodes of one task
 differ; `medium` has the share of random actions that was measured to lead a third to a half of the way; `replay`
@@ -24,11 +28,11 @@ import metabench
 from metabench import Agent, Behaviour, SlotRng, Timestep
 from metabench.plugins import load_oracle
 from metabench.yardsticks.simple import RandomAgent
-from metabench_agents.oracle.weights import has_weights, stage_behaviours, weights_path
+from metabench_agents.oracle.weights import has_weights, history_path, stage_behaviours, weights_path
 
 Array = npt.NDArray[Any]
 
-QUALITIES = ("random", "medium", "expert", "replay")
+QUALITIES = ("random", "medium", "expert", "replay", "sac-history")
 EXPERT_RANDOM = 0.02  # share of random actions
 NOISE = 0.1  # deviation of the noise, in half widths of the action space
 NOISE_OF = {  # where that noise is not small: the slightest costs the merging planner a quarter of the way
@@ -98,6 +102,8 @@ class _Behaviours:
         space = metabench.spec(benchmark).family().action_space
         if quality == "random":
             return (Behaviour("uniform actions", 0, "", {}, lambda seed: RandomAgent(space, seed)),)
+        if quality == "sac-history":
+            return stage_behaviours(benchmark, history_path(benchmark), "replay")
         if has_weights(benchmark):
             return stage_behaviours(benchmark, weights_path(benchmark), quality)
         load_oracle(benchmark, split, 0)  # the ValueError where there is none

@@ -13,9 +13,9 @@ Deviations, with reasons:
 - Observations are scaled by running moments and clipped: hidden-task benchmarks mix metres, radians and task
   parameters.
 
-`compiled=True` wraps the update in `torch.compile`: it needs a C++ compiler and 15 to 30 s once, and pays from some
+The form `compiled` wraps the update in `torch.compile`: it needs a C++ compiler and 15 to 30 s once, and pays from some
 thousand updates on. Float32 products are made the fastest way that keeps their precision (`precision.products`).
-`bfloat16=True` casts the inputs of matrix products, which is faster only where the CPU has AMX or AVX512-BF16, and
+The precision `bf16` casts the inputs of matrix products, which is faster only where the CPU has AMX or AVX512-BF16, and
 learns as well (docs/datasets.md).
 """
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from metabench_agents.parts.capture import mapped
 from metabench_agents.parts.compiling import can_compile as can_compile
-from metabench_agents.parts.compiling import compiled
-from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.device import Device, Updates
+from metabench_agents.parts.memory import Replay
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's
 CLIP = 10.0  # scaled observations stay within this
@@ -53,8 +55,6 @@ class SACConfig:
     critic_rate: float = 1e-3  # Adam's learning rate of the critics and the temperature
     actor_rate: float = 3e-4  # Adam's learning rate of the actor
     entropy: float = 1.0  # target entropy is minus this per action dimension
-    bfloat16: bool = False  # matrix products with bfloat16 inputs: faster where the CPU has them in hardware
-    compiled: bool = False  # the update as one compiled graph: faster after some thousand updates
 
 
 class SACBatch(NamedTuple):
@@ -135,11 +135,17 @@ def actor_loss(
 
 
 def soft_target(
-    critic: Net, actor: Net, batch: SACBatch, noise: Tensor, temperature: Tensor, config: SACConfig
+    critic: Net,
+    actor: Net,
+    batch: SACBatch,
+    noise: Tensor,
+    temperature: Tensor,
+    config: SACConfig,
+    bfloat16: bool = False,
 ) -> Tensor:
     """`[B]` r + gamma (1 - terminal) (min Q'(s', a') - alpha log pi(a'|s')), a' from the policy."""
-    action, log_prob = sample(actor, batch.next_observation, noise, config.bfloat16)
-    value = critics(critic, batch.next_observation, action, config.bfloat16).min(0).values - temperature * log_prob
+    action, log_prob = sample(actor, batch.next_observation, noise, bfloat16)
+    value = critics(critic, batch.next_observation, action, bfloat16).min(0).values - temperature * log_prob
     return batch.reward + config.discount * (1.0 - batch.terminal) * value
 
 
@@ -147,8 +153,8 @@ def adam(params: Net, grads: Net, first: Net, second: Net, step: Tensor, rate: f
     """One step of Adam, in place; `step` counts from 1."""
     correct_first, correct_second = 1.0 - FIRST_DECAY**step, 1.0 - SECOND_DECAY**step
     for param, grad, m, v in zip(params, grads, first, second, strict=True):
-        m.lerp_(grad, 1.0 - FIRST_DECAY)
-        v.mul_(SECOND_DECAY).addcmul_(grad, grad, value=1.0 - SECOND_DECAY)
+        m.add_(grad - m, alpha=1.0 - FIRST_DECAY)  # lerp_ has no form for many seeds at once
+        v.mul_(SECOND_DECAY).add_(grad * grad, alpha=1.0 - SECOND_DECAY)
         param.sub_(rate * (m / correct_first) / ((v / correct_second).sqrt() + EPSILON))
 
 
@@ -180,12 +186,12 @@ def initial_state(observation: int, action: int, config: SACConfig, generator: t
     )
 
 
-def update(state: SACState, batch: SACBatch, noise: Noise, config: SACConfig) -> dict[str, Tensor]:
+def update(state: SACState, batch: SACBatch, noise: Noise, config: SACConfig, bf16: bool = False) -> dict[str, Tensor]:
     """One update of everything, in place: critics, actor, temperature, target critics. Returns metrics."""
-    actor, critic, bf16 = state.actor, state.critic, config.bfloat16
+    actor, critic = state.actor, state.critic
     state.step.add_(1.0)
     alpha = state.temperature[0].exp()
-    target = soft_target(state.target, actor, batch, noise.following, alpha, config)
+    target = soft_target(state.target, actor, batch, noise.following, alpha, config, bf16)
     grads, (loss, value) = grad_and_value(lambda p: critic_loss(p, batch, target, bf16), has_aux=True)(critic)
     adam(critic, grads, *state.critic_moments, state.step, config.critic_rate)
     grads, (policy_loss, log_prob) = grad_and_value(
@@ -195,7 +201,7 @@ def update(state: SACState, batch: SACBatch, noise: Noise, config: SACConfig) ->
     gap = log_prob.mean() - config.entropy * batch.action.shape[-1]  # the loss -alpha (log pi + target) by log alpha
     adam(state.temperature, [-alpha * gap], *state.temperature_moments, state.step, config.critic_rate)
     for slow, fast in zip(state.target, critic, strict=True):
-        slow.lerp_(fast, config.target_rate)
+        slow.add_(fast - slow, alpha=config.target_rate)
     return {
         "critic_loss": loss,
         "value": value,
@@ -238,46 +244,85 @@ class Moments:
         self.count, self.mean, self.square = float(tensors["count"]), tensors["mean"].clone(), tensors["square"].clone()
 
 
+class Scale(NamedTuple):
+    """Of observations."""
+
+    center: Tensor  # [O]
+    inverse: Tensor  # [O] of the deviation
+
+    def __call__(self, observation: Tensor) -> Tensor:
+        """Observations as the networks see them."""
+        return ((observation - self.center) * self.inverse).clamp(-CLIP, CLIP)
+
+
 class SAC:
-    """What is learned, the scaling of its observations, and the update, compiled or not.
+    """What is learned, the scaling of its observations, and the update in the device's form.
 
     Args:
         observation: Columns of the observation, the exposed task included where there is one.
         action: Columns of the action; actions live in [-1, 1].
         config: Settings of the update.
         generator: For the initial networks.
+        device: Where it learns.
     """
 
-    def __init__(self, observation: int, action: int, config: SACConfig, generator: torch.Generator):
-        self.config, self.action = config, action
-        self.state = initial_state(observation, action, config, generator)
+    def __init__(
+        self,
+        observation: int,
+        action: int,
+        config: SACConfig,
+        generator: torch.Generator,
+        device: Device | None = None,
+    ):
+        self.config, self.action, self.device = config, action, device or Device()
+        self.state: SACState = self.device.put(initial_state(observation, action, config, generator))
         self.moments = Moments(observation)
-        self.center, self.inverse = torch.zeros(observation), torch.ones(observation)
-        self._update = compiled(update, config.compiled, fullgraph=True)
+        self.scaled = Scale(*self.device.put((torch.zeros(observation), torch.ones(observation))))
+        self._pure = self.device.compiled(update, fullgraph=True)
+        self._one = self.device.function(lambda batch, drawn: self.step(SACBatch(*batch), drawn))
+        self._acts = self.device.function(lambda seen, *noise: acts(self.state.actor, self.scaled(seen), *noise))
+
+    @property
+    def center(self) -> Tensor:
+        """`[O]` of the scaling."""
+        return self.scaled.center
+
+    @property
+    def inverse(self) -> Tensor:
+        """`[O]` of the deviation."""
+        return self.scaled.inverse
 
     def observe(self, observation: Tensor) -> None:
         """Lets the scaling follow `[B, O]` more observations."""
         self.moments.add(observation)
-        self.center, self.inverse = self.moments.scale()
+        self._rescale()
 
-    def scaled(self, observation: Tensor) -> Tensor:
-        """Observations as the networks see them."""
-        return ((observation - self.center) * self.inverse).clamp(-CLIP, CLIP)
+    def _rescale(self) -> None:
+        for place, value in zip(self.scaled, self.moments.scale(), strict=True):
+            place.copy_(value)
 
     @torch.no_grad()
+    def step(self, batch: SACBatch, drawn: Tensor) -> dict[str, Tensor]:
+        """One update on a batch of raw observations, as a pure function of it and of Gaussian numbers `[2, B, A]`."""
+        bf16, own = self.device.precision == "bf16", self.scaled
+        batch = batch._replace(observation=own(batch.observation), next_observation=own(batch.next_observation))
+        with self.device.float32():
+            return self._pure(self.state, batch, Noise(drawn[0], drawn[1]), self.config, bf16)
+
     def update(self, batch: SACBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """One update on a batch of raw observations; returns metrics as tensors."""
-        batch = batch._replace(
-            observation=self.scaled(batch.observation), next_observation=self.scaled(batch.next_observation)
-        )
+        """One update on a batch; returns metrics as tensors."""
         drawn = torch.randn((2, *batch.action.shape), generator=generator)
-        with products("fp32"):
-            return self._update(self.state, batch, Noise(drawn[0], drawn[1]), self.config)
+        return self._one(tuple(batch), drawn)
+
+    def updates(self, replay: Replay, block: int) -> Updates:
+        """Updates on rows `[B]` of a replay on the device, with draws `[2, B, A]`; so many are replayed at once."""
+        return self.device.updates(lambda pick, drawn: self.step(SACBatch(*replay.take(pick)), drawn), block)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Actions `[B, A]` in [-1, 1]; the mean's without a generator."""
-        return act(self.state.actor, self.scaled(observation), generator)
+        """Actions `[B, A]` in [-1, 1], on the device; the mean's without a generator."""
+        noise = () if generator is None else (torch.randn(len(observation), self.action, generator=generator),)
+        return self._acts(observation, *noise)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything from which training continues to the same bits."""
@@ -288,17 +333,77 @@ class SAC:
         """The inverse of `tensors`."""
         self.moments.load({n.removeprefix("moments/"): t for n, t in tensors.items() if n.startswith("moments/")})
         if self.moments.count:
-            self.center, self.inverse = self.moments.scale()
+            self._rescale()
         for index, tensor in enumerate(_leaves(self.state)):
             tensor.copy_(tensors[f"learner/{index}"])
 
 
-def act(actor: Net, scaled: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Actions `[B, A]` in [-1, 1] at scaled observations; the mean's without a generator."""
+def acts(actor: Net, scaled: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Actions `[B, A]` in [-1, 1] at scaled observations, picked by Gaussian numbers `[B, A]`; the mean's without."""
     mean, log_std = gaussian(actor, scaled)
-    if generator is None:
-        return torch.tanh(mean)
-    return torch.tanh(mean + log_std.exp() * torch.randn(mean.shape, generator=generator))
+    return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
+
+
+class SeedSAC:
+    """Several seeds that learn together: every tensor of what is learned has their axis in front.
+
+    Args:
+        members: One per seed, each with its own start; `write_back` gives them what was learned.
+    """
+
+    def __init__(self, members: Sequence[SAC]):
+        self.members, self.device, first = members, members[0].device, members[0]
+        self.state: SACState = mapped(lambda *own: torch.stack(own), *(one.state for one in members))
+        self.scales = Scale(*(torch.stack(own) for own in zip(*(one.scaled for one in members), strict=True)))
+        self.config, self.action = first.config, first.action
+        self._acts = self.device.function(self._act)
+
+    def observe(self, observation: Tensor) -> None:
+        """Lets every seed's scaling follow its observations, `[S, B, O]`."""
+        for one, own in zip(self.members, observation, strict=True):
+            one.observe(own)
+        for place, own in zip(self.scales, zip(*(one.scaled for one in self.members), strict=True), strict=True):
+            place.copy_(torch.stack(own))
+
+    @torch.no_grad()
+    def step(self, batch: SACBatch, drawn: Tensor) -> dict[str, Tensor]:
+        """`SAC.step` of every seed: all leaves of the batch are `[S, B, ...]`, the draws `[S, 2, B, A]`."""
+        config, bf16 = self.config, self.device.precision == "bf16"
+
+        def one(state: SACState, scale: Scale, own: SACBatch, noise: Tensor) -> dict[str, Tensor]:
+            seen, following = scale(own.observation), scale(own.next_observation)
+            own = own._replace(observation=seen, next_observation=following)
+            return update(state, own, Noise(noise[0], noise[1]), config, bf16)
+
+        with self.device.float32():
+            return torch.func.vmap(one)(self.state, self.scales, batch, drawn)
+
+    def updates(self, replays: Sequence[Replay], block: int) -> Updates:
+        """As `SAC.updates`, with rows `[S, B]` of each seed's own replay."""
+
+        def pure(pick: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+            parts = [replay.take(own) for replay, own in zip(replays, pick, strict=True)]
+            return self.step(SACBatch(*(torch.stack(column) for column in zip(*parts, strict=True))), drawn)
+
+        return self.device.updates(pure, block)
+
+    def _act(self, observation: Tensor, noise: Tensor) -> Tensor:
+        def one(actor: Net, scale: Scale, seen: Tensor, own: Tensor) -> Tensor:
+            return acts(actor, scale(seen), own)
+
+        return torch.func.vmap(one)(self.state.actor, self.scales, observation, noise)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Actions `[S, B, A]` at `[S, B, O]`, each seed with its own stream."""
+        shape = (observation.shape[1], self.action)
+        return self._acts(observation, torch.stack([torch.randn(shape, generator=g) for g in generators]))
+
+    def write_back(self) -> None:
+        """Every member becomes what its seed has learned."""
+        for index, one in enumerate(self.members):
+            for place, own in zip(_leaves(one.state), _leaves(self.state), strict=True):
+                place.copy_(own[index])
 
 
 def _leaves(tree: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ so that the yardstick knows its way on the ranges of `ood` too; rows of evaluati
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,16 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import Protocol
 from metabench_agents.oracle.actor import NAME, PARTS, TrainedOracle, snapshot, to_space
-from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
+from metabench_agents.oracle.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.oracle.weights import STAGES, Stages
+from metabench_agents.parts.device import Ahead, Computing, Device
 from metabench_agents.parts.memory import Replay
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.seeds import common_point, save_all
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 1_000_000  # environment steps in all
@@ -64,31 +67,151 @@ def draw_tasks(benchmark: str, tasks: str, count: int, seed: int) -> Any:
     return picked
 
 
-def collect(sac: SAC, env: Any, replay: Replay, config: Config, iteration: int, tasks: Any, seed: int) -> Any:
-    """Plays one episode's length in every slot, learning on the way; yields after every step its mean reward."""
-    generator, space = stream(seed, iteration, 0), env.single_action_space
-    options = None if tasks is None else {"task": tasks}
-    observation = torch.from_numpy(env.reset(seed=(seed * 2**32 + iteration) * 2**20, options=options)[0]).float()
-    sac.observe(observation)
-    shape = (env.num_envs, space.shape[0])
+class Alone:
+    """One seed: its soft actor-critic, its replay, and how they play and learn."""
+
+    def __init__(self, sac: SAC, replay: Replay, config: Config):
+        self.sac, self.replay, self.config = sac, replay, config
+        self.updates = sac.updates(replay, config.updates)
+
+    def observe(self, observation: Tensor) -> None:
+        """`[B, O]` more observations."""
+        self.sac.observe(observation)
+
+    def act(self, observation: Tensor, draws: Sequence[torch.Generator], chance: bool) -> Tensor:
+        """Actions `[B, A]`; at random before the policy plays."""
+        if chance:
+            return torch.rand((len(observation), self.sac.action), generator=draws[0]) * 2.0 - 1.0
+        return self.sac.act(observation, draws[0])
+
+    def add(self, *steps: Tensor) -> None:
+        """`[B, ...]` steps, as `Replay.add` takes them."""
+        self.replay.add(*steps)
+
+    def learn(self, draws: Sequence[torch.Generator]) -> None:
+        """The updates that belong to a step of all slots."""
+        size = self.config.sac.batch
+        for pick in self.replay.picks(self.config.updates, size, draws[0]):
+            self.updates.add(pick, torch.randn((2, size, self.sac.action), generator=draws[0]))
+
+
+class Together:
+    """Several seeds as one: slots `[S B]` are the seeds' one after the other."""
+
+    def __init__(self, sacs: Sequence[SAC], replays: Sequence[Replay], config: Config):
+        self.sac, self.replays, self.config = SeedSAC(sacs), replays, config
+        self.updates = self.sac.updates(replays, config.updates)
+
+    def _split(self, column: Tensor) -> Tensor:
+        return column.unflatten(0, (len(self.replays), -1))
+
+    def observe(self, observation: Tensor) -> None:
+        """As `Alone.observe`, seed by seed."""
+        self.sac.observe(self._split(observation))
+
+    def act(self, observation: Tensor, draws: Sequence[torch.Generator], chance: bool) -> Tensor:
+        """As `Alone.act`."""
+        own = self._split(observation)
+        if chance:
+            shape = (own.shape[1], self.sac.action)
+            return torch.cat([torch.rand(shape, generator=g) * 2.0 - 1.0 for g in draws])
+        return self.sac.act(own, draws).flatten(0, 1)
+
+    def add(self, *steps: Tensor) -> None:
+        """As `Alone.add`."""
+        for replay, own in zip(self.replays, zip(*(self._split(x) for x in steps), strict=True), strict=True):
+            replay.add(*own)
+
+    def learn(self, draws: Sequence[torch.Generator]) -> None:
+        """As `Alone.learn`."""
+        size, count = self.config.sac.batch, self.config.updates
+        drawn = []
+        for replay, g in zip(self.replays, draws, strict=True):
+            picks = replay.picks(count, size, g)
+            drawn.append([(pick, torch.randn((2, size, self.sac.action), generator=g)) for pick in picks])
+        for own in zip(*drawn, strict=True):
+            self.updates.add(*(torch.stack(column) for column in zip(*own, strict=True)))
+
+
+def collect(
+    learner: Alone | Together,
+    env: Any,
+    config: Config,
+    iteration: int,
+    tasks: Any,
+    seeds: Sequence[int],
+    device: Device,
+) -> Iterator[np.ndarray]:
+    """Plays one episode's length in every slot, learning on the way; yields after every step its rewards.
+
+    On a GPU the updates run while the environments are stepped, and so are made before the step is kept.
+    """
+    draws, space = [stream(seed, iteration, 0) for seed in seeds], env.single_action_space
+    options, slots = None if tasks is None else {"task": tasks}, env.num_envs // len(seeds)
+    starts = [(seed * 2**32 + iteration) * 2**20 for seed in seeds]
+    first = starts[0] if len(seeds) == 1 else [start + slot for start in starts for slot in range(slots)]
+    observation = torch.from_numpy(env.reset(seed=first, options=options)[0]).float()
+    learner.observe(observation)
+    chance = iteration < config.random_episodes
     while True:
-        if iteration < config.random_episodes:
-            action = torch.rand(shape, generator=generator) * 2.0 - 1.0
-        else:
-            action = sac.act(observation, generator)
-        played = to_space(action.numpy(), space.low, space.high)
-        following, reward, terminated, truncated, info = env.step(played)
+        action = Ahead(learner.act(observation, draws, chance)).wait()
+        if not chance and not device.plain:
+            learner.learn(draws)
+        following, reward, terminated, truncated, info = env.step(to_space(action.numpy(), space.low, space.high))
         last = info.get("final_obs", following)  # where an episode ends, what it ended in
         done = (terminated | truncated)[:, None]
         target = torch.from_numpy(np.where(done, last, following)).float()
-        replay.add(observation, action, torch.from_numpy(reward).float(), target, torch.from_numpy(terminated).float())
+        learner.add(observation, action, torch.from_numpy(reward).float(), target, torch.from_numpy(terminated).float())
         observation = torch.from_numpy(following).float()
-        sac.observe(observation)
-        metrics: dict[str, Tensor] = {}
-        if iteration >= config.random_episodes:
-            for part in replay.sample(config.updates, config.sac.batch, generator):
-                metrics = sac.update(SACBatch(*part), generator)
-        yield float(reward.mean()), metrics
+        learner.observe(observation)
+        if not chance and device.plain:
+            learner.learn(draws)
+        yield reward
+
+
+def _environment(benchmark: str, config: Config, slots: int) -> Any:
+    """Of training; ValueError in one sentence for actions that are no bounded box."""
+    split = "train" if config.tasks == "train" else "fresh"
+    env = metabench.make_vec(benchmark, slots, split=split, episodes_per_task=1, expose_task=True)
+    space = env.single_action_space
+    if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
+        raise ValueError(f"{NAME} needs actions in a bounded box, and those of {benchmark} are {space}")
+    return env
+
+
+class Member:
+    """One seed of a run: what it learns with, and what its folder holds."""
+
+    def __init__(self, run: Run, seed: int, env: Any, config: Config, horizon: int, device: Device):
+        columns, self.space = int(np.prod(env.single_observation_space.shape or ())), env.single_action_space
+        actions = self.space.shape[0]
+        self.run, self.seed, self.config, self.frames = run, seed, config, horizon * config.slots
+        self.sac = SAC(columns, actions, config.sac, stream(seed), device)
+        capacity = min(config.capacity, config.frames + self.frames)
+        self.replay, self.stages = Replay(capacity, columns, actions, device.kind), Stages([], [])
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes up a checkpoint."""
+        self.sac.load(checkpoint.tensors)
+        self.replay.written = checkpoint.state["written"]
+        self.replay.rows[: len(self.replay)] = checkpoint.tensors["replay/rows"].to(self.replay.rows.device)
+        self.stages = Stages.load(self.run.folder / STAGES).until(checkpoint.iteration)
+
+    def tell(self, benchmark: str, iteration: int, metrics: dict[str, float], last: bool, seconds: float) -> None:
+        """Logs an iteration; every so often keeps a stage."""
+        row = {"iteration": iteration + 1, "frames": (iteration + 1) * self.frames} | metrics
+        if (iteration + 1) % self.config.stage_every == 0 or last:
+            agent = TrainedOracle(snapshot(self.sac), self.space)
+            row["return_train"] = training_return(agent, benchmark)
+            self.stages = self.stages.add(iteration + 1, int(row["frames"]), row["return_train"], agent.weights)
+            self.stages.save(self.run.folder / STAGES)
+        self.run.log(row | {"time/seconds": seconds})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
+        kept = {f"policy/{name}": part for name, part in snapshot(self.sac).items()}
+        kept["replay/rows"] = self.replay.rows[: len(self.replay)]
+        return self.sac.tensors() | kept
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> TrainedOracle:
@@ -100,45 +223,46 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> TrainedOrac
     Raises:
         ValueError: In one sentence, for actions that are no bounded box.
     """
-    checkpoint = run.begin(NAME, benchmark, config, seed)
-    split = "train" if config.tasks == "train" else "fresh"
-    env = metabench.make_vec(benchmark, config.slots, split=split, episodes_per_task=1, expose_task=True)
-    space = env.single_action_space
-    if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"{NAME} needs actions in a bounded box, and those of {benchmark} are {space}")
-    horizon, columns = metabench.spec(benchmark).horizon, int(np.prod(env.single_observation_space.shape or ()))
-    sac = SAC(columns, space.shape[0], config.sac, stream(seed))
-    replay = Replay(min(config.capacity, config.frames + config.slots * horizon), columns, space.shape[0])
-    done, stages = 0, Stages([], [])
-    if checkpoint:
-        done = checkpoint.iteration
-        sac.load(checkpoint.tensors)
-        replay.written = checkpoint.state["written"]
-        replay.rows[: len(replay)] = checkpoint.tensors["replay/rows"]
-        stages = Stages.load(run.folder / STAGES).until(done)
+    return train_seeds(benchmark, config, seeds=(seed,), runs=(run,))[0]
+
+
+def train_seeds(benchmark: str, config: Config, *, seeds: Sequence[int], runs: Sequence[Run]) -> list[TrainedOracle]:
+    """Trains several seeds in one process, each into its own run, as `train` would each of them.
+
+    Raises:
+        ValueError: As `train`, and if the runs were interrupted at different iterations.
+    """
+    device = Device.of(config)
+    points = [run.begin(NAME, benchmark, config, seed) for run, seed in zip(runs, seeds, strict=True)]
+    done, saved = common_point(points)
+    env, horizon = _environment(benchmark, config, config.slots * len(seeds)), metabench.spec(benchmark).horizon
+    members = [Member(run, seed, env, config, horizon, device) for run, seed in zip(runs, seeds, strict=True)]
+    for member, point in zip(members, saved, strict=False):
+        member.restore(point)
+    own = ([member.sac for member in members], [member.replay for member in members], config)
+    learner = Together(*own) if len(seeds) > 1 else Alone(own[0][0], own[1][0], config)
     iterations = -(-config.frames // (horizon * config.slots))
-    with run.progress(iterations, done, "iterations") as advance:
+    with runs[0].progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
-            start, total, metrics = time.perf_counter(), 0.0, {}
-            tasks = draw_tasks(benchmark, config.tasks, config.slots, seed * 2**32 + iteration)
-            played = collect(sac, env, replay, config, iteration, tasks, seed)
-            for (reward, latest), _ in zip(played, range(horizon), strict=False):
-                total, metrics = total + reward, latest
-            row = {"iteration": iteration + 1, "frames": (iteration + 1) * horizon * config.slots, "return": total}
-            row |= {name: float(value) for name, value in metrics.items()}
-            last = iteration + 1 == iterations
-            if (iteration + 1) % config.stage_every == 0 or last:
-                agent = TrainedOracle(snapshot(sac), space)
-                row["return_train"] = training_return(agent, benchmark)
-                stages = stages.add(iteration + 1, row["frames"], row["return_train"], agent.weights)
-                stages.save(run.folder / STAGES)
-            run.log(row | {"time/seconds": time.perf_counter() - start})
-            advance(iteration + 1, f"return {total:8.2f}")
-            if (iteration + 1) % run.checkpoint_every == 0 or last:
-                kept = {f"policy/{name}": part for name, part in snapshot(sac).items()}
-                kept["replay/rows"] = replay.rows[: len(replay)]
-                run.save(iteration + 1, sac.tensors() | kept, {"written": replay.written})
-    return TrainedOracle(stages.weights[-1], space)
+            start, last = time.perf_counter(), iteration + 1 == iterations
+            drawn = [draw_tasks(benchmark, config.tasks, config.slots, seed * 2**32 + iteration) for seed in seeds]
+            tasks = None if drawn[0] is None else [task for some in drawn for task in some]
+            played = collect(learner, env, config, iteration, tasks, seeds, device)
+            total = sum(reward for reward, _ in zip(played, range(horizon), strict=False))
+            returns = np.reshape(total, (len(seeds), -1)).mean(1)
+            if isinstance(learner, Together):
+                learner.updates.flush()
+                learner.sac.write_back()
+            means = learner.updates.mean_tensors()
+            for index, member in enumerate(members):
+                mine = {name: float(value.reshape(-1)[index]) for name, value in means.items()}
+                mine = {"return": float(returns[index])} | mine
+                member.tell(benchmark, iteration, mine, last, time.perf_counter() - start)
+            advance(iteration + 1, f"return {returns.mean():8.2f}")
+            if (iteration + 1) % runs[0].checkpoint_every == 0 or last:
+                states = [{"written": member.replay.written} for member in members]
+                save_all(runs, iteration + 1, [member.tensors() for member in members], states)
+    return [TrainedOracle(member.stages.weights[-1], member.space) for member in members]
 
 
 def training_return(agent: metabench.Agent[Any], benchmark: str) -> float:

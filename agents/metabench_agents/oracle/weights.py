@@ -22,6 +22,7 @@ from metabench_agents.oracle.actor import NAME, PARTS, TrainedOracle
 
 STAGES = "stages.safetensors"  # in the folder of a run: every stage so far
 WEIGHTS = Path(__file__).parent / "weights"  # of trained oracles, by benchmark
+HISTORIES = "histories"  # in it: of benchmarks whose oracle was not trained
 SHARED_WEIGHTS = {  # benchmarks whose body, task and reward are another's, but for the sessions
     "CheetahDirSwitch-v0": "CheetahDir-v0",
     "CheetahVelSwitch-v0": "CheetahVel-v0",
@@ -32,6 +33,18 @@ SHARED_WEIGHTS = {  # benchmarks whose body, task and reward are another's, but 
 def weights_path(benchmark: str) -> Path:
     """Where the trained oracle of a benchmark is kept, whether there is one or not."""
     return WEIGHTS / f"{SHARED_WEIGHTS.get(benchmark, benchmark)}.safetensors"
+
+
+def history_path(benchmark: str) -> Path:
+    """The checkpoints of a soft actor-critic on a benchmark; ValueError in one sentence where none come with us."""
+    chosen = metabench.spec(benchmark).id
+    path = WEIGHTS / HISTORIES / f"{chosen}.safetensors"
+    path = path if path.is_file() else weights_path(chosen)
+    if not path.is_file():
+        own = [p.stem for p in (*WEIGHTS.glob("*.safetensors"), *(WEIGHTS / HISTORIES).glob("*.safetensors"))]
+        known = ", ".join(sorted([*own, *SHARED_WEIGHTS]))
+        raise ValueError(f"no learning history of soft actor-critic comes for {chosen}; there are some for {known}")
+    return path
 
 
 def has_weights(benchmark: str) -> bool:

@@ -9,6 +9,14 @@ from typing import Any, TypeVar, cast, get_origin, get_type_hints
 T = TypeVar("T")
 
 
+SWITCHES = {  # settings that were once a group's own, and what they said of `device.Computing`
+    "bf16": ("precision", "bf16"),
+    "bfloat16": ("precision", "bf16"),
+    "compile": ("form", "compiled"),
+    "compiled": ("form", "compiled"),
+}
+
+
 @dataclass(frozen=True)
 class _Leaf:
     path: tuple[str, ...]
@@ -30,8 +38,8 @@ def read_config(kind: type[T], values: Mapping[str, Any], renamed: Mapping[str, 
     Args:
         kind: A frozen dataclass whose fields are values, or frozen dataclasses of values.
         values: As `dataclasses.asdict` makes them; or flat, as they were before settings were grouped: a flat name
-            means the one setting of that name in any group.
-        renamed: Flat names that are called otherwise now or stand in several groups: "model_updates" to
+            means the one setting of that name in any group. `SWITCHES` are read as what they meant.
+        renamed: Names, flat or dotted, that are called otherwise now or stand in several groups: "model_updates" to
             "model.updates", for instance; to "" if a setting no longer exists and its value does not matter.
 
     Raises:
@@ -52,11 +60,16 @@ def read_config(kind: type[T], values: Mapping[str, Any], renamed: Mapping[str, 
             for inner, part in value.items():
                 take(inner, part, (*group, name))
             return
-        path = renamed.get(name) if not group and name in renamed else None
+        if name in SWITCHES and not any(leaf.path[-1] == name for leaf in leaves):
+            setting, meant = SWITCHES[name]
+            if value:
+                put(next(leaf for leaf in leaves if leaf.path == (setting,)), meant)
+            return
+        path = renamed.get(".".join((*group, name)))
         if path == "":
             return
         exact = [leaf for leaf in leaves if leaf.path == (tuple(path.split(".")) if path else (*group, name))]
-        found = exact or ([] if group else [leaf for leaf in leaves if leaf.path[-1] == name])
+        found = exact or ([] if group or path else [leaf for leaf in leaves if leaf.path[-1] == name])
         if len(found) != 1:
             what = "is no setting" if not found else "may mean " + " or ".join(".".join(leaf.path) for leaf in found)
             raise ValueError(f"{'.'.join((*group, name))!r} {what} of {kind.__module__.rpartition('.')[2]}")

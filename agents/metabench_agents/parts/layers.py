@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,16 +13,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.parts.compiling import opaque
+
 Space: TypeAlias = "spaces.Box | spaces.Discrete"
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # keeps a Gaussian policy between a rounding error and noise beyond any space
-
-
-def opaque(function: Function) -> Function:
-    """The function as torch.compile shall leave it: called as it is."""
-    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
 
 
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0)) -> nn.Linear:
@@ -91,7 +87,7 @@ class ObservationScaler(Scaler):
     @torch.no_grad()
     def watch(self, observation: Tensor) -> None:
         """Takes in observations `[..., O]`; merges their moments with those of all before (Chan et al. 1979)."""
-        rows = observation.detach().flatten(0, -2).double()
+        rows = observation.detach().flatten(0, -2).to(self.count.device).double()
         total = self.count + len(rows)
         gap = rows.mean(0) - self.mean
         self.spread += rows.var(0, correction=0) * len(rows) + gap**2 * (self.count * len(rows) / total)
@@ -135,18 +131,16 @@ class RunningScaler(nn.Module):
     def update(self, x: Tensor) -> None:
         """Takes in `[..., C]`; averages over about the last `memory` calls."""
         with torch.no_grad():
-            rows = x.flatten(0, -2)
+            rows = x.flatten(0, -2).to(self.count.device)
             self.count += 1
-            weight = float(1.0 / self.count.clamp_max(self.memory))
+            weight = 1.0 / self.count.clamp_max(self.memory)
             self.mean.lerp_(rows.mean(0), weight)
             self.square.lerp_((rows**2).mean(0), weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` to `[..., C]`, within plus and minus `bound` spreads."""
-        if not self.count:
-            return x
         spread = (self.square - self.mean**2).clamp_min(1e-6).sqrt()
-        return ((x - self.mean) / spread).clamp(-self.bound, self.bound)
+        return torch.where(self.count > 0, ((x - self.mean) / spread).clamp(-self.bound, self.bound), x)
 
 
 def action_size(space: Space) -> int:
@@ -167,15 +161,33 @@ def nothing_before(first: Tensor, begun: bool, protocol: str) -> Tensor:
     return first if protocol == "slots-1" else torch.full_like(first, not begun)
 
 
+@functools.lru_cache(maxsize=64)
+def _classes(count: int, device: torch.device) -> Tensor:
+    """0 .. count - 1; kept, because a graph can copy nothing from the host."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
+
+
+_reaches: dict[tuple[bytes, torch.device], Tensor] = {}
+
+
+def _reach(key: bytes, space: spaces.Box, device: torch.device) -> Tensor:
+    """How far each action of a box goes from 0; 1 where it has no bounds. Kept for the same reason."""
+    if (key, device) not in _reaches:
+        size = np.maximum(abs(space.low), abs(space.high))
+        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+        with torch.inference_mode(False):
+            _reaches[key, device] = torch.as_tensor(size, dtype=torch.float32, device=device)
+    return _reaches[key, device]
+
+
 @opaque  # spaces are NumPy's, which the compiler trips over; there is nothing in it to fuse
 def encode_action(action: Tensor, space: Space, absent: Tensor | None = None) -> Tensor:
     """`[...]` or `[..., A]` to `[..., action_size]` float; zeros where `absent`: no action came before."""
     if isinstance(space, spaces.Discrete):
-        code = F.one_hot(action.long(), int(space.n)).float()
+        code = (action[..., None] == _classes(int(space.n), action.device)).float()
     else:
-        size = np.maximum(abs(space.low), abs(space.high))
-        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-        code = action.float() / torch.as_tensor(size, dtype=torch.float32, device=action.device)
+        code = action.float() / _reach(np.maximum(abs(space.low), abs(space.high)).tobytes(), space, action.device)
     return code if absent is None else torch.where(absent[..., None], 0.0, code)
 
 
@@ -188,14 +200,32 @@ class GRU(nn.Module):
         for name, weight in self.core.named_parameters():
             nn.init.zeros_(weight) if name.startswith("bias") else nn.init.orthogonal_(weight)
         self.hidden = hidden
+        self.written_out = False  # whether torch's own kernels are left aside: many networks at once have none
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """`[B, I]`, `[B, H]` to the next hidden state `[B, H]`."""
+        if self.written_out:
+            return self._next(F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0), h)
         return torch.gru_cell(x, h, *self.core.all_weights[0])
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick."""
-        return self.core(x, h[None])[0]
+        if not self.written_out:
+            return self.core(x, h[None])[0]
+        states = []
+        for given in F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0).unbind():
+            h = self._next(given, h)
+            states.append(h)
+        return torch.stack(states)
+
+    def _next(self, given: Tensor, h: Tensor) -> Tensor:
+        """The next state, from what the input weights make of the input."""
+        own = F.linear(h, self.core.weight_hh_l0, self.core.bias_hh_l0)
+        reset, update, new = given.chunk(3, dim=-1)
+        own_reset, own_update, own_new = own.chunk(3, dim=-1)
+        update = torch.sigmoid(update + own_update)
+        new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+        return new + update * (h - new)
 
 
 class ActionHead(nn.Module):
@@ -204,6 +234,9 @@ class ActionHead(nn.Module):
     Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.
     """
 
+    center: Tensor
+    half: Tensor
+
     def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
         super().__init__()
         self.space, self.discrete = space, isinstance(space, spaces.Discrete)
@@ -211,19 +244,31 @@ class ActionHead(nn.Module):
         if isinstance(space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
             self.low, self.high = np.asarray(space.low), np.asarray(space.high)
+            for name, unit in zip(("center", "half"), self._units(), strict=True):
+                self.register_buffer(name, torch.as_tensor(unit), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits or means, `[..., A]`."""
         return self.out(x)
 
+    def noise(self, *rows: int, generator: torch.Generator) -> Tensor:
+        """What a sample needs of chance, `[*rows, A]`, on the generator's device."""
+        empty = torch.empty(*rows, self.out.out_features, device=generator.device)
+        return empty.exponential_(generator=generator) if self.discrete else empty.normal_(generator=generator)
+
+    def place(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The sample that the noise picks: actions `[...]` int64 or `[..., A]`."""
+        if self.discrete:  # the smallest of independent exponentials with these rates is a sample (Gumbel-max)
+            return (params - noise.log()).argmax(-1)
+        return params + self._std() * noise
+
     def sample(self, params: Tensor, generator: torch.Generator | None) -> Tensor:
         """Actions `[...]` int64 or `[..., A]`; the most probable ones without a generator."""
         if generator is None:
             return params.argmax(-1) if self.discrete else params
-        if self.discrete:  # the smallest of independent exponentials with these rates is a sample (Gumbel-max)
-            noise = torch.empty_like(params).exponential_(generator=generator)
-            return (params - noise.log()).argmax(-1)
-        return params + self._std() * torch.empty_like(params).normal_(generator=generator)
+        empty = torch.empty_like(params)
+        drawn = empty.exponential_(generator=generator) if self.discrete else empty.normal_(generator=generator)
+        return ActionHead.place(self, params, drawn)
 
     def uniform(self, params: Tensor, generator: torch.Generator) -> Tensor:
         """Actions even over the space, in the policy's units, as many as `params` has rows."""
@@ -250,7 +295,7 @@ class ActionHead(nn.Module):
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Actions as the environment takes them: int64, or clipped into the box."""
-        raw = action.numpy()
+        raw = action.cpu().numpy()
         if self.discrete:
             return raw
         center, half = self._units()
@@ -260,8 +305,7 @@ class ActionHead(nn.Module):
         """Actions in the policy's units: the inverse of `to_env`, clipping aside."""
         if self.discrete:
             return action.long()
-        center, half = self._units()
-        return ((action - torch.from_numpy(center)) / torch.from_numpy(half)).float()
+        return ((action - self.center) / self.half).float()
 
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half width of the space; 0 and 1 where it has no bounds."""

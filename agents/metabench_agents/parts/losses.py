@@ -206,11 +206,11 @@ def next_reward_scale(scale: float, reward: Tensor, discount: float, iteration: 
         discount: gamma.
         iteration: How many came before; the average runs over about the last 100.
     """
-    togo, square = torch.zeros_like(reward[0]), 0.0
+    togo, square = torch.zeros_like(reward[0]), torch.zeros((), dtype=torch.float64, device=reward.device)
     for t in range(len(reward) - 1, -1, -1):
         togo = reward[t] + discount * togo
-        square += float((togo**2).mean())
-    fresh = square / len(reward)
+        square += (togo**2).mean()
+    fresh = float(square) / len(reward)
     weight = 1.0 / min(iteration + 1, 100)
     return max(1e-4, ((1.0 - weight) * scale**2 + weight * fresh) ** 0.5)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 import metabench
@@ -27,6 +30,13 @@ def trial_steps(benchmark: str) -> int:
     """Environment steps of a trial whose episodes last to their limit: what it counts, however often is decided."""
     spec = metabench.spec(benchmark)
     return spec.horizon * spec.episodes
+
+
+def has_sessions(benchmark: str, split: str) -> bool:
+    """Whether the hidden task changes inside an episode."""
+    spec = metabench.spec(benchmark)
+    sessions = spec.split_sessions.get(split, spec.sessions)
+    return sessions is not None and sessions["kind"] != "constant"
 
 
 @dataclass
@@ -65,8 +75,8 @@ class Rollout:
 class Replay:
     """A ring of single steps, one contiguous row each, drawn uniformly; the oldest are overwritten."""
 
-    def __init__(self, capacity: int, observation: int, action: int):
-        self.rows = torch.empty(capacity, 2 * observation + action + 2)
+    def __init__(self, capacity: int, observation: int, action: int, device: torch.device | None = None):
+        self.rows = torch.empty(capacity, 2 * observation + action + 2, device=device)
         self.sizes = (observation, action, 1, observation, 1)
         self.written = 0  # rows ever written
 
@@ -78,18 +88,23 @@ class Replay:
     ) -> None:
         """Appends B steps: `[B, O]`, `[B, A]`, `[B]`, `[B, O]`, `[B]`."""
         block = torch.cat((observation, action, reward[:, None], next_observation, terminal[:, None]), dim=1)
-        where = torch.arange(self.written, self.written + len(block)) % len(self.rows)
-        self.rows[where] = block.float()
+        block, device = block.float().to(self.rows.device), self.rows.device
+        where = torch.arange(self.written, self.written + len(block), device=device) % len(self.rows)
+        self.rows[where] = block
         self.written += len(block)
 
     def sample(self, batches: int, size: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
         """`batches` times `size` steps with replacement, in the order of `add`'s arguments."""
-        drawn = torch.randint(len(self), (batches * size,), generator=generator)
-        parts = []
-        for rows in self.rows[drawn].chunk(batches):
-            o, a, r, following, terminal = rows.split(self.sizes, dim=1)
-            parts.append((o, a, r[:, 0], following, terminal[:, 0]))
-        return parts
+        return [self.take(pick) for pick in self.picks(batches, size, generator)]
+
+    def picks(self, batches: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Numbers of steps `[size]` for so many batches, on the CPU."""
+        return torch.randint(len(self), (batches * size,), generator=generator).chunk(batches)
+
+    def take(self, pick: Tensor) -> tuple[Tensor, ...]:
+        """These steps, in the order of `add`'s arguments."""
+        o, a, r, following, terminal = self.rows[pick].split(self.sizes, dim=1)
+        return o, a, r[:, 0], following, terminal[:, 0]
 
 
 @dataclass
@@ -160,3 +175,28 @@ class TrialBuffer:
         if names:
             self.add(Trials(**{name.removeprefix("buffer/"): tensors[name] for name in names}))
         self.place, self.count = tensors["buffer/place"].tolist()
+
+
+def read_trials(name: str, id: str, benchmark: str, space: Any) -> Trials:
+    """The dataset's whole trials, for the agent `name`; ValueError if it is of another benchmark or holds none."""
+    data = metabench.load_dataset(id)
+    if data.manifest.benchmark != benchmark:
+        raise ValueError(f"{id} was played on {data.manifest.benchmark}, not on {benchmark}")
+    ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, "train")
+    after, start = data.next_observations(), 0  # in the order of the trials: both go task by task
+    columns: list[tuple[np.ndarray, ...]] = []
+    for trial in data.trials():
+        following = after[start : start + len(trial.rewards)]
+        start += len(trial.rewards)
+        if len(trial.rewards) < ticks:
+            continue  # episodes left over at the end of a task
+        ended = trial.session_ended | (np.append(trial.first[1:], False) if drifts else False)
+        session = np.concatenate(([0], np.cumsum(ended)[:-1]))
+        columns.append((trial.observations, trial.actions, trial.rewards, following, trial.first, session))
+    if not columns:
+        raise ValueError(f"{id} holds no whole trial of {ticks} steps")
+    observation, action, reward, following, first, session = (
+        torch.from_numpy(np.stack(column, axis=1)) for column in zip(*columns, strict=True)
+    )
+    action = action.long() if isinstance(space, spaces.Discrete) else action
+    return Trials(observation, action, reward, following, first, session)

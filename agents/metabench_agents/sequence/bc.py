@@ -8,7 +8,7 @@ it has made nothing of the task.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,9 @@ import metabench
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
-from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.device import Computing, Device, descend, set_rate
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
-from metabench_agents.sequence.episodes import Actions, load_episodes
+from metabench_agents.sequence.episodes import Actions, Episodes, load_episodes
 from metabench_agents.sequence.fitting import fit, updates_done
 
 NAME = "bc"
@@ -46,7 +46,7 @@ class PerceptronSettings:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -110,6 +110,25 @@ def _network(benchmark: str, config: Config) -> tuple[Actions, CloningPerceptron
     return codec, CloningPerceptron(columns, codec.size, chosen.horizon, config.perceptron)
 
 
+def update_of(
+    network: CloningPerceptron, optimiser: torch.optim.Optimizer, episodes: Episodes, device: Device
+) -> Callable[[Tensor, Tensor | float], dict[str, Tensor]]:
+    """An update as a pure function of the numbers of some steps `[B]` and the learning rate."""
+    columns = device.put((*episodes.rows(), episodes.observation, episodes.action))
+    rows, first, observation, action = columns
+    loss_of = device.compiled(loss)
+
+    def update(pick: Tensor, rate: Tensor | float) -> dict[str, Tensor]:
+        set_rate(optimiser, rate)
+        with device.products():
+            row = rows[pick]
+            total, metrics = loss_of(network, observation[row], row - first[pick], action[row])
+        descend(total, optimiser)
+        return metrics
+
+    return update
+
+
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> CloningAgent:
     """Trains on the data of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
     saved = run.begin(NAME, benchmark, config, seed)
@@ -117,32 +136,25 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> CloningAgen
     codec, network = _network(benchmark, config)
     episodes = load_episodes(benchmark, config.data, config.split, codec)
     network.mean, network.std = episodes.scale()
-    rows, first = episodes.rows()
-    settings = config.fitting
-    optimiser, done = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True), 0
+    settings, device = config.fitting, Device.of(config)
+    device.place(network)
+    optimiser, done = device.adam(network.parameters(), settings.learning_rate), 0
     if saved:
         done = updates_done(saved.iteration, 0, settings.updates)
         unpack(saved.tensors, {"bc": network}, {"adam": optimiser})
-    number = done
+    number, steps = done, len(episodes.rows()[0])
 
-    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
+    def draw(generator: torch.Generator) -> tuple[Tensor, float]:
         nonlocal number
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1.0 - number / settings.updates)
-        pick = torch.randint(len(rows), (settings.batch,), generator=generator)
-        with products("fp32"):
-            row = rows[pick]
-            total, metrics = loss(network, episodes.observation[row], row - first[pick], episodes.action[row])
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        optimiser.step()
         number += 1
-        return metrics
+        pick = torch.randint(steps, (settings.batch,), generator=generator)
+        return pick, settings.learning_rate * (1.0 - (number - 1) / settings.updates)
 
     fit(
         run,
         "policy",
-        update,
+        device.updates(update_of(network, optimiser, episodes, device)),
+        draw,
         updates=settings.updates,
         seed=seed,
         phase=0,
@@ -150,7 +162,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> CloningAgen
         done=done,
         tensors=lambda: pack({"bc": network}, {"adam": optimiser}),
     )
-    return CloningAgent(network, codec)
+    return CloningAgent(network.to("cpu"), codec)
 
 
 def load(path: Path) -> CloningAgent:

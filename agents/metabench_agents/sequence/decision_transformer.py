@@ -13,10 +13,11 @@ Deviations, with reasons:
 - The time embedding starts with a deviation of 0.02, as in GPT-2. Released it starts with torch's default of 1, twenty
   times what observation, action and return add to a token, which then tells little but the time for long.
 - z is taken in units of its deviation around its mean: as the world model gives it, it is far smaller than the rest.
-- A trial begins with `playing.explore` actions drawn evenly from the action space; released, there are none. The
-  regression clones the *mean* action, and while nothing is known of the task the mean over tasks is to stand still:
-  then rewards tell nothing, z stays what it was, and the agent stands until the end. The noise of the behaviour
-  policy, which told the tasks apart in the data, is just what a mean leaves out.
+- A trial may begin with `playing.explore` actions drawn evenly from the action space; released, there are none. The
+  regression clones the *mean* action. Where that mean over tasks is to stand still, rewards tell nothing, z stays what
+  it was, and the agent stands until the end: the noise of the behaviour policy, which told the tasks apart in the data,
+  is just what a mean leaves out. Where the mean moves, drawn actions cost and tell nothing more: a cheetah falls by
+  them. `trials.telling.drawn_steps` decides by the training data.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metabench
-from metabench_agents.parts.fast.precision import Precision, products
+from metabench_agents.parts.device import Device, descend, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window
-from metabench_agents.sequence.fitting import fit, seed_dropout, updates_done
+from metabench_agents.sequence.fitting import dropout_key, fit, seed_dropout, updates_done
 from metabench_agents.sequence.transformer import TokenCache, Transformer, TransformerSettings, causal
 
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter
@@ -72,8 +74,9 @@ class TransformerFitting:
     decay: bool = True  # whether it then falls linearly to zero; released: no
     weight_decay: float = 1e-4  # AdamW's
     max_grad_norm: float = 0.25  # gradient clipping
-    precision: Precision = "fp32"  # of the products; bf16 is faster where the processor has it
-    device: str = "cpu"  # of the updates; "cuda" where there is one (the agent plays on the CPU)
+
+
+FITTING_RENAMED = {"fitting.device": "device", "fitting.precision": "precision"}  # where they once stood
 
 
 class Aspiration(nn.Module):
@@ -207,7 +210,7 @@ class DecisionTransformer(nn.Module):
             front = first.shape[1]
             tokens = torch.cat((first.to(tokens.dtype), tokens), dim=1)
         # Padding stands behind the episode's end, where causality hides it from every real step.
-        return self.act(self.body(tokens, causal(tokens.shape[1]).to(tokens.device), slice(front + 1, None, TOKENS)))
+        return self.act(self.body(tokens, causal(tokens.shape[1], tokens.device), slice(front + 1, None, TOKENS)))
 
     def cache(self, rows: int, prompt: int) -> TokenCache:
         """Room for a prompt of so many steps and a window."""
@@ -244,16 +247,25 @@ class TransformerTrainer:
     Args:
         network: Trained in place; its scales are set already.
         settings: Updates, batch, rates.
+        device: Where it is trained.
         ranked: The windows say their episode's rank instead of returns to go; nothing is left to aspire to.
     """
 
-    def __init__(self, network: DecisionTransformer, settings: TransformerFitting, *, ranked: bool = False):
-        self.network, self.settings, self.ranked = network.to(settings.device), settings, ranked
+    def __init__(
+        self,
+        network: DecisionTransformer,
+        settings: TransformerFitting,
+        device: Device | None = None,
+        *,
+        ranked: bool = False,
+    ):
+        self.device = device = device or Device()
+        self.network, self.settings, self.ranked = device.place(network), settings, ranked
         self.parameters = [p for name, p in network.named_parameters() if not name.startswith("aspiration.")]
-        self.aspiration = torch.optim.Adam(network.aspiration.parameters(), lr=ASPIRATION_RATE, fused=True)
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
-        )
+        self.aspiration = device.adam(network.aspiration.parameters(), ASPIRATION_RATE)
+        self.optimiser = device.adam(self.parameters, settings.learning_rate, decay=settings.weight_decay)
+        self.loss = device.compiled(loss)
+        self.updates = device.updates(self.step)
 
     def rate(self, number: int) -> float:
         """The learning rate of update `number`, counted from 0."""
@@ -261,36 +273,40 @@ class TransformerTrainer:
         left = max(0.0, 1.0 - max(0, number - s.warmup) / max(1, s.updates - s.warmup)) if s.decay else 1.0
         return s.learning_rate * min((number + 1) / max(1, s.warmup), 1.0) * left
 
+    def given(self, window: Window, prompt: Prompt | None, number: int, generator: torch.Generator) -> tuple[Any, ...]:
+        """What `step` takes: raw windows and prompts, the learning rate, and what dropout draws from."""
+        return window, prompt, self.rate(number), generator if self.device.plain else dropout_key(generator)
+
     def update(
         self, window: Window, prompt: Prompt | None, number: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """One update on raw windows and prompts; dropout draws from `generator`."""
+        return self.step(*self.device.put(self.given(window, prompt, number, generator)))
+
+    def step(
+        self, window: Window, prompt: Prompt | None, rate: Tensor | float, draws: torch.Generator | Tensor
+    ) -> dict[str, Tensor]:
+        """One update as a pure function."""
         network = self.network
-        seed_dropout(network, generator)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(number)
-        device = self.settings.device
-        window = network.scale_window(Window(*(column.to(device) for column in window)))
+        seed_dropout(network, draws)
+        set_rate(self.optimiser, rate)
+        window = network.scale_window(window)
         if prompt is not None:
-            prompt = network.scale_prompt(Prompt(*(column.to(device) for column in prompt)))
+            prompt = network.scale_prompt(prompt)
         if self.ranked:
             window = window._replace(togo=window.rank)
-        with products(self.settings.precision, torch.device(device).type):
-            total, metrics = loss(network, window, prompt)
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        self.optimiser.step()
+        with self.device.products():
+            total, metrics = self.loss(network, window, prompt)
+        norm = descend(total, self.optimiser, self.settings.max_grad_norm)
+        assert norm is not None
         metrics |= {"grad_norm": norm}
         return metrics if self.ranked else metrics | {"aspiration_loss": self._aspire(window)}
 
     def _aspire(self, window: Window) -> Tensor:
         """One update of the aspiration; its loss."""
-        with products("fp32", torch.device(self.settings.device).type):
+        with self.device.float32():
             hope = aspiration_loss(self.network, window)
-            self.aspiration.zero_grad(set_to_none=True)
-            hope.backward()
-        self.aspiration.step()
+            descend(hope, self.aspiration)
         return hope.detach()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -332,17 +348,16 @@ def train_transformer(
         trainer.restore(saved.tensors)
     number = done
 
-    def update(generator: torch.Generator) -> Mapping[str, Tensor]:
+    def given(generator: torch.Generator) -> tuple[Any, ...]:
         nonlocal number
-        window, prompt = draw(number, generator)
-        metrics = trainer.update(window, prompt, number, generator)
         number += 1
-        return metrics
+        return trainer.given(*draw(number - 1, generator), number - 1, generator)
 
     fit(
         run,
         "transformer",
-        update,
+        trainer.updates,
+        given,
         updates=updates,
         seed=seed,
         phase=1,

@@ -11,15 +11,21 @@ for is learned (`targets.py`), where the paper asks for a known return of the on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
+    DecisionTransformer,
     DecisionTransformerSettings,
     TransformerFitting,
     TransformerTrainer,
@@ -27,15 +33,16 @@ from metabench_agents.sequence.decision_transformer import (
     train_transformer,
     untrained,
 )
-from metabench_agents.sequence.episodes import Window, draw_windows, load_episodes, window_of
+from metabench_agents.sequence.episodes import Actions, Window, draw_windows, load_episodes, window_of
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
 from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask
+from metabench_agents.sequence.trials.telling import drawn_steps
 
 NAME = "dt"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set; or the id or folder of another
@@ -65,17 +72,31 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         which, start = draw_windows(episodes, config.fitting.batch, window, generator)
         return window_of(episodes, which, start, window, nothing), None
 
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
-    train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep={"target": target})
-    asking = Asking(network, config.target, target, config.playing.explore)
-    return SequenceAgent(network, codec, NAME, asking, config.playing)
+    explore = config.playing.explore if config.playing.explore >= 0 else drawn_steps(episodes)
+    keep = {"target": target, "explore": torch.tensor(explore)}
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
+    train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
+    return _agent(codec, network, config, keep)
+
+
+def _agent(
+    codec: Actions,
+    network: DecisionTransformer,
+    config: Config,
+    kept: Mapping[str, Tensor],
+    protocol: str = PROTOCOL_VERSION,
+) -> SequenceAgent:
+    playing = config.playing
+    if "explore" in kept:  # not in policies that were made before it was found from the data
+        playing = replace(playing, explore=int(kept["explore"]))
+    asking = Asking(network, config.target, kept["target"], playing.explore)
+    return SequenceAgent(network, codec, NAME, asking, playing, protocol=protocol)
 
 
 def load(path: Path) -> SequenceAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
-    config = read_config(Config, flat_target(settings["config"]))
+    config = read_config(Config, flat_target(settings["config"]), FITTING_RENAMED)
     codec, network = untrained(settings["benchmark"], config.transformer)
     restore_transformer(saved, network)
-    asking = Asking(network, config.target, saved.tensors["target"], config.playing.explore)
-    return SequenceAgent(network, codec, NAME, asking, config.playing, protocol=settings["protocol"])
+    return _agent(codec, network, config, saved.tensors, settings["protocol"])

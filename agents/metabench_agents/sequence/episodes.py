@@ -7,7 +7,7 @@ one row with the final observation alone. So the next observation is the next ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -80,6 +80,12 @@ class Episodes:
     length: Tensor  # [E] int64 steps
     task: Tensor  # [E] int64 row of the episode's task in its split
     horizon: int  # steps of the longest
+    behaviours: tuple[str, ...] = ("behaviour",)  # the policies that played, in words
+    behaviour: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # [E] int64 which of them did
+
+    def __post_init__(self) -> None:
+        if len(self.behaviour) != len(self.first):  # all by the only one
+            object.__setattr__(self, "behaviour", torch.zeros(len(self.first), dtype=torch.int64))
 
     @classmethod
     def of(
@@ -171,7 +177,8 @@ class Episodes:
 
     def take(self, episodes: Tensor) -> Episodes:
         """These episodes only, sharing the columns."""
-        return replace(self, first=self.first[episodes], length=self.length[episodes], task=self.task[episodes])
+        columns = {name: getattr(self, name)[episodes] for name in ("first", "length", "task", "behaviour")}
+        return replace(self, **columns)
 
 
 def returns_to_go(reward: Tensor, first: Tensor, length: Tensor) -> Tensor:
@@ -183,7 +190,7 @@ def returns_to_go(reward: Tensor, first: Tensor, length: Tensor) -> Tensor:
 
 def history(rows: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The rows of the `steps` steps before each row: `[B, steps]`, and whether they are of the same episode."""
-    before = rows[:, None] + torch.arange(-steps, 0)
+    before = rows[:, None] + torch.arange(-steps, 0, device=rows.device)
     inside = before >= first[:, None]
     return before.clamp(min=0), inside
 
@@ -208,11 +215,17 @@ def draw_windows(
     return which, pick - (ends[which] - starts[which])
 
 
+def rows_of_windows(episodes: Episodes, which: Tensor, start: Tensor, steps: int) -> Tensor:
+    """`[B, steps]` the rows of the windows, behind an episode's end the one there."""
+    time = start[:, None] + torch.arange(steps)
+    return episodes.first[which, None] + torch.minimum(time, episodes.length[which, None])
+
+
 def window_of(episodes: Episodes, which: Tensor, start: Tensor, steps: int, context: Tensor) -> Window:
     """The windows; `context` `[N, Z]` belongs to the rows."""
     time = start[:, None] + torch.arange(steps)
     valid = time < episodes.length[which, None]
-    rows = episodes.first[which, None] + torch.minimum(time, episodes.length[which, None])
+    rows = rows_of_windows(episodes, which, start, steps)
     before, known = (rows - 1).clamp(min=0), (time > 0).float()
     return Window(
         observation=episodes.observation[rows],
@@ -290,7 +303,11 @@ def load_episodes(benchmark: str, data: str, split: str, codec: Actions) -> Epis
     action[rows], reward[rows] = codec.encode(columns["actions"]), columns["rewards"]
     togo = returns_to_go(reward, first, length)
     task = columns["task"][torch.cumsum(length, 0) - 1]
-    return Episodes(observation, action, reward, togo, first, length, task, int(length.max()))
+    names = tuple(dict.fromkeys(policy.name for policy in found.manifest.policies))
+    number = torch.tensor([names.index(policy.name) for policy in found.manifest.policies])
+    behaviour = number[torch.as_tensor(np.asarray(found.episodes["policy"], np.int64))]
+    length_max = int(length.max())
+    return Episodes(observation, action, reward, togo, first, length, task, length_max, names, behaviour)
 
 
 def hold_out(episodes: Episodes, every: int = 10) -> tuple[Tensor, Tensor]:

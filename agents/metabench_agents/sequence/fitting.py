@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metabench_agents.parts.device import Updates
 from metabench_agents.parts.run import Run, stream
-from metabench_agents.sequence.transformer import Dropout
+from metabench_agents.sequence.transformer import Dropout, Words
 
 BLOCK = 100  # updates between two rows of the log
 SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned
@@ -18,7 +20,8 @@ SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does
 def fit(
     run: Run,
     title: str,
-    update: Callable[[torch.Generator], Mapping[str, Tensor]],
+    updates_of: Updates,
+    draw: Callable[[torch.Generator], tuple[Any, ...]],
     *,
     updates: int,
     seed: int,
@@ -33,7 +36,8 @@ def fit(
     Args:
         run: Where log and checkpoints go.
         title: Of the phase, in the log and at the bar.
-        update: Makes one update with the stream it is given, and returns metrics.
+        updates_of: The updates of the phase.
+        draw: All that the next one is given, from the stream it is given.
         updates: How many.
         seed: Of the run.
         phase: Number of the phase: its streams are its own.
@@ -45,12 +49,11 @@ def fit(
     saved = time.monotonic()
     with run.progress(updates, done, f"updates, {title}") as advance:
         while done < updates:
-            start, sums, count = time.perf_counter(), {}, min(BLOCK, updates - done)
+            start, count = time.perf_counter(), min(BLOCK, updates - done)
             for number in range(done, done + count):
-                for name, value in update(stream(seed, phase, number)).items():
-                    sums[name] = sums.get(name, 0.0) + value.detach()
+                updates_of.add(*draw(stream(seed, phase, number)))
             done += count
-            means = {name: float(value) / count for name, value in sums.items()}
+            means = updates_of.means()
             rate = count / (time.perf_counter() - start)
             row = {"phase": title, "update": done} | means | dict(after_block(done)) | {"time/updates_per_s": rate}
             run.log(row)
@@ -70,12 +73,25 @@ def updates_done(iteration: int, before: int, updates: int) -> int:
     return max(0, min(updates, (iteration - before) * BLOCK))
 
 
-def seed_dropout(network: nn.Module, generator: torch.Generator) -> None:
-    """Every dropout layer of the network draws from `generator`, or from one on its device that it seeds."""
-    device = next(network.parameters()).device
-    if device.type != "cpu":
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        generator = torch.Generator(device).manual_seed(seed)
+def seed_dropout(network: nn.Module, draws: torch.Generator | Tensor) -> None:
+    """Every dropout layer of the network draws from a generator; or, where a graph must be able to, from a number.
+
+    Args:
+        network: Its layers are told.
+        draws: A generator of the CPU, or an int64 tensor on the network's device (`dropout_key`).
+    """
+    words = None
     for module in network.modules():
         if isinstance(module, Dropout):
-            module.generator = generator
+            if isinstance(draws, Tensor):
+                words = words or module.words or Words()
+                module.words, module.generator = words, None
+            else:
+                module.words, module.generator = None, draws
+    if words is not None and isinstance(draws, Tensor):
+        words.begin(draws)
+
+
+def dropout_key(generator: torch.Generator) -> Tensor:
+    """What the dropout of one update follows from, `[]` int64."""
+    return torch.randint(2**62, (), generator=generator)

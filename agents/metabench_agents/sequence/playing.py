@@ -14,7 +14,7 @@ them as it is shown its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ from metabench_agents.sequence.transformer import MASKED, TokenCache, causal
 class PlayingSettings:
     """How a decision transformer acts."""
 
-    explore: int = 4  # steps a trial begins with that are drawn evenly; 0: none, as released
+    explore: int = field(default=-1, metadata={"low": -1})  # steps a trial begins with that are drawn evenly; 0: none,
+    # as released; -1: as many as the training data call for (`trials.telling.drawn_steps`)
     sliding: bool = False  # see exactly the last K steps instead of between K/2 and K, at six times the cost
 
 
@@ -49,6 +50,7 @@ class SequenceTick(NamedTuple):
     context: Tensor  # [B, Z]
     action: Tensor  # [B, A] what was done, encoded
     final: Tensor  # [B, O] where `first`, what the previous episode ended in (zeros under slots-1); zeros elsewhere
+    memory: Tensor = torch.zeros(0)  # [B, W] what `context` is read from, where more than the last ticks tell it
 
     @property
     def last_reward(self) -> Tensor:
@@ -76,9 +78,8 @@ class Choice(NamedTuple):
     merit: Tensor  # [B] kept instead of the present one where it is higher
 
 
-Recall = Callable[
-    [tuple[SequenceTick, ...], SequenceTick], Tensor
-]  # (ticks so far, this observation's tick without context) -> z
+# (ticks so far, this observation's tick without context) -> the tick with it
+Recall = Callable[[tuple[SequenceTick, ...], SequenceTick], SequenceTick]
 # (ticks so far, the tick that begins later episodes and tells how those before ended) -> prompts
 Choose = Callable[[tuple[SequenceTick, ...], SequenceTick], Choice]
 
@@ -93,7 +94,7 @@ class SequenceAgent:
         asking: What it asks for; where that is a task's own return, the agent is privileged: it must be shown the task.
         settings: How it acts.
         protocol: The version it was trained under; under `slots-1` it knows nothing of how an episode ended.
-        recall: Gives z from the trial so far; None where the network takes none.
+        recall: Adds z from the trial so far to a tick; None where the network takes none.
         choose: Cuts prompts from the agent's own earlier episodes; None for none.
         demonstrations: Prompts by the task's context `[B, C]`, there from the first step on. Privileged likewise.
         track: The track its results belong to; by default offline, or oracle where it is shown the task.
@@ -165,7 +166,7 @@ class SequenceAgent:
             observation, reward, first, time, reward, torch.zeros(rows, network.context), nothing, final
         )
         if self.recall is not None:
-            tick = tick._replace(context=self.recall(ticks, tick))
+            tick = self.recall(ticks, tick)
         seen = (observation, tick.last_reward, time, tick.context)
         togo = self.asking.first(*seen, task)
         if ticks:

@@ -27,8 +27,10 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.sequence.decision_transformer import (
+    FITTING_RENAMED,
     DecisionTransformer,
     DecisionTransformerSettings,
     TransformerFitting,
@@ -69,7 +71,7 @@ class ShownPlaying(PlayingSettings):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Computing):
     """Settings of one training run."""
 
     data: str = "mixed"  # quality of the benchmark's data set, prompts included; or the id of another
@@ -85,7 +87,7 @@ class Config:
         return replace(self, transformer=self.transformer.settled(benchmark), prompt=self.prompt.settled(benchmark))
 
 
-RENAMED = {"prompt_length": "prompt.length"}  # settings as they were called before they were grouped
+RENAMED = FITTING_RENAMED | {"prompt_length": "prompt.length"}  # settings as they were called before they were grouped
 
 
 def best_episodes(episodes: Episodes, count: int) -> tuple[Tensor, Tensor]:
@@ -146,7 +148,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> SequenceAge
         return window_of(episodes, which, start, window, nothing), prompt
 
     keep = {"target": target} | demonstrations(benchmark, config, codec)
-    trainer = TransformerTrainer(network, config.fitting, ranked=config.target.kind == "rank")
+    trainer = TransformerTrainer(network, config.fitting, Device.of(config), ranked=config.target.kind == "rank")
     train_transformer(trainer, draw, seed=seed, run=run, saved=saved, keep=keep)
     return _agent(codec, network, config, keep)
 

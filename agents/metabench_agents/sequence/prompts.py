@@ -67,9 +67,29 @@ class Surprise:
     ):
         self.model, self.prompt, self.released = model, prompt, released
         self.steps, self.blind = settings.history, check_version(protocol) == "slots-1"
+        self.average = settings.average
 
-    def recall(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:
-        """Z `[B, Z]` from the last h steps of the episode; steps before its start are zeros."""
+    @property
+    def foretells(self) -> bool:
+        """Whether segments can be chosen by their error."""
+        return self.model is not None
+
+    def recall(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> SequenceTick:
+        """The tick with z: from the last h steps of the episode, steps before its start being zeros.
+
+        With `average`, the mean of all of the trial so far, but for those that an episode began with, which know
+        nothing; the memory is their sum and their number.
+        """
+        z = self._last_steps(ticks, now)
+        if not self.average:
+            return now._replace(context=z)
+        total = torch.cat((z, torch.ones(len(z), 1)), dim=1) * (now.time > 0)[:, None]
+        if ticks:
+            total = total + ticks[-1].memory
+        return now._replace(context=mean_or(total, z), memory=total)
+
+    def _last_steps(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:
+        """Z `[B, Z]` of the last h steps."""
         assert self.model is not None
         past = torch.zeros(self.steps, len(now.first), sum(self.model.encoder.split))
         following = now
@@ -103,7 +123,7 @@ class Surprise:
                 nothing[..., None] * observation[:, :1], nothing[..., None] * action[:, :1], nothing, nothing.long()
             )
             return Choice(empty, nothing[:, 0] > 0, nothing[:, 0])
-        score = self.errors(ticks, now)[:, :whole] if self.prompt.choice == "error" and self.model else None
+        score = self.errors(ticks, now)[:, :whole] if self.prompt.choice == "error" and self.foretells else None
         chance = stream(count, int(length.sum()))
         start, possible = self._start(score, mine[:, :whole], time[:, :whole], steps, chance)
         rows = start[:, None] + torch.arange(steps)
@@ -148,6 +168,12 @@ class Surprise:
         return torch.where(room, weight, -1.0).argmax(dim=1), room.any(dim=1)
 
 
+def mean_or(total: Tensor, other: Tensor) -> Tensor:
+    """`[..., Z]` the mean of what `total` `[..., Z + 1]` sums up, its last column being the count; or `other`."""
+    count = total[..., -1:]
+    return torch.where(count > 0, total[..., :-1] / count.clamp_min(1), other)
+
+
 class SiblingPrompts:
     """Prompts while learning: for each window, a segment of another episode of its task.
 
@@ -158,6 +184,7 @@ class SiblingPrompts:
         prompt: How segments are chosen.
         released: Ways of the released code to restore.
         seed: Of the run.
+        error: `[N]` a model's error at every row, where it is known already.
     """
 
     def __init__(
@@ -169,6 +196,7 @@ class SiblingPrompts:
         released: Collection[str] = (),
         *,
         seed: int,
+        error: Tensor | None = None,
     ):
         self.episodes, self.prompt, self.siblings = episodes, prompt, Siblings(episodes)
         longest = int(episodes.length.max())
@@ -180,9 +208,10 @@ class SiblingPrompts:
             )
         self.room = (time >= settings.history) & (time <= last) | (time == last) & (last < settings.history)  # [E, S]
         self.start: Tensor | None = None
-        if prompt.choice == "error" and model is not None:
+        if prompt.choice == "error" and model is not None and error is None:
             crossing, mixed = (name in released for name in ("crossing-windows", "mixed-scales"))
             error = errors(model, episodes, crossing=crossing, mixed=mixed)
+        if prompt.choice == "error" and error is not None:
             rows = (episodes.first[:, None] + torch.arange(longest)).clamp(max=len(error) - 1)
             score = segment_sums(error[rows], prompt.length)
             if "sampled-prompt" in released:

@@ -21,6 +21,7 @@ from metabench_agents.parts.fast.precision import small_products
 AttentionKind = Literal["plain", "sdpa"]
 MASKED = -1e9  # added to the scores of what must not be seen; finite, so that a row that sees nothing stays a number
 BYTE = 256
+GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as a signed number
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,51 @@ class TransformerSettings:
     attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
 
 
-def causal(tokens: int) -> Tensor:
+def causal(tokens: int, device: torch.device | None = None) -> Tensor:
     """`[1, T, T]` what token i (row) may see: 0 for itself and what stands before it, `MASKED` for the rest."""
-    return torch.full((tokens, tokens), MASKED).triu(1)[None]
+    return torch.full((tokens, tokens), MASKED, device=device).triu(1)[None]
+
+
+class Words:
+    """Random words that follow from a number handed in, so that a graph has new ones at every replay.
+
+    Word i of a key is a hash of both (Steele et al. 2014, "Fast splittable pseudorandom number generators", the
+    finaliser of SplitMix64), the same on every device. From the second update on all words are made at once.
+    """
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.made: Tensor | None = None
+        self.place, self.most = 0, 0
+
+    def begin(self, key: Tensor) -> None:
+        """An update begins; `key` is an int64 number on the device."""
+        self.key, self.place = key, 0
+        self.made = self._hash(0, self.most) if self.most else None
+
+    def take(self, count: int) -> Tensor:
+        """The next words `[count]` int64."""
+        start, self.place = self.place, self.place + count
+        if self.made is not None and self.place <= len(self.made):
+            return self.made[start : self.place]
+        self.most = max(self.most, self.place)
+        return self._hash(start, count)
+
+    def _hash(self, start: int, count: int) -> Tensor:
+        assert self.key is not None
+        z = (torch.arange(start + 1, start + count + 1, device=self.key.device) * GOLDEN).add_(self.key)
+        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+            z ^= (z >> shift) & ((1 << (64 - shift)) - 1)  # the sign is no bit to be copied
+            z *= factor
+        return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
 class Dropout(nn.Module):
     """Zeroes each entry with a probability and scales the others up, from one random byte per entry.
 
     The probability is rounded to the next 1/256 (0.1 becomes 26/256). The streams of `torch.nn.functional.dropout`
-    cost four times as much on a CPU, a tenth of a whole update. Draws come from `generator`, torch's own by default.
+    cost four times as much on a CPU, a tenth of a whole update. Draws come from `words` where there are some, else from
+    `generator`, torch's own by default.
     """
 
     def __init__(self, probability: float):
@@ -52,13 +88,18 @@ class Dropout(nn.Module):
             raise ValueError(f"the dropout probability must lie in [0, 1), got {probability}")
         self.threshold = round(probability * BYTE)
         self.generator: torch.Generator | None = None
+        self.words: Words | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; unchanged while evaluating."""
         if not self.training or self.threshold == 0:
             return x
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-        words.random_(-(2**63), None, generator=self.generator)
+        count = (x.numel() + 7) // 8
+        if self.words is not None:
+            words = self.words.take(count)
+        else:
+            words = torch.empty(count, dtype=torch.int64, device=x.device)
+            words.random_(-(2**63), None, generator=self.generator)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
         return x * kept.to(x.dtype).mul_(BYTE / (BYTE - self.threshold))
 

@@ -19,6 +19,7 @@ Deviations, with reasons:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.parts.fast.precision import products
+from metabench_agents.parts.device import Device, descend, follow, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
 from metabench_agents.sequence.episodes import Episodes, history
 from metabench_agents.sequence.fitting import fit, updates_done
@@ -52,15 +53,37 @@ class WorldModelFitting:
 
 
 @dataclass(frozen=True)
+class TrialModelFitting:
+    """How a world model that reads whole trials is trained (`trials/model.py`)."""
+
+    updates: int = 5_000  # in all
+    trials: int = 32  # of an update
+    episodes: int = 2  # of a task in a trial
+    stretch: int = 50  # steps of an episode, at most
+    asked: int = 8  # of a trial's z, drawn anew each time, that have to foretell
+    learning_rate: float = 2e-3  # Adam's highest, falling linearly to zero
+
+
+@dataclass(frozen=True)
 class WorldModelSettings:
     """Whether there is a world model, its sizes and its training."""
 
     used: bool = True  # False: no z, and prompts cut at random (ablation)
+    sees: Literal["window", "trial"] = "window"  # what z is made of: the last h steps (the paper), or the whole trial
+    average: bool = False  # window: z is the running mean of all z of the trial so far
+    carried: float = field(default=0.7, metadata={"low": 0.0, "high": 1.0})  # share of windows learned from as if one
+    # or two other episodes of the task had been seen before; where z lasts through the trial
     decoders: Decoders | Literal["auto"] = "auto"  # what is foretold; auto: what varies between the family's tasks
-    history: int = 4  # steps h that z is made of
+    history: int = 4  # steps h that z is made of; prompts begin at step h or later
     context: int = 16  # size of z
     width: int = 128  # of the recurrence and of the decoders' layers
-    fitting: WorldModelFitting = field(default_factory=WorldModelFitting)  # its training
+    fitting: WorldModelFitting = field(default_factory=WorldModelFitting)  # training of a model of windows
+    trial: TrialModelFitting = field(default_factory=TrialModelFitting)  # training of a model of trials
+
+    @property
+    def updates(self) -> int:
+        """How many make the world model."""
+        return self.trial.updates if self.sees == "trial" else self.fitting.updates
 
     def settled(self, family: str) -> WorldModelSettings:
         """The same with the decoders of a family, by the name of its class, where they are left open."""
@@ -268,6 +291,14 @@ class EpisodeSteps:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def to(self, device: Device) -> EpisodeSteps:
+        """The same on a device."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, device.put(value))
+        return other
+
     def past(self, pick: Tensor) -> Tensor:
         """`[h, B, O + A + 1]` what came before the steps `pick`."""
         before, inside = history(self.rows[pick], self.first[pick], self.steps)
@@ -312,45 +343,62 @@ def errors(model: WorldModel, episodes: Episodes, *, crossing: bool = False, mix
     return out
 
 
-class WorldModelTrainer:
+class ModelTrainer:
     """Adam with the released clipping, and the best model so far by its loss on what it does not learn from.
 
     Args:
-        model: Trained in place; its observation scale is set already.
-        learn: Steps to learn from.
-        judge: Steps to choose the best by.
-        settings: Updates, batch, learning rate.
+        model: Trained in place; its scales are set already.
+        settings: Updates and learning rate.
+        device: Where it is trained.
     """
 
-    def __init__(self, model: WorldModel, learn: EpisodeSteps, judge: EpisodeSteps, settings: WorldModelFitting):
-        self.model, self.learn, self.judge, self.settings = model, learn, judge, settings
-        self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
+    def __init__(self, model: nn.Module, settings: WorldModelFitting, device: Device | None = None):
+        self.device = device = device or Device()
+        self.twin, self.model = model, device.place(model if device.kind.type == "cpu" else copy.deepcopy(model))
+        self.settings = settings
+        self.optimiser = device.adam(self.model.parameters(), settings.learning_rate)
         self.best, self.least, self.done = pack({"world": model}, {}), torch.tensor(torch.inf), 0
+        self.updates = device.updates(self.step)
+
+    def draw(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """What an update learns from, as numbers of steps and episodes."""
+        raise NotImplementedError
+
+    def loss(self, *drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on what was drawn, and its parts; a pure function."""
+        raise NotImplementedError
+
+    def held_out(self) -> float:
+        """The loss of `twin` on what is not learned from."""
+        raise NotImplementedError
+
+    def given(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """What the next update takes: what is drawn from `generator`, and the learning rate."""
+        settings, self.done = self.settings, self.done + 1
+        left = 1.0 - (self.done - 1) / settings.updates if settings.decay else 1.0
+        return *self.draw(generator), settings.learning_rate * left * min(1.0, self.done / WARMUP)
 
     def update(self, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """The next update, on steps drawn from `generator`."""
-        settings = self.settings
-        left = 1.0 - self.done / settings.updates if settings.decay else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * left * min(1.0, (self.done + 1) / WARMUP)
-        with products("fp32"):
-            pick = torch.randint(len(self.learn), (self.settings.batch,), generator=generator)
-            total, metrics = loss(self.model, self.learn.take(pick))
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimiser.step()
-        self.done += 1
-        return {"loss": total} | metrics
+        """The next update, on what is drawn from `generator`."""
+        return self.step(*self.device.put(self.given(generator)))
+
+    def step(self, *given: Any) -> dict[str, Tensor]:
+        """An update on what was drawn, the learning rate behind it, as a pure function."""
+        *drawn, rate = given
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.loss(*drawn)
+        descend(total, self.optimiser, CLIP)
+        return {"loss": total.detach()} | metrics
 
     def look(self, done: int) -> Mapping[str, float]:
-        """Every so often: the loss on `judge`, and the model kept where it is the least."""
+        """Every so often: the loss on what is held out, and the model kept where it is the least."""
         if done % SELECT_EVERY and done < self.settings.updates:
             return {}
-        found = torch.tensor(evaluate_loss(self.model, self.judge))
+        follow(self.twin, self.model)
+        found = torch.tensor(self.held_out())
         if found < self.least:
-            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.model}, {}).items()}, found
+            self.best, self.least = {n: t.clone() for n, t in pack({"world": self.twin}, {}).items()}, found
         return {"held_out_loss": float(found)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -367,37 +415,58 @@ class WorldModelTrainer:
         return done
 
 
-def train_world_model(
-    model: WorldModel,
-    learn: Episodes,
-    select: Episodes,
-    settings: WorldModelFitting,
-    *,
-    seed: int,
-    run: Run,
-    checkpoint: Checkpoint | None,
-    crossing: bool = False,
-) -> None:
-    """`model` is trained in place and ends as the best of its blocks on `select`, or as it is in `checkpoint`.
+class WorldModelTrainer(ModelTrainer):
+    """Trains a model of windows.
 
     Args:
-        model: Its observation scale is set already.
-        learn: Episodes to learn from.
-        select: Episodes to choose the best by.
+        model: Trained in place; its observation scale is set already.
+        learn: Steps to learn from.
+        judge: Steps to choose the best by.
         settings: Updates, batch, learning rate.
+        device: Where it is trained.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        learn: EpisodeSteps,
+        judge: EpisodeSteps,
+        settings: WorldModelFitting,
+        device: Device | None = None,
+    ):
+        super().__init__(model, settings, device)
+        self.network, self.learn, self.judge = model, learn.to(self.device), judge
+        self.mean_loss = self.device.compiled(loss)
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor]:
+        """Numbers of steps `[B]`, drawn evenly."""
+        return (torch.randint(len(self.learn), (self.settings.batch,), generator=generator),)
+
+    def loss(self, pick: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on these steps."""
+        return self.mean_loss(self.model, self.learn.take(pick))
+
+    def held_out(self) -> float:
+        """The loss over all steps to judge by."""
+        return evaluate_loss(self.network, self.judge)
+
+
+def train_model(trainer: ModelTrainer, *, seed: int, run: Run, checkpoint: Checkpoint | None) -> None:
+    """The trainer's model ends as the best of its blocks by what is held out, or as it is in `checkpoint`.
+
+    Args:
+        trainer: Its model's scales are set already.
         seed: Of the run.
         run: Log and checkpoints.
         checkpoint: To continue from.
-        crossing: See `EpisodeSteps`.
     """
-    own, held = (EpisodeSteps(episodes, model, crossing=crossing) for episodes in (learn, select))
-    trainer = WorldModelTrainer(model, own, held, settings)
     done = trainer.restore(checkpoint) if checkpoint else 0
     fit(
         run,
         "world model",
-        trainer.update,
-        updates=settings.updates,
+        trainer.updates,
+        trainer.given,
+        updates=trainer.settings.updates,
         seed=seed,
         phase=0,
         before=0,
@@ -405,4 +474,4 @@ def train_world_model(
         tensors=trainer.tensors,
         after_block=trainer.look,
     )
-    unpack(trainer.best, {"world": model}, {})
+    unpack(trainer.best, {"world": trainer.twin}, {})

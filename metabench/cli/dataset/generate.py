@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from metabench.cli.arguments import Id, at_least
 from metabench.cli.console import bar, plain, say
 from metabench.cli.dataset.known import mean_return, normalised, wanted
 from metabench.cli.evaluate import check_agent
+from metabench.cli.where import HERE, Where
 from metabench.datasets import generate
 from metabench.datasets.format import read_manifest
 from metabench.datasets.recipe import EPISODES_PER_TASK
+from metabench.sweep.uses import generate_with
 
 
 def command(
@@ -21,12 +27,14 @@ def command(
     root: Path | None = None,
     agent: str | None = None,
     states: int | None = None,
+    where: Annotated[Where, tyro.conf.arg(name="")] = HERE,
 ) -> None:
     """Make one split of a dataset by playing behaviour policies; a generation that was stopped goes on.
 
     Examples:
       metabench dataset generate metabench/point-robot/mixed-v0
       metabench dataset generate grid-switch/mine-v0 --agent runs/GridSwitch-v0-rl2-s0
+      metabench dataset generate cheetah-vel/mixed-v0 --engine local --workers 8     # or ray, slurm: the same bytes
 
     Args:
         id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay (a
@@ -37,14 +45,17 @@ def command(
         root: Where datasets lie; METABENCH_DATA or the platform's cache by default.
         agent: A yardstick by name or a trained agent by folder, as the behaviour.
         states: Keep the simulator's full state every so many steps.
+        where: Where shards are played, side by side.
     """
     name = wanted(id, root)
     at_least(1, episodes=episodes, states=states)
     at_least(0, seed=seed)
     if agent is not None:
         check_agent(agent)
+    engine = where.made()
+    make = generate if engine is None else partial(generate_with, engine)
     with bar("playing", "episodes") as update:
-        folder = generate(
+        folder = make(
             name, split, episodes=episodes, seed=seed, root=root, agent=agent, state_every=states, progress=update
         )
     m = read_manifest(folder)

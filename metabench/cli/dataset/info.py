@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps, loads
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def command(id: Id, split: str = "train", root: Path | None = None, json: bool =
     data = load_dataset(here(id, split, root), split, root=root)
     m = data.manifest
     if json:
-        out.print((data.folder / MANIFEST).read_text(), markup=False, soft_wrap=True)
+        told = loads((data.folder / MANIFEST).read_text())
+        out.print(dumps(told, indent=1), markup=False, soft_wrap=True)  # in ASCII: whatever is in it prints as text
         return
     say(f"[bold]{plain(m.id)}[/]  {plain(m.split)} of {plain(m.benchmark or 'another origin')}\n")
     show(_facts(data))

@@ -7,25 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metabench.colors import index_of
 from metabench.evaluation.stats import Interval
 from metabench.leaderboard.site.render import environment
 from metabench.rng import Array
 
-COLORS = 8  # --c0 .. --c7 of the style sheet, told apart by most colour-blind people
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")  # for the lines after the first COLORS
+_DASHES = ("", "6 3", "2 3", "8 3 2 3")  # for the versions of one agent, which have its colour
 
 
 class Line(NamedTuple):
     """One agent's line."""
 
     name: str
+    agent: str  # whose colour it has
     x: Sequence[float]
     y: Sequence[float]
 
 
-def color(index: int) -> str:
-    """The index-th colour as CSS."""
-    return f"var(--c{index % COLORS})"
+def color(agent: str) -> str:
+    """An agent's colour as CSS: the style sheet has one for light and one for dark."""
+    return f"var(--c{index_of(agent)})"
 
 
 class Bar(NamedTuple):
@@ -67,9 +68,9 @@ class Chart(NamedTuple):
     bottom: int = 256
 
 
-def interval_bar(interval: Interval, low: float, high: float, index: int, unit: str = "") -> str:
+def interval_bar(interval: Interval, low: float, high: float, agent: str, unit: str = "") -> str:
     """A point with its interval on an axis from `low` to `high`, as wide as its cell: SVG."""
-    return _drawing("interval_bar", _bar(interval, low, high, index, unit))
+    return _drawing("interval_bar", _bar(interval, low, high, agent, unit))
 
 
 def line_chart(
@@ -84,9 +85,9 @@ def line_chart(
     return _drawing("line_chart", _chart(lines, title, x_label, y_label, levels, whole_x)) if lines else ""
 
 
-def legend(names: Sequence[str]) -> str:
-    """Which colour is whose: HTML."""
-    return _drawing("legend", names)
+def legend(lines: Sequence[tuple[str, str]]) -> str:
+    """Which colour is whose, from (name, agent): HTML."""
+    return _drawing("legend", lines)
 
 
 def _drawing(macro: str, values: object) -> str:
@@ -94,7 +95,7 @@ def _drawing(macro: str, values: object) -> str:
     return getattr(_TEMPLATES.get_template("charts.html").module, macro)(values)
 
 
-def _bar(interval: Interval, low: float, high: float, index: int, unit: str) -> Bar:
+def _bar(interval: Interval, low: float, high: float, agent: str, unit: str) -> Bar:
 
     def place(value: float) -> float:
         return 4 + 192 * (min(max(value, low), high) - low) / ((high - low) or 1.0)
@@ -102,7 +103,7 @@ def _bar(interval: Interval, low: float, high: float, index: int, unit: str) -> 
     label = f"{number(interval.estimate)}, 95 % interval {number(interval.low)} to {number(interval.high)} {unit}"
     zero = place(0) if low < 0 < high else None
     places = (place(interval.low), place(interval.estimate), place(interval.high))
-    return Bar(label.strip(), *places, zero=zero, color=color(index))
+    return Bar(label.strip(), *places, zero=zero, color=color(agent))
 
 
 def _chart(
@@ -131,8 +132,8 @@ def _chart(
         Placed(
             line.name,
             [(across(x), up(y)) for x, y in zip(line.x, line.y, strict=True)],
-            color(index),
-            _DASHES[index // COLORS % len(_DASHES)],
+            color(line.agent),
+            _DASHES[sum(other.agent == line.agent for other in lines[:index]) % len(_DASHES)],
         )
         for index, line in enumerate(lines)
     ]

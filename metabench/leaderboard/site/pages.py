@@ -12,6 +12,7 @@ from metabench.evaluation.stats import Interval
 from metabench.leaderboard.ranking import THRESHOLDS, Entry, Row, Table
 from metabench.leaderboard.records import Board
 from metabench.leaderboard.site.charts import Line, bounds, color, interval_bar, legend, line_chart, number, shade
+from metabench.leaderboard.site.heat import BASELINES, heat, leader
 from metabench.leaderboard.site.render import card, environment
 from metabench.leaderboard.track import TRACKS
 from metabench.registry import spec
@@ -60,26 +61,30 @@ class Section(NamedTuple):
     bounds: tuple[float, float]  # of the scores by task
 
 
-def overview(tables: Sequence[Table], entries: Sequence[Entry], boards: Mapping[str, Board]) -> str:
-    """The first page."""
+def overview(
+    tables: Sequence[Table], entries: Sequence[Entry], boards: Mapping[str, Board], docs: str | None = None
+) -> str:
+    """The first page; `docs` is the way from the site's root to the documentation's, if they stand together."""
     return _page(
         "overview",
         title="metabench leaderboards",
         description="Leaderboards of meta-reinforcement learning with replayable evidence",
         up="",
+        docs=docs,
+        heat=heat(tables, boards),
         boards=[(board, [table for table in tables if table.board is board]) for board in boards.values()],
         newest=_by_date(entries)[:NEWEST],
         count=len(entries),
     )
 
 
-def all_entries(entries: Sequence[Entry]) -> str:
+def all_entries(entries: Sequence[Entry], docs: str | None = None) -> str:
     """The page of all entries."""
     title = "All entries - metabench leaderboards"
-    return _page("entries", title=title, description="", up="", entries=_by_date(entries))
+    return _page("entries", title=title, description="", up="", docs=docs, entries=_by_date(entries))
 
 
-def board_page(board: Board, tables: Sequence[Table], boards: Mapping[str, Board]) -> str:
+def board_page(board: Board, tables: Sequence[Table], boards: Mapping[str, Board], docs: str | None = None) -> str:
     """The page of one board: a section per track."""
     chosen = spec(board.benchmark)
     about = {
@@ -94,7 +99,10 @@ def board_page(board: Board, tables: Sequence[Table], boards: Mapping[str, Board
         title=f"{board.title} - metabench leaderboards",
         description=board.about,
         up="../",
+        docs=docs,
         board=board,
+        family=chosen.group or chosen.id,
+        cite=cite(board),
         summary=chosen.summary,
         metric=METRICS[board.metric].format(target=board.target),
         successor=boards[board.superseded_by] if board.superseded_by else None,
@@ -103,7 +111,7 @@ def board_page(board: Board, tables: Sequence[Table], boards: Mapping[str, Board
     )
 
 
-def entry_page(entry: Entry, row: Row, table: Table) -> str:
+def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) -> str:
     """The page of one submission: what it reached, from what, and what verification found."""
     s, board = entry.submission, table.board
     about = {
@@ -112,7 +120,8 @@ def entry_page(entry: Entry, row: Row, table: Table) -> str:
         "return per episode": f"{row.mean:.2f}",
         "rank": f"{row.rank} of {len(table.rows)}" if row.rank else "unranked",
         "environment steps a run": f"{s.training.env_steps:,}" if s.training.env_steps else "none",
-        "hours a run": "not told" if s.training.hours is None else f"{s.training.hours:g}",
+        "seconds a run": "not told" if s.training.hours is None else f"{s.training.hours * 3600:,.0f}",
+        "hardware": s.training.hardware or "not told",
     }
     made_with = {
         **s.versions,
@@ -126,14 +135,28 @@ def entry_page(entry: Entry, row: Row, table: Table) -> str:
         title=f"{s.title} on {board.title} - metabench leaderboards",
         description="",
         up="../../../",
+        docs=docs,
+        family=spec(board.benchmark).group or board.benchmark,
+        published=any(run.policy_sha256 for run in s.runs) and any(name.startswith("policies/") for name in s.files),
         entry=entry,
         row=row,
         board=board,
         about=about,
-        chart=_adaptation("Adaptation curve", [s.title], [row], table) if len(row.curve) > 1 else "",
+        chart=_adaptation("Adaptation curve", [(s.title, s.agent)], [row], table) if len(row.curve) > 1 else "",
         runs=list(zip(s.runs, entry.results.results, strict=True)),
         made_with=made_with,
         files={"submission.json": entry.sha256, **s.files},
+    )
+
+
+def cite(board: Board) -> str:
+    """How a board is cited."""
+    year = "2026"
+    return (
+        f"@misc{{metabench-{board.id},\n  title = {{metabench leaderboard {board.id}}},\n"
+        f"  author = {{{{The metabench developers}}}},\n  year = {{{year}}},\n"
+        f"  note = {{{board.benchmark}, split {board.split}, protocol {board.protocol}, tasks sha256 "
+        f"{board.task_digest[:16]}}}\n}}"
     )
 
 
@@ -148,7 +171,7 @@ def _by_date(entries: Sequence[Entry]) -> list[Entry]:
 def _section(table: Table) -> Section:
     rows = table.rows[:MAX_LINES]
     several = any(len(row.curve) > 1 for row in (*table.rows, *table.unranked))
-    names = [row.entry.submission.title for row in rows]
+    names = [(row.entry.submission.title, row.entry.submission.agent) for row in rows]
     low_high = (0.0, 1.0)
     if rows and not table.normalised:
         low_high = bounds(np.stack([row.tasks for row in rows]))
@@ -161,7 +184,7 @@ def _section(table: Table) -> Section:
 def _columns(table: Table, several: bool) -> list[Column]:
     score = "IQM" if table.normalised else "IQM of return"
     columns = [Column("rank"), Column("agent", "text"), Column(score, "", "descending")]
-    columns += [Column("95 % interval", "text", ""), Column("", "text wide", ""), Column("tier", "text")]
+    columns += [Column("95 % interval", "text wide", ""), Column("", "text wide", ""), Column("tier", "text wide")]
     columns.append(Column("return", "wide", "descending"))
     if several:
         columns += [Column("first episode", "wide", "descending"), Column("last episode", "wide", "descending")]
@@ -169,7 +192,7 @@ def _columns(table: Table, several: bool) -> list[Column]:
     return [*columns, Column("runs", "wide", "descending"), Column("date", "wide", "descending")]
 
 
-def _figures(table: Table, names: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _figures(table: Table, names: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[str, str]]:
     figures = []
     if len(rows[0].curve) > 1:
         levels = [("oracle", 1.0)] if table.normalised and table.track != "oracle" else []
@@ -177,7 +200,7 @@ def _figures(table: Table, names: Sequence[str], rows: Sequence[Row]) -> list[tu
         figures.append((f"Adaptation: {_label(table)} by episode", drawn))
     if table.normalised:
         lines = [
-            Line(name, THRESHOLDS.tolist(), row.profile.tolist())
+            Line(*name, THRESHOLDS.tolist(), row.profile.tolist())
             for name, row in zip(names, rows, strict=True)
             if row.profile is not None
         ]
@@ -187,10 +210,14 @@ def _figures(table: Table, names: Sequence[str], rows: Sequence[Row]) -> list[tu
 
 
 def _adaptation(
-    title: str, names: Sequence[str], rows: Sequence[Row], table: Table, levels: Sequence[tuple[str, float]] = ()
+    title: str,
+    names: Sequence[tuple[str, str]],
+    rows: Sequence[Row],
+    table: Table,
+    levels: Sequence[tuple[str, float]] = (),
 ) -> str:
     lines = [
-        Line(name, range(1, len(row.curve) + 1), row.curve.tolist()) for name, row in zip(names, rows, strict=True)
+        Line(*name, range(1, len(row.curve) + 1), row.curve.tolist()) for name, row in zip(names, rows, strict=True)
     ]
     return line_chart(lines, title, "episode of the trial", _label(table), levels, whole_x=True)
 
@@ -199,11 +226,11 @@ def _label(table: Table) -> str:
     return "score" if table.normalised else "return"
 
 
-def _bar(score: Interval, rows: Sequence[Row], table: Table, index: int) -> str:
+def _bar(score: Interval, rows: Sequence[Row], table: Table, agent: str) -> str:
     """A row's interval on the axis that all rows of its table share."""
     low = min(0.0, *(row.score.low for row in rows))
     high = max(*(row.score.high for row in rows), 1.0 if table.normalised else low)
-    return interval_bar(score, low, high, index)
+    return interval_bar(score, low, high, agent)
 
 
 def link(entry: Entry) -> str:
@@ -236,6 +263,8 @@ _TEMPLATES = environment(
         "big": big,
         "card": card,
         "color": color,
+        "is_baseline": lambda row: row.entry.submission.agent in BASELINES,
+        "leader": leader,
         "exactly": lambda value: repr(float(value)),  # every bit, for sorting
         "link": link,
         "number": number,

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from metabench_agents.belief import dynamite, varibad
-from metabench_agents.belief.model import BeliefModel, Draws, compiled
+from metabench_agents.belief.model import BeliefModel, Draws
 from metabench_agents.belief.sessions import SessionModel
 from metabench_agents.belief.sessions import elbo as session_elbo
 from metabench_agents.oracle import sac
 from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 
@@ -70,11 +71,13 @@ def test_the_elbo_is_a_pure_function_of_its_draws(agent):
 @pytest.mark.parametrize("agent", ["varibad", "dynamite"])
 def test_compiled_losses_are_equal(agent):
     model, pure, batch, draws = case(agent)
-    assert_the_same(gradients(compiled(pure), model, batch, draws), gradients(pure, model, batch, draws))
+    assert_the_same(
+        gradients(Device(form="compiled").compiled(pure), model, batch, draws), gradients(pure, model, batch, draws)
+    )
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("wrap", [lambda pure: pure, compiled], ids=["eager", "compiled"])
+@pytest.mark.parametrize("wrap", [lambda pure: pure, Device(form="compiled").compiled], ids=["eager", "compiled"])
 @pytest.mark.parametrize("agent", ["varibad", "dynamite"])
 def test_losses_on_a_gpu_are_those_on_the_cpu(agent, wrap):
     model, pure, batch, draws = case(agent)

@@ -11,6 +11,7 @@ from metabench_agents.belief.sessions import SessionModel
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.layers import ActionHead
 from metabench_agents.parts.losses import advantage_weighted_loss, expectile_loss
+from metabench_agents.parts.memory import read_trials
 from metabench_agents.parts.run import Run, load_checkpoint
 
 import metabench
@@ -86,7 +87,7 @@ def test_actions_go_to_the_policys_units_and_back():
 
 def test_trials_are_the_datasets(data):
     env = metabench.make_vec("GridSwitch-v0", 1)
-    trials = dynamite_iql.read_trials("metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
+    trials = read_trials("test", "metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
     assert trials.reward.shape == (60, len(data))
     for index in (0, 17, len(data) - 1):
         episode = data[index]
@@ -101,7 +102,7 @@ def test_trials_are_the_datasets(data):
 
 def test_steps_follow_each_other(data):
     env = metabench.make_vec("GridSwitch-v0", 1)
-    trials = dynamite_iql.read_trials("metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
+    trials = read_trials("test", "metabench/grid-switch/replay-v0", "GridSwitch-v0", env.single_action_space)
     torch.manual_seed(0)
     config = with_settings(SMALL, {"model.reward_loss": "bernoulli"})
     model = SessionModel(config.sessions, config.model, env, 60)

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.learning import has_sessions
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import session_of_belief
-from metabench_agents.parts.memory import TrialBuffer, trial_length
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
 import metabench
@@ -230,7 +229,8 @@ def test_the_scout_is_thrown_away(tmp_path):
     renew(actor, adam, env, 8, seed=7)
     torch.manual_seed(7)
     fresh = BeliefActorCritic(env, 4, 8, 3).state_dict()
-    assert not adam.state and all(torch.equal(tensor, fresh[name]) for name, tensor in actor.state_dict().items())
+    assert not any(moment.any() for own in adam.state.values() for moment in own.values())
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in actor.state_dict().items())
     small_run(tmp_path / "scout", iterations=3)
     small_run(tmp_path / "random", changes={"warmup.scout": False}, iterations=3)
     assert "entropy" in rows(tmp_path / "scout")[0] and "entropy" not in rows(tmp_path / "random")[0]

@@ -15,10 +15,8 @@ from metabench_agents.context.actor_critic import (
     LatentSACConfig,
     bellman_target,
     critic_loss,
-    find_device,
     frozen,
     mlp,
-    placed,
     policy_loss,
     squash,
     temperature_loss,
@@ -26,6 +24,8 @@ from metabench_agents.context.actor_critic import (
 )
 from metabench_agents.context.collect import Collector
 from metabench_agents.context.replay import TaskReplay, Transitions
+from metabench_agents.parts.device import Device
+from metabench_agents.parts.device import learner as learns
 from metabench_agents.parts.fast.linear import Linear, prefers_onednn
 from metabench_agents.parts.run import stream
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
@@ -36,7 +36,7 @@ from metabench import Field
 SEES, ACTS = tuple(Field(name, -2.0, 2.0) for name in "abc"), spaces.Box(-0.1, 0.1, (2,), np.float32)
 
 
-def parts(seed=0, tasks=4, rows=8, device="cpu", **settings):
+def parts(seed=0, tasks=4, rows=8, device=None, **settings):
     torch.manual_seed(seed)
     config = LatentSACConfig(hidden=16, layers=2, **settings)
     network = LatentActorCritic(SEES, ACTS, 2, config)
@@ -140,7 +140,7 @@ def reference(network, encoder, batch, facts, noise, settings):
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_update_is_the_plain_one(compile):
-    network, encoder, batch, learner = parts(compile=compile)
+    network, encoder, batch, learner = parts(device=Device(form="compiled" if compile else "eager"))
     other, other_encoder = copy.deepcopy(network), copy.deepcopy(encoder)
     facts, noise = torch.randn(4, 3), torch.randn(4, 8, 2)
     reference(other, other_encoder, batch, facts, noise, learner.config)
@@ -166,7 +166,7 @@ def test_the_critics_alone_teach_the_encoder():
 def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
-        parts(compile=True)
+        parts(device=Device(form="compiled"))
 
 
 def test_freezing_is_undone():
@@ -181,7 +181,7 @@ def test_freezing_is_undone():
 
 def test_bfloat16_sees_the_new_weights():
     """Autocast caches the weights it has cast: kept over the critics' step, the policy would see old ones."""
-    network, encoder, batch, learner = parts(bf16=True, learning_rate=0.05)
+    network, encoder, batch, learner = parts(device=Device(precision="bf16"), learning_rate=0.05)
     other, other_encoder, _, plain = parts(learning_rate=0.05)
     noise = torch.randn(4, 8, 2)
     for _ in range(3):
@@ -211,9 +211,10 @@ def test_linear_layers_equal_torchs():
 
 def solve(seed, bf16, updates=900):
     """PointRobot learned with its goals as latents: the return of the last episodes, trained on all of it."""
-    config = LatentSACConfig(64, 2, learning_rate=3e-3, discount=0.9, reward_scale=20.0, target_rate=0.02, bf16=bf16)
+    config = LatentSACConfig(64, 2, learning_rate=3e-3, discount=0.9, reward_scale=20.0, target_rate=0.02)
     core = LatentActorCritic(metabench.spec("PointRobot-v0").family().observation_fields, point_actions(), 2, config)
-    learner, collector = LatentSAC(core, config), Collector("PointRobot-v0", "train", seed)
+    device = Device(precision="bf16" if bf16 else "fp32")
+    learner, collector = LatentSAC(core, config, device=device), Collector("PointRobot-v0", "train", seed)
     goals = torch.tensor(metabench.spec("PointRobot-v0").table().rows["train"]).float()
     replay, tasks, generator = TaskReplay(45, 2, 2, 10_000), list(range(45)), stream(seed)
 
@@ -249,29 +250,45 @@ def test_learning_in_bfloat16_is_as_good():
     assert full.mean() > -5.0 and half.mean() > -5.0
 
 
-def test_a_device_is_found_or_missed_in_a_sentence():
-    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert find_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="no CUDA device for device 'cuda'"):
-            find_device("cuda")
+def test_captured_updates_are_the_eager_ones():
+    """As graphs of five updates each: every one with its own batch, guesses and noise."""
+    results = []
+    for form in ("eager", "captured"):
+        network, _, _, _ = parts()
+        learner = LatentSAC(network, LatentSACConfig(hidden=16, layers=2), device=Device("cpu", form=form))
+        updates, told = learner.device.updates(learner.update, 5), []
+        for number in range(22):
+            batch = Transitions.unpack(torch.randn(4, 8, 10, generator=stream(number)), 3, 2)
+            batch = batch._replace(terminal=(batch.terminal > 1.0).float(), action=batch.action.clamp(-1, 1))
+            z, noise = torch.randn(4, 2, generator=stream(1, number)), torch.randn(4, 8, 2, generator=stream(2, number))
+            updates.add(batch, z, noise)
+            if number % 11 == 10:
+                told.append(updates.means())
+        results.append((torch.cat([p.detach().flatten() for p in network.parameters()]), told))
+    (eager, told), (captured, also) = results
+    assert torch.allclose(eager, captured, atol=1e-5)
+    for one, other in zip(told, also, strict=True):
+        assert all(one[name] == pytest.approx(other[name], abs=1e-4) for name in one)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_updates_on_a_gpu_are_those_on_the_cpu():
     losses, weights = {}, {}
-    for device in ("cpu", "cuda"):
-        network, encoder, batch, learner = parts(device=device)
-        facts, noise = torch.randn(4, 3, generator=stream(1)), torch.randn(4, 8, 2, generator=stream(2))
-        with placed(learner.device, network, *learner.optimisers.values()):
-            encoder.to(learner.device)
-            rows = [learner.update(batch, encoder(facts.to(learner.device)), noise) for _ in range(5)]
-        losses[device] = [float(row["critic_loss"]) for row in rows]
-        weights[device] = torch.cat([p.flatten() for p in network.parameters()])
-        assert weights[device].device.type == "cpu", "it plays on the CPU"
-    assert losses["cpu"] == pytest.approx(losses["cuda"], rel=1e-3)
-    assert torch.allclose(weights["cpu"], weights["cuda"], atol=1e-4)
+    for name in ("cpu", "cuda"):
+        device = Device(name)
+        torch.manual_seed(0)
+        network, _, batch, _ = parts()
+        network = learns(network, device)
+        learner = LatentSAC(network, LatentSACConfig(hidden=16, layers=2), device=device)
+        z, noise = torch.randn(4, 2, generator=stream(1)), torch.randn(4, 8, 2, generator=stream(2))
+        updates = device.updates(learner.update)
+        for _ in range(10):
+            updates.add(batch, z, noise)
+        losses[name] = updates.means()["critic_loss"]
+        weights[name] = torch.cat([p.detach().cpu().flatten() for p in network.parameters()])
+    assert losses["cpu"] == pytest.approx(losses["cuda"], rel=1e-4)
+    assert torch.allclose(weights["cpu"], weights["cuda"], atol=1e-5)
 
 
 def test_the_temperature_falls_while_the_entropy_is_above_its_aim():

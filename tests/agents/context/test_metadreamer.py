@@ -13,7 +13,7 @@ from metabench_agents.context.imagination import ImaginationConfig, factor_map
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import TransitionDecoderConfig
-from metabench_agents.context.task_encoder import TaskModelConfig, model_loss
+from metabench_agents.context.task_encoder import TaskModelConfig, model_draws, model_loss
 from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 
@@ -92,7 +92,8 @@ def test_model_loss_is_the_sum_of_its_parts():
     context, lengths = state.replay.windows([0, 0, 1, 1, 2, 2], 15, stream(4))
     context = Transitions(*(column.unflatten(0, (3, 2)) for column in context))
     seen = state.replay.sample([0, 1, 2], 5, stream(5))
-    loss, metrics = model_loss(model, context, lengths.view(3, 2), seen, weights, generator)
+    draws = model_draws(lengths.view(3, 2), config.latent, generator)
+    loss, metrics = model_loss(model, context, lengths.view(3, 2), seen, weights, draws)
     again = stream(7)
     parts = (torch.rand(6, generator=again) * 15).long() + 1
     noise = torch.randn(3, 2, 2, config.latent, generator=again)
@@ -243,7 +244,9 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
 def test_flat_settings_are_read():
     """Every setting that the first runs wrote, each with a value of its own, comes to its group."""
     flat = {name: index + 2 for index, name in enumerate(FLAT)}
-    config = read_config(metadreamer.Config, flat, metadreamer.RENAMED)
+    switches = {"bf16": True, "compile": False}
+    config = read_config(metadreamer.Config, flat | switches, metadreamer.RENAMED)
+    assert (config.precision, config.form) == ("bf16", "auto")
 
     def at(path):
         value = config
@@ -275,7 +278,7 @@ FLAT = {
     "decoder_hidden": "model.decoder.hidden",
     "decoder_layers": "model.decoder.layers",
     **{name: f"sac.{name}" for name in ("hidden", "layers", "normalised_values", "learning_rate", "discount")},
-    **{name: f"sac.{name}" for name in ("reward_scale", "target_rate", "bf16", "compile")},
+    **{name: f"sac.{name}" for name in ("reward_scale", "target_rate")},
 }
 
 

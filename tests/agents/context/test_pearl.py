@@ -128,7 +128,7 @@ def test_act_leaves_the_belief_alone_and_evaluations_repeat():
 
 def test_contexts_are_prior_episodes_and_steps_are_counted():
     state = pearl.build("PointRobot-v0", SMALL, seed=0)
-    _, _, replay, collector = state
+    replay, collector = state.replay, state.collector
     pearl.collect(state, [0, 1, 2, 3], SMALL, stream(0))
     assert collector.frames == sum(replay.count) == 4 * 3 * 20
     assert [end - first for first, end in replay.context] == [20] * 4  # one prior episode

@@ -6,6 +6,7 @@ import pytest
 import torch
 from metabench_agents.oracle import sac
 from metabench_agents.oracle.sac import SAC, Noise, SACBatch, SACConfig
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.memory import Replay
 
 S, A, B = 5, 3, 16
@@ -124,7 +125,7 @@ def test_bfloat16_is_near(state, batch):
 def test_compiled_equals_eager(batch):
     states = []
     for compiled in (False, True):
-        one = SAC(S, A, SACConfig(hidden=8, batch=B, compiled=compiled), torch.Generator().manual_seed(0))
+        one = SAC(S, A, CONFIG, torch.Generator().manual_seed(0), Device(form="compiled" if compiled else "eager"))
         one.observe(batch.observation)
         generator = torch.Generator().manual_seed(5)
         for _ in range(10):
@@ -140,7 +141,7 @@ def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     SAC(S, A, CONFIG, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="need a C\\+\\+ compiler"):
-        SAC(S, A, SACConfig(compiled=True), torch.Generator().manual_seed(0))
+        SAC(S, A, CONFIG, torch.Generator().manual_seed(0), Device(form="compiled"))
 
 
 def test_moments_are_numpys():

@@ -125,7 +125,9 @@ def test_bfloat16_learns_as_well(tmp_path):
             slots=32,
             random_episodes=4,
             stage_every=20,
-            sac=sac.SACConfig(hidden=64, batch=128, actor_rate=1e-3, compiled=True, bfloat16=bfloat16),
+            sac=sac.SACConfig(hidden=64, batch=128, actor_rate=1e-3),
+            form="compiled",
+            precision="bf16" if bfloat16 else "fp32",
         )
         for seed in range(3):
             run = sac_oracle.Run(tmp_path / f"{bfloat16}-{seed}", show=False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.fast.precision import _exact, _known, products
 from metabench_agents.sequence.decision_transformer import (
     DecisionTransformer,
@@ -18,6 +19,7 @@ from metabench_agents.sequence.decision_transformer import (
 from metabench_agents.sequence.episodes import Actions, Prompt, Window
 from metabench_agents.sequence.playing import Choice, PlayingSettings, SequenceAgent, lookup
 from metabench_agents.sequence.targets import Asking, TargetSettings
+from torch import nn
 
 from metabench import Timestep
 
@@ -126,7 +128,7 @@ def test_bf16_stays_near_fp32():
     w = window(32)
     losses = {}
     for precision in ("fp32", "bf16"):
-        trainer = TransformerTrainer(network(), replace(FITTING, precision=precision))
+        trainer = TransformerTrainer(network(), FITTING, Device(precision=precision))
         losses[precision] = [float(trainer.update(w, None, i, torch.Generator())["loss"]) for i in range(20)]
     assert np.allclose(losses["fp32"], losses["bf16"], rtol=0.02)
 
@@ -135,7 +137,7 @@ def test_bf16_stays_near_fp32():
 def test_updates_on_a_gpu_are_those_on_the_cpu():
     losses = {}
     for device in ("cpu", "cuda"):
-        trainer, w = TransformerTrainer(network(), replace(FITTING, device=device)), window(32)
+        trainer, w = TransformerTrainer(network(), FITTING, Device(device)), window(32)
         losses[device] = [float(trainer.update(w, prompt(32), i, torch.Generator())["loss"]) for i in range(20)]
     assert np.allclose(losses["cpu"], losses["cuda"], rtol=1e-3)
 
@@ -366,3 +368,52 @@ def test_demonstrations_and_targets_of_the_task_make_an_agent_privileged():
     assert belief.prompted.all() and torch.equal(belief.prompt.action, demonstrations.action[[1, 0, 1]])
     with pytest.raises(ValueError, match="a task for which it has no data"):
         find(torch.tensor([[0.7]]))
+
+
+@pytest.mark.parametrize("form", ["captured", "eager"])
+def test_a_captured_transformer_learns_what_the_eager_one_does(form):
+    """Dropout included: what it draws follows from a number that is handed in, here to the eager form as well."""
+    from metabench_agents.sequence.fitting import dropout_key
+
+    results = {}
+    for kind in ("eager", form):
+        torch.manual_seed(0)
+        trainer, told = (
+            TransformerTrainer(network(settings=replace(SMALL, dropout=0.2)), FITTING, Device("cpu", form=kind)),
+            [],
+        )
+        for number in range(23):
+            w, shown = shifted(number), prompt() if number % 7 == 6 else None
+            given = (w, shown, trainer.rate(number), dropout_key(torch.Generator().manual_seed(number)))
+            trainer.updates.add(*given)
+            if number % 5 == 4:
+                told.append(trainer.updates.means()["loss"])
+        trainer.updates.flush()
+        results[kind] = torch.cat([p.detach().flatten() for p in trainer.network.parameters()]), told
+    (eager, told), (captured, also) = results["eager"], results[form]
+    assert torch.allclose(eager, captured, atol=1e-5)
+    assert told == pytest.approx(also, abs=1e-5)
+    assert len(set(told)) == len(told)
+
+
+def shifted(number):
+    drawn = window()
+    return drawn._replace(observation=drawn.observation + 0.1 * number)
+
+
+def test_dropout_by_a_number_keeps_its_share_and_is_new_with_every_number():
+    from metabench_agents.sequence.fitting import seed_dropout
+    from metabench_agents.sequence.transformer import Dropout
+
+    layers = nn.ModuleList([Dropout(0.25), Dropout(0.25)])
+    x, rows = torch.ones(1000, 103), []
+    for key in (1, 2, 1):
+        seed_dropout(layers, torch.tensor(key))
+        rows.append(torch.stack([layer(x) for layer in layers]))
+    assert torch.equal(rows[0], rows[2]), "the same number gives the same"
+    assert all(abs(float((row == 0).float().mean()) - 0.25) < 0.01 for row in rows)
+    for one, other in ((rows[0][0], rows[0][1]), (rows[0], rows[1])):
+        agree = float(((one == 0) == (other == 0)).float().mean())
+        assert abs(agree - 0.625) < 0.02, "layers and numbers are independent"
+    bits = (rows[0][0] == 0).float()
+    assert (bits.mean(0) - 0.25).abs().max() < 0.08 and (bits.mean(1) - 0.25).abs().max() < 0.2

@@ -158,7 +158,8 @@ def test_the_world_model_is_selected_on_episodes_it_did_not_learn_from(tmp_path,
             seen.append(set(episodes.first.tolist()))
             super().__init__(episodes, model, **keywords)
 
-    monkeypatch.setattr(world_model, "EpisodeSteps", Spy)
+    for module in (world_model, meta_dt):
+        monkeypatch.setattr(module, "EpisodeSteps", Spy)
     trained(meta_dt, tmp_path)
     learn, select = seen[:2]
     assert not learn & select and len(select) == 45
@@ -265,9 +266,9 @@ def test_z_at_play_is_z_while_learning(episodes):
     empty = model.encoder(torch.zeros(4, 1, 5))[0]
     for t in range(20):
         expected = z[episodes.first[which] + t]
-        assert torch.allclose(surprise.recall(ticks[:t], ticks[t]), expected, atol=1e-6)
+        assert torch.allclose(surprise.recall(ticks[:t], ticks[t]).context, expected, atol=1e-6)
         released = torch.zeros(2, 4) if t == 0 else empty.expand(2, -1) if t < 4 else expected
-        assert torch.allclose(late.recall(ticks[:t], ticks[t]), released, atol=1e-6)
+        assert torch.allclose(late.recall(ticks[:t], ticks[t]).context, released, atol=1e-6)
 
 
 def test_the_second_episode_forgets_the_first_in_z(episodes):
@@ -276,7 +277,8 @@ def test_the_second_episode_forgets_the_first_in_z(episodes):
     again = tuple(t._replace(reward=t.reward * 0 if t.time[0] == 0 else t.reward) for t in ticks)
     surprise = surprise_of(model, config)
     for t in range(6):
-        assert torch.allclose(surprise.recall(ticks + again[:t], again[t]), surprise.recall(again[:t], again[t]))
+        after, alone = surprise.recall(ticks + again[:t], again[t]), surprise.recall(again[:t], again[t])
+        assert torch.allclose(after.context, alone.context)
 
 
 @pytest.mark.parametrize(("protocol", "enough"), [("slots-1", 10), ("slots-2", 9)])
@@ -420,6 +422,67 @@ def test_a_run_that_has_no_transformer_yet_says_so(tmp_path, monkeypatch):
         trained(meta_dt, tmp_path)
     with pytest.raises(ValueError, match="has not come to its transformer yet"):
         meta_dt.load(tmp_path)
+
+
+TRIAL = {"sees": "trial", "trial": world_model.TrialModelFitting(updates=300, trials=8)}
+AVERAGE = {"average": True}
+
+
+@pytest.mark.parametrize("changes", [TRIAL, AVERAGE], ids=["trial", "average"])
+def test_a_world_model_of_trials_is_its_seed_continues_and_loads(changes, tmp_path, monkeypatch):
+    """Stopped in either phase, with prompts; and what z tells is logged once."""
+    monkeypatch.setattr("metabench_agents.sequence.fitting.SAVE_SECONDS", -1.0)
+    config = small(meta_dt)
+    config = replace(config, world_model=replace(config.world_model, **changes))
+    agent = trained(meta_dt, tmp_path / "whole", config)
+    save, count = Run.save, [0]
+
+    def stopping(self, *arguments):
+        save(self, *arguments)
+        count[0] += 1
+        if count[0] in (2, 4):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stopping)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                trained(meta_dt, tmp_path / "stopped", config)
+    trained(meta_dt, tmp_path / "stopped", config)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+    told = [row for row in comparable(tmp_path / "whole")[0] if row["phase"] == "invariance"]
+    assert [row["behaviour"] for row in told] == ["behaviour"] and set(told[0]["r2"]) == {"1", "2", "4", "8", "16"}
+    result = metabench.evaluate(agent, ID, seed=1)
+    assert metabench.evaluate(meta_dt.load(tmp_path / "whole"), ID, seed=1).returns == result.returns
+    assert np.isfinite(result.array()).all()
+
+
+def test_running_means_are_those_of_the_trial_so_far(episodes):
+    """By hand, over an episode, and over one with two others before it."""
+    z = torch.randn(len(episodes.reward), 3, generator=torch.Generator().manual_seed(0))
+    before = [torch.arange(len(episodes)) - 1, torch.arange(len(episodes)) - 2]
+    tables = meta_dt.running_means(z, episodes, before)
+    own = lambda e, t: [z[episodes.first[e] + s] for s in range(1, t + 1)]  # noqa: E731
+    for t in (0, 1, 7, 19):
+        row = int(episodes.first[11]) + t
+        first = torch.stack(own(11, t)).mean(0) if t else z[row]
+        assert torch.allclose(tables[0][row], first, atol=1e-5)
+        assert torch.allclose(tables[1][row], torch.stack(own(10, 19) + own(11, t)).mean(0), atol=1e-5)
+        # one before 11 is 10; that one's own predecessor, by the second order, is 8
+        assert torch.allclose(tables[2][row], torch.stack(own(8, 19) + own(9, 19) + own(11, t)).mean(0), atol=1e-5)
+
+
+def test_the_running_mean_at_play_is_that_while_learning(episodes):
+    model, config = model_and_config()
+    config = replace(config, world_model=replace(config.world_model, average=True))
+    surprise, which = surprise_of(model, config), torch.tensor([2, 30])
+    z = world_model.contexts(model, episodes)
+    tables = meta_dt.running_means(z, episodes, [torch.arange(len(episodes))])  # of an episode, the same before it
+    played = []
+    for table in tables:
+        for t, tick in enumerate(ticks_of(episodes, which)):
+            played.append(surprise.recall(tuple(played), tick))
+            assert torch.allclose(played[-1].context, table[episodes.first[which] + t], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rank", "return", "expectile"])

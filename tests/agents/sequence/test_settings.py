@@ -79,7 +79,7 @@ def test_a_target_that_is_one_word_is_what_it_was():
 
 def test_what_is_left_out_has_the_default_of_its_own_agent():
     assert read("prompt-dt", {"playing": {"sliding": True}}).playing.explore == 0
-    assert read("dt", {"playing": {"sliding": True}}).playing.explore == 4
+    assert read("dt", {"playing": {"sliding": True}}).playing.explore == -1
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -93,3 +93,19 @@ def test_the_command_line_takes_dotted_names(name):
         config = tyro.cli(meta_dt.Config, args=words.split())
         assert (config.transformer.width, config.world_model.width, config.world_model.used) == (8, 9, False)
         assert config.prompt.choice == "none" and config.released == ("warm-up",)
+
+
+def test_a_belief_of_the_trial_refuses_what_is_of_the_windows():
+    assert read("meta-dt", {"world_model": {"sees": "trial"}, "released": ["warm-up"]}).world_model.sees == "trial"
+    with pytest.raises(ValueError, match="'late-context' is of a world model of windows"):
+        read("meta-dt", {"world_model": {"sees": "trial"}, "released": ["late-context"]})
+    with pytest.raises(ValueError, match="average is of the window's z"):
+        read("meta-dt", {"world_model": {"sees": "trial", "average": True}})
+
+
+def test_a_run_that_does_not_say_what_its_world_model_sees_has_windows():
+    """Settings of earlier runs, flat or in groups, whatever the default is."""
+    for values in ({"world_width": 8}, {"world_model": {"width": 8}}, {}):
+        config = read_config(meta_dt.Config, meta_dt.earlier(values), meta_dt.RENAMED)
+        assert config.world_model.sees == "window"
+    assert meta_dt.earlier({"world_model": {"sees": "trial"}})["world_model"] == {"sees": "trial"}

@@ -15,7 +15,8 @@ from numba import njit
 from torch import Tensor, nn
 
 from metabench.physics.compiled import cached_njit
-from metabench_agents.parts.layers import opaque
+from metabench_agents.parts.compiling import opaque
+from metabench_agents.parts.recording import recording
 
 BEST_BELOW = 64  # trials: from there on torch's own products are large enough, and it is as fast
 
@@ -127,6 +128,6 @@ def gru_sequence(gru: nn.GRU, x: Tensor, start: Tensor) -> Tensor:
     Takes the fast way for few trials in float32 on the CPU, and torch's otherwise.
     """
     small = x.shape[1] < BEST_BELOW and x.device.type == "cpu" and x.dtype == torch.float32
-    if not small or gru.num_layers != 1 or gru.bidirectional or not gru.bias or gru.batch_first:
+    if recording() or not small or gru.num_layers != 1 or gru.bidirectional or not gru.bias or gru.batch_first:
         return gru(x, start[None])[0]
     return _Sequence.apply(x, start, *gru.all_weights[0])  # pyright: ignore[reportReturnType]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metabench.physics.compiled import cached_njit
 from metabench_agents.parts.fast.linear import prefers_onednn
+from metabench_agents.parts.recording import recording
 
 BLOCK = 6_000  # pairs
 WORTH = 20_000  # pairs from which on it is faster than tensor by tensor
@@ -142,4 +143,5 @@ def pair_outputs(latent: Tensor, transition: Tensor, weight: Tensor, bias: Tenso
 def worth_it(latent: Tensor, transition: Tensor) -> bool:
     """Whether `pair_outputs` is the faster way for these: many pairs, in float32 on the CPU, not being compiled."""
     plain = latent.dtype == torch.float32 and latent.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return plain and not torch.compiler.is_compiling() and len(latent) * transition[..., 0].numel() >= WORTH
+    plain = plain and not recording() and not torch.compiler.is_compiling()
+    return plain and len(latent) * transition[..., 0].numel() >= WORTH

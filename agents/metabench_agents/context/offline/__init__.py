@@ -1,0 +1,1 @@
+"""Agents that learn from offline data to tell tasks apart by a context of transitions, and what they share."""

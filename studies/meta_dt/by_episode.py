@@ -1,0 +1,85 @@
+"""Tables of the queue episode by episode: the first of a trial is zero-shot, the later ones few-shot.
+
+    python -m studies.meta_dt.by_episode point-robot-offline cheetah-vel-offline
+    python -m studies.meta_dt.by_episode point-robot-offline --write   # to studies/meta_dt/results
+
+Made of what `make evidence` keeps, and of nothing else; the keys stand below each table. The intervals (95 %) are over
+runs, tasks and repeats: all three are drawn anew, one inside the other, 2,000 times. With one run, or where a task is
+played once, that level says nothing of its own uncertainty, and the table says how many there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from metabench.evaluation.results import Result, write_atomically
+from metabench.rng import Array
+from metabench.runs import result_path
+from metabench.sweep import Job
+from metabench.sweep.folder import JOB
+from studies.evidence import KEPT, Table, read_queue
+
+RESULTS = Path(__file__).parent / "results"
+DRAWS = 2_000
+
+
+def interval(returns: Array, rng: np.random.Generator, draws: int = DRAWS) -> tuple[float, float, float]:
+    """Mean of `[runs, tasks, repeats]`, and the 2.5 % and 97.5 % quantiles of it under draws of all three, nested."""
+    runs, tasks, repeats = returns.shape
+    means = np.empty(draws)
+    for number in range(draws):
+        run = rng.integers(runs, size=runs)
+        task = rng.integers(tasks, size=(runs, tasks))
+        repeat = rng.integers(repeats, size=(runs, tasks, repeats))
+        means[number] = returns[run[:, None, None], task[:, :, None], repeat].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(returns.mean()), float(low), float(high)
+
+
+def returns_of(jobs: Sequence[Job], split: str, kept: Path) -> Array:
+    """`[runs, tasks, repeats, episodes]` of those jobs that are there."""
+    return np.stack([Result.load(result_path(kept / job.key(), split)).array() for job in jobs])
+
+
+def render(table: Table, kept: Path = KEPT, split: str = "test") -> str:
+    """The table as Markdown; with the keys of its runs."""
+    lines, keys, episodes = [], [], 0
+    for row in table.rows:
+        jobs = [job for job in row.jobs if (kept / job.key() / JOB).exists()]
+        if not jobs:
+            continue
+        returns = returns_of(jobs, split, kept)
+        episodes = max(episodes, returns.shape[-1])
+        cells = []
+        for episode in range(returns.shape[-1]):
+            found = interval(returns[..., episode], np.random.default_rng(0))
+            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*found))
+        lines.append(f"| {row.name} | {len(jobs)} | {returns.shape[2]} | {' | '.join(cells)} |")
+        keys.append(f"{row.name}: {' '.join(job.key() for job in jobs)}")
+    head = [f"| agent | runs | repeats | {' | '.join(f'episode {k + 1}' for k in range(episodes))} |"]
+    head.append("| --- " * (3 + episodes) + "|")
+    return "\n".join([*head, *lines, "", "<!-- keys", *keys, "-->", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints or writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help="tables of studies/queue.toml")
+    parser.add_argument("--write", action="store_true", help=f"to {RESULTS.name}/NAME.md")
+    chosen = parser.parse_args(arguments)
+    known = {table.name: table for table in read_queue()}
+    for name in chosen.names:
+        if name not in known:
+            parser.error(f"unknown table {name!r}; available: {', '.join(known)}")
+        text = render(known[name])
+        print(f"{name}: {known[name].about}\n\n{text}")
+        if chosen.write:
+            write_atomically(RESULTS / f"{name}.md", text.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What runs where in CI: no job that runs code of a pull request can write, and nothing that can write runs code."""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+
+
+def jobs(text):
+    """The text of each job, by name."""
+    body = text[text.index("\njobs:\n") + 7 :]
+    parts = re.split(r"^  ([a-z-]+):", body, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(path):
+    used = re.findall(r"uses: *(\S+)", path.read_text())
+    assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", one) for one in used), used
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_nothing_can_write_that_runs_code(path):
+    text = path.read_text()
+    head = text[: text.index("\njobs:\n")]
+    assert re.search(r"^permissions:\n  contents: read$", head, re.MULTILINE)
+    assert "pull_request_target" not in text and "secrets." not in text
+    for name, job in jobs(text).items():
+        if "write" not in re.sub(r"#.*", "", job):
+            assert "persist-credentials: false" in job or "actions/checkout" not in job, name
+            continue
+        assert not re.search(r"pip|python|metabench|\.ci/|make ", job), f"{name} can write and runs code"
+        assert "needs: build" in job
+
+
+def test_no_words_of_others_are_run():
+    """Titles, branches and the like come by variables, never by the text of a script."""
+    for path in WORKFLOWS:
+        for told in re.findall(
+            r"\$\{\{(.*?)\}\}",
+            re.sub(r"(?m)^ *(if|ref|url|path|group|python-version|name|[A-Z]+):.*$", "", path.read_text()),
+        ):
+            raise AssertionError(told)
+
+
+def test_every_pull_request_is_looked_at():
+    """Verification imports most of the repository; and git's attributes can be anywhere in it."""
+    text = (ROOT / ".github" / "workflows" / "leaderboard.yml").read_text()
+    triggers = text[text.index("\non:\n") : text.index("\npermissions:\n")]
+    assert "pull_request:" in triggers and "paths" not in triggers
+    entries = jobs(text)["entries"]
+    assert "ref: ${{ github.base_ref }}" in entries and "path: base" in entries
+    assert (
+        "base/.ci/leaderboard verify HEAD^1" in entries
+        and "pip install -c base/constraints.txt -e './base[all]'" in entries
+    )
+
+
+def test_the_publishing_job_checks_nothing_out():
+    text = (ROOT / ".github" / "workflows" / "docs.yml").read_text()
+    publish = jobs(text)["publish"]
+    assert "checkout" not in publish and "run:" not in publish and "pages: write" in publish
+    assert "write" not in jobs(text)["build"] and "make docs BOARDS=--verify" in jobs(text)["build"]
+
+
+def test_the_script_can_be_run():
+    assert (ROOT / ".ci" / "leaderboard").stat().st_mode & stat.S_IXUSR
