@@ -316,7 +316,8 @@ def card(name: str, chosen: Spec, count: int = 1) -> str:
     told = ", ".join(hidden[:3]) + (f" and {len(hidden) - 3} more" if len(hidden) > 3 else "")
     sizes = " / ".join(str(chosen.table().size(split)) for split in ("train", "test", "ood"))
     what = f"{count} ids, one for each task" if count > 1 else chosen.summary
-    drift = f"; sessions {sessions_in_short(chosen)}" if sessions_in_short(chosen) != "on request" else ""
+    short = {"yes": "in every split"}.get(sessions_in_short(chosen), sessions_in_short(chosen))
+    drift = f"; the task changes inside an episode, {short}" if sessions_in_short(chosen) != "on request" else ""
     return f"""::::{{container}} card
 {film(name, who_plays(name), lazy=True)}
 **[{name}]({name}.md)**

@@ -126,7 +126,7 @@ class Network(nn.Module):
 
 
 def loss(
-    network: Network, batch: Rollout, advantage: Tensor, target: Tensor, settings: PPO, entropy_weight: float
+    network: Network, batch: Rollout, advantage: Tensor, target: Tensor, settings: PPO, entropy_weight: Tensor | float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's loss over whole trials: policy + value_weight * value - entropy_weight * entropy."""
     params, value = network(batch)
@@ -488,6 +488,7 @@ class Seeds:
     def _improve(self, batch: Rollout, order: Tensor, scale: Tensor, left: Tensor | float) -> dict[str, Tensor]:
         """`improve` of every seed; `order` `[epochs, S, B]`, `scale` `[S]`."""
         settings, sums = self.config.ppo, {}
+        last = torch.zeros(len(self.seeds), device=self.device.kind)
         set_rate(self.optimiser, settings.learning_rate * left)
         columns = tuple(self._split(column, 1, len(self.envs)) for column in vars(batch).values())
         ready = torch.func.vmap(lambda own, by: prepared(Rollout(*own), settings, by))(columns, scale)
@@ -499,10 +500,11 @@ class Seeds:
             with self.device.products():
                 total, metrics = self.stack.call(of_seed, columns, *ready, rows)
             norm = self.stack.descend(total, self.optimiser, settings.max_grad_norm)
+            last = metrics["kl"].detach()
             for name, value in (metrics | {"grad_norm": norm}).items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         count = settings.epochs * min(settings.minibatches, order.shape[2])
-        ends = {"kl_end": metrics["kl"].detach(), "steps": torch.full_like(norm, count)}
+        ends = {"kl_end": last, "steps": torch.full_like(last, count)}
         return {name: value / count for name, value in sums.items()} | ends
 
     def iterate(self, iteration: int, left: float) -> list[dict[str, float]]:

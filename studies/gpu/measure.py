@@ -48,8 +48,8 @@ def kernels(step: Callable[[], None], device: Device) -> int:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()
         settle(device)
-    cuda = torch.autograd.DeviceType.CUDA
-    names = [event.name for event in profiler.events() if event.device_type == cuda]
+    cuda = torch.autograd.DeviceType.CUDA  # pyright: ignore[reportPrivateImportUsage]
+    names = [event.name for event in profiler.events() or () if event.device_type == cuda]
     return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
 
 
@@ -77,12 +77,12 @@ def rate(made: Making, device: Device, seconds: float, deadline: float) -> dict[
         for _ in range(steps):
             made.step()
         settle(device)
-        rates.append(steps * made.count / (time.perf_counter() - start))
+        rates.append(steps * made.units / (time.perf_counter() - start))
         if time.monotonic() > deadline:
             break
     return {
         "rate": statistics.median(rates),
         "rounds": [round(value, 2) for value in rates],
         "begun_s": round(begun, 2),
-        "kernels": kernels(made.step, device) / made.count,
+        "kernels": kernels(made.step, device) / made.units,
     }

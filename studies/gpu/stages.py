@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -58,7 +59,7 @@ def closed_loop(device: Device, sizes: Sizes) -> Making:
         slots=1, updates=1, sac=sac_oracle.SACConfig(hidden=sizes.sac_hidden, batch=sizes.sac_batch)
     )
     env = metabench.make_vec(works.CHEETAH, 1, episodes_per_task=1, expose_task=True)
-    columns, actions = env.single_observation_space.shape[0], env.single_action_space.shape[0]
+    columns, actions = (math.prod(s.shape or ()) for s in (env.single_observation_space, env.single_action_space))
     sac = sac_oracle.SAC(columns, actions, config.sac, stream(0), device)
     replay = sac_oracle.Replay(100_000, columns, actions, device.kind)
     replay.rows.normal_()
@@ -66,7 +67,11 @@ def closed_loop(device: Device, sizes: Sizes) -> Making:
     replay.written = 10_000
     learner = sac_oracle.Alone(sac, replay, config)
     played = sac_oracle.collect(learner, env, config, config.random_episodes, None, (0,), device)
-    return Making(lambda: next(played) and None, 1, learner.updates.means, lambda: iter(sac.state.actor))
+
+    def step() -> None:
+        next(played)
+
+    return Making(step, 1, learner.updates.means, lambda: iter(sac.state.actor))
 
 
 def evaluation(device: Device, sizes: Sizes) -> Making:

@@ -71,8 +71,8 @@ SMALL = Sizes(16, 16, 16, (4,), (3, 8, 6, 16), (2, 16, 6, 4), 16, 256, 2)
 class Making(NamedTuple):
     """One work, ready."""
 
-    step: Callable[[], None]  # makes `count` of its units; may return before the device is done
-    count: int
+    step: Callable[[], None]  # makes `units` of its units; may return before the device is done
+    units: int
     metrics: Callable[[], dict[str, float]]  # of all steps since the last time; waits for the device
     tensors: Callable[[], Iterator[Tensor]]  # what is learned
 
@@ -111,7 +111,7 @@ def sac(device: Device, sizes: Sizes, seeds: int = 1) -> Making:
     state = together.state if together else members[0].state
     nets = [*state.actor, *state.critic, *state.target]
     means = (lambda: {n: float(v.mean()) for n, v in updates.mean_tensors().items()}) if together else made.metrics
-    return made._replace(tensors=lambda: iter(nets), count=made.count * seeds, metrics=means)
+    return made._replace(tensors=lambda: iter(nets), units=made.units * seeds, metrics=means)
 
 
 def rl2_iteration(device: Device, sizes: Sizes, seeds: int = 1) -> Making:
@@ -327,7 +327,7 @@ CHECKED: dict[str, Maker] = {  # every agent's updates, compared number by numbe
 def learned(maker: Maker, device: Device, sizes: Sizes, updates: int = 10) -> tuple[dict[str, float], Tensor]:
     """Metrics of so many updates from the start, and all parameters after them, on the CPU."""
     made = maker(device, sizes)
-    for _ in range(max(1, updates // max(1, made.count))):
+    for _ in range(max(1, updates // max(1, made.units))):
         made.step()
     metrics = dict(made.metrics())
     return metrics, torch.cat([tensor.detach().float().cpu().flatten() for tensor in made.tensors()])

@@ -81,7 +81,7 @@ class _Staging:
 
     def fill(self, value: Tensor | float) -> None:
         """Takes in a value; the host goes on while it is copied."""
-        if isinstance(value, float):
+        if not isinstance(value, Tensor):
             self.inside.fill_(value)
         elif not self.inside.is_cuda or value.is_cuda:
             self.inside.copy_(value)

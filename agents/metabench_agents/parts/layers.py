@@ -205,7 +205,7 @@ class GRU(nn.Module):
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """`[B, I]`, `[B, H]` to the next hidden state `[B, H]`."""
         if self.written_out:
-            return self._next(F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0), h)
+            return self._next(self._given(x), h)
         return torch.gru_cell(x, h, *self.core.all_weights[0])
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -213,14 +213,20 @@ class GRU(nn.Module):
         if not self.written_out:
             return self.core(x, h[None])[0]
         states = []
-        for given in F.linear(x, self.core.weight_ih_l0, self.core.bias_ih_l0).unbind():
+        for given in self._given(x).unbind():
             h = self._next(given, h)
             states.append(h)
         return torch.stack(states)
 
+    def _given(self, x: Tensor) -> Tensor:
+        """What the input weights make of the input."""
+        weight, _, bias, _ = self.core.all_weights[0]
+        return F.linear(x, weight, bias)
+
     def _next(self, given: Tensor, h: Tensor) -> Tensor:
         """The next state, from what the input weights make of the input."""
-        own = F.linear(h, self.core.weight_hh_l0, self.core.bias_hh_l0)
+        _, weight, _, bias = self.core.all_weights[0]
+        own = F.linear(h, weight, bias)
         reset, update, new = given.chunk(3, dim=-1)
         own_reset, own_update, own_new = own.chunk(3, dim=-1)
         update = torch.sigmoid(update + own_update)
@@ -234,8 +240,8 @@ class ActionHead(nn.Module):
     Gaussian actions live in units of the space's half width around its centre; `to_env` maps them there.
     """
 
-    center: Tensor
-    half: Tensor
+    center: Tensor  # [A] of a box; and half its width
+    half_width: Tensor
 
     def __init__(self, inputs: int, space: Space, log_std: float = -0.5):
         super().__init__()
@@ -244,7 +250,7 @@ class ActionHead(nn.Module):
         if isinstance(space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((action_size(space),), log_std))
             self.low, self.high = np.asarray(space.low), np.asarray(space.high)
-            for name, unit in zip(("center", "half"), self._units(), strict=True):
+            for name, unit in zip(("center", "half_width"), self._units(), strict=True):
                 self.register_buffer(name, torch.as_tensor(unit), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -305,7 +311,7 @@ class ActionHead(nn.Module):
         """Actions in the policy's units: the inverse of `to_env`, clipping aside."""
         if self.discrete:
             return action.long()
-        return ((action - self.center) / self.half).float()
+        return ((action - self.center) / self.half_width).float()
 
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half width of the space; 0 and 1 where it has no bounds."""

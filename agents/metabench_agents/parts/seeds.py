@@ -44,10 +44,12 @@ class Stack:
         base = copy.deepcopy(members[0])
         for part in base.modules():
             if hasattr(part, "written_out"):
-                part.written_out = True  # pyright: ignore[reportAttributeAccessIssue]
+                setattr(part, "written_out", True)  # noqa: B010  of whatever layer has it
         self._base = _Applied(base.to(device.kind))
         parameters, buffers = stack_module_state(list(members))
-        self.parameters = {n: nn.Parameter(p.detach().to(device.kind)) for n, p in parameters.items()}
+        self.parameters: dict[str, Tensor] = {
+            n: nn.Parameter(p.detach().to(device.kind)) for n, p in parameters.items()
+        }
         self.buffers = {n: device.put(b) for n, b in buffers.items()}
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

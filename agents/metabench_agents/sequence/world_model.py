@@ -442,8 +442,9 @@ class WorldModelTrainer(ModelTrainer):
         """Numbers of steps `[B]`, drawn evenly."""
         return (torch.randint(len(self.learn), (self.settings.batch,), generator=generator),)
 
-    def loss(self, pick: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, *drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on these steps."""
+        (pick,) = drawn
         return self.mean_loss(self.model, self.learn.take(pick))
 
     def held_out(self) -> float:

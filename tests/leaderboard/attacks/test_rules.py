@@ -47,7 +47,7 @@ def test_the_first_rules_are_kept_by_what_was_published_and_by_nothing_else(tmp_
     from metabench.leaderboard.records import kept
     from metabench.leaderboard.verify import verify
 
-    assert len(kept()) == 43
+    assert len(kept()) == 45
     folder, boards = honest(tmp_path, "grid", "GridNavigation-v0", repeats=1)
     edit_submission(folder, lambda told: told.update(rules=1))
     assert "made under the first rules" in verify(reseal(folder), boards).fault

@@ -10,7 +10,7 @@ from the *test task's* data, played by that task's own policy: `--playing.contex
 own context it is known to collapse, for what it does is unlike what it was shown.
 
 Deviations, with reasons:
-- The policy is learned by IQL: steadier at this size of training. `--learning.kind brac` is FOCAL's BRAC.
+- The policy is learned by IQL, whose updates cost less than half. `--learning.kind brac` is FOCAL's BRAC.
 - z is that of contexts of every size, at times of none: what the policy meets at play. Published: always full ones.
 - Learning rates fall to zero; trainings are far shorter than the published ones (`FittingConfig`).
 - Observations and rewards are standardised. The loss has no weight: there is nothing to weigh it against.

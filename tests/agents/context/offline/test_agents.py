@@ -8,8 +8,11 @@ import torch
 from metabench_agents.context.actor_critic import ActionScale
 from metabench_agents.context.offline import agents, corro, csro, data, focal, playing, unicorn
 from metabench_agents.context.offline.data import TaskData
+from metabench_agents.context.offline.fitting import OfflineTrainer
+from metabench_agents.context.offline.network import OfflineNetwork
 from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.device import Device
 from metabench_agents.parts.run import Run, load_checkpoint
 
 import metabench
@@ -216,3 +219,24 @@ def test_loading_keeps_tasks_apart(monkeypatch, tmp_path):
     assert drawn.action.abs().max() <= 1.0 and found.count.tolist() == [60] * 5
     with pytest.raises(ValueError, match="was played on PointRobot-v0, not on CheetahVel-v0"):
         data.load_task_data("CheetahVel-v0", "metabench/point-robot/medium-v0", "test", actions)
+
+
+@pytest.mark.parametrize(("kind", "ahead", "updates"), [("iql", 3, 11), ("brac", 1, 2)])
+def test_an_update_is_a_pure_function_of_what_it_is_given(kind, ahead, updates):
+    """Captured as for a graph, which is rehearsed on the CPU, it learns what it learns eagerly."""
+    ends = []
+    for form in ("eager", "captured"):
+        torch.manual_seed(0)
+        config = small(csro, learning__kind=kind, fitting__updates=updates, fitting__ahead=ahead)
+        network = OfflineNetwork(ID, config.encoder, config.learning)
+        own = point_robot(ID, "", "train", network.actions)
+        network.fit_scales(own)
+        objective = csro.Club(network.encoder, 10.0, 25.0)
+        trainer = OfflineTrainer(network, objective, own, config.fitting, Device("cpu", "fp32", form))
+        means = trainer.block(0, ahead + updates, seed=1)
+        trainer.settle()
+        ends.append((means, {name: tensor.clone() for name, tensor in network.state_dict().items()}))
+    (means, one), (others, other) = ends
+    assert means.keys() == others.keys()
+    assert all(means[name] == pytest.approx(others[name], rel=1e-4, abs=1e-5) for name in means)
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
