@@ -37,7 +37,6 @@ _AGENTS = {
     },
     "context": {
         **{name: name for name in ("pearl", "metadreamer", "posterior", "collect", "replay", "imagination")},
-        **{name: name for name in ("features", "disentanglement")},
         **{"guessing": "acting", "latent_sac": "actor_critic", "task_model": "task_encoder", "world": "task_decoders"},
     },
     "sequence": {
@@ -45,7 +44,10 @@ _AGENTS = {
         **{"sequences": "episodes", "decision": "decision_transformer", "acting": "playing", "offline": "fitting"},
     },
     "oracle": {"sac": "sac", "behaviour": "behaviours"},
-    "parts": {"nn": "layers", "losses": "losses", "memory": "memory", "run": "run"},
+    "parts": {
+        **{"nn": "layers", "features": "features", "disentanglement": "disentanglement"},
+        **{"losses": "losses", "memory": "memory", "run": "run"},
+    },
     "parts.fast": {"fast_gru": "gru", "fast_pairs": "pairs", "linear": "linear", "precision": "precision"},
 }
 MOVED: Mapping[str, str] = _CORE | {

@@ -13,7 +13,7 @@ Deviations, with reasons:
   learning; RL² as run by VariBAD's code sees the hidden state alone (`network.skip=False`).
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
-  benchmarks whose episodes may end early are refused.
+  benchmarks whose episodes may end early are refused, unless `view.whole` rests such episodes out to their limit.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
 from metabench_agents.parts.layers import (
     GRU,
@@ -52,10 +52,11 @@ from metabench_agents.parts.losses import (
     ppo_policy_loss,
     value_loss,
 )
-from metabench_agents.parts.memory import Rollout, trial_length
+from metabench_agents.parts.memory import Rollout, trial_length, trial_steps
 from metabench_agents.parts.passes import passes
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.parts.seeds import Stack, common_point, save_all
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "rl2"
 
@@ -80,6 +81,12 @@ class Config(Computing):
     network: NetworkConfig = field(default_factory=NetworkConfig)  # its sizes
     ppo: PPO = field(default_factory=PPO)  # how policy and value learn; a part of a pass has whole trials
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
 
 
 class Network(nn.Module):
@@ -366,10 +373,10 @@ def update(
     return {name: float(value) for name, value in told.items()}
 
 
-def vector_envs(benchmark: str, slots: int, split: str, device: Device) -> list[Any]:
+def vector_envs(benchmark: str, slots: int, config: Config, device: Device) -> list[Any]:
     """One environment of all slots on the CPU, two halves where a device can think while one of them is stepped."""
     sizes = [slots] if device.kind.type == "cpu" or slots < 2 else [slots - slots // 2, slots // 2]
-    return [metabench.make_vec(benchmark, size, split=split) for size in sizes]
+    return [make_viewed(benchmark, size, config.view, split=config.split) for size in sizes]
 
 
 def fresh(config: Config, env: Any, seed: int) -> Network:
@@ -389,15 +396,15 @@ def empty_rollout(network: Network, env: Any, ticks: int, trials: int) -> Rollou
     return Rollout.empty(ticks, trials, network.scaler.center.shape[0], shape, network.policy.discrete)
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
     An iteration depends on nothing but parameters, optimiser, reward scale, seed and its own number.
     """
     device = Device.of(config)
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    ticks = trial_length(NAME, benchmark)
-    envs = vector_envs(benchmark, config.trials, config.split, device)
+    ticks, steps = trial_length(NAME, benchmark, config.view), trial_steps(benchmark) * config.trials
+    envs = vector_envs(benchmark, config.trials, config, device)
     network = device.place(fresh(config, envs[0], seed))
     optimiser = device.adam(network.parameters(), config.ppo.learning_rate, eps=1e-5)
     done, scale, rate = 0, 1.0, 1.0
@@ -407,7 +414,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
     act = device.function(lambda *asked: reply(network, *asked))
     passes = device.function(lambda *given: improve(network, optimiser, config.ppo, device, *given))
     batch = empty_rollout(network, envs[0], ticks, config.trials)
-    iterations = -(-config.frames // (ticks * config.trials))
+    iterations = -(-config.frames // steps)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start = time.perf_counter()
@@ -419,13 +426,13 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             metrics = {name: float(value) for name, value in told.items()}
             watch((network,), batch.observation)
             rate = next_rate(rate, metrics["kl_end"], config.ppo)
-            speed = ticks * config.trials / (time.perf_counter() - start)
+            speed = steps / (time.perf_counter() - start)
             state = {"scale": scale, "rate": rate}
-            run.log(row_of(iteration, ticks * config.trials, mean_return, state | metrics, speed))
+            run.log(row_of(iteration, steps, mean_return, state | metrics, speed))
             advance(iteration + 1, f"return {mean_return:7.2f}   {speed / 1000:5.0f}k frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack({"network": network}, {"adam": optimiser}), state)
-    return Agent(network.to("cpu"))
+    return deciding(Agent(network.to("cpu")), benchmark, config.view)
 
 
 def row_of(
@@ -453,10 +460,10 @@ class Seeds:
         if config.ppo.target_kl:
             raise ValueError("seeds that learn together all go through every pass: leave out --ppo.target-kl")
         self.config, self.seeds, self.device = config, seeds, device
-        self.ticks, trials = trial_length(NAME, benchmark), config.trials
+        self.ticks, trials = trial_length(NAME, benchmark, config.view), config.trials
         parts = 1 if device.kind.type == "cpu" or trials % 2 else 2  # of every seed's slots, each an environment
         slots = len(seeds) * trials
-        self.envs = [metabench.make_vec(benchmark, slots // parts, split=config.split) for _ in range(parts)]
+        self.envs = [make_viewed(benchmark, slots // parts, config.view, split=config.split) for _ in range(parts)]
         self.layout = torch.arange(slots).view(len(seeds), parts, -1).transpose(0, 1).flatten()  # seed by seed, in them
         self.networks = [fresh(config, self.envs[0], seed) for seed in seeds]
         self.scales = [point.state["scale"] for point in saved] or [1.0] * len(seeds)
@@ -541,7 +548,9 @@ class Seeds:
         return pack({"network": self.networks[index]}, {}) | self.stack.moments(self.optimiser, index)
 
 
-def train_seeds(benchmark: str, config: Config, *, seeds: Sequence[int], runs: Sequence[Run]) -> list[Agent]:
+def train_seeds(
+    benchmark: str, config: Config, *, seeds: Sequence[int], runs: Sequence[Run]
+) -> list[Agent | DecidingAgent]:
     """Trains several seeds in one process, each into its own run, as `train` would each of them.
 
     A seed's numbers are those of its single run up to rounding: the products of all seeds are made together.
@@ -553,7 +562,7 @@ def train_seeds(benchmark: str, config: Config, *, seeds: Sequence[int], runs: S
     points = [run.begin(NAME, benchmark, config, seed) for run, seed in zip(runs, seeds, strict=True)]
     done, saved = common_point(points)
     learners = Seeds(benchmark, config, seeds, device, saved)
-    frames = learners.ticks * config.trials
+    frames = trial_steps(benchmark) * config.trials
     iterations = -(-config.frames // frames)
     with runs[0].progress(iterations, done, f"iterations of {len(seeds)} seeds") as advance:
         for iteration in range(done, iterations):
@@ -568,13 +577,14 @@ def train_seeds(benchmark: str, config: Config, *, seeds: Sequence[int], runs: S
                 states = [{"scale": scale, "rate": 1.0} for scale in learners.scales]
                 save_all(runs, iteration + 1, [learners.tensors(i) for i in range(len(seeds))], states)
     learners.stack.write_back()
-    return [Agent(network.to("cpu")) for network in learners.networks]
+    return [deciding(Agent(network.to("cpu")), benchmark, config.view) for network in learners.networks]
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> Agent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, checkpoint = load_config(path), load_checkpoint(path)
-    env = metabench.make_vec(settings["benchmark"], 1)
-    network = Network(read_config(Config, settings["config"]).network, env)
+    config = read_config(Config, settings["config"])
+    env = make_viewed(settings["benchmark"], 1, config.view)
+    network = Network(config.network, env)
     unpack(checkpoint.tensors, {"network": network}, {})
-    return Agent(network, settings["protocol"])
+    return deciding(Agent(network, settings["protocol"]), settings["benchmark"], config.view)

@@ -48,9 +48,11 @@ def choose(given: Sequence[str]) -> tuple[str, Callable[..., Any], list[str]] | 
 
 
 def defaults(algorithm: Any, given: Sequence[str]) -> Any:
-    """What settings start from: what the algorithm's paper used on the benchmark, where the algorithm knows that."""
-    if hasattr(algorithm, "published") and given and not given[0].startswith("-"):
-        return algorithm.published(given[0])
+    """What settings start from: the paper's for the benchmark (`published`), or `recommended` ones, or the defaults."""
+    if given and not given[0].startswith("-"):
+        for name in ("published", "recommended"):
+            if hasattr(algorithm, name):
+                return getattr(algorithm, name)(given[0])
     return algorithm.Config()
 
 

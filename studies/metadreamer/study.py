@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 from metabench_agents.context import metadreamer
-from metabench_agents.context.disentanglement import dci, mig
 from metabench_agents.context.imagination import choose, factor_map, interpolate
+from metabench_agents.parts.disentanglement import dci, mig
 from metabench_agents.parts.run import load_checkpoint, stream
 
 import metabench

@@ -44,9 +44,11 @@ from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "dynamite"
 
@@ -65,18 +67,24 @@ class Config(Computing):
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the model learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 # What settings were called before they were grouped, where they were called otherwise.
 RENAMED = MODEL_RENAMED | LEARNING_RENAMED
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     return learn(NAME, benchmark, config, partial(SessionModel, config.sessions), elbo, seed=seed, run=run)
 
 
-def load(path: Path) -> BeliefAgent:
+def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], RENAMED)

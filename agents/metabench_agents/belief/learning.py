@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
 from metabench_agents.belief.model import Elbo, FitConfig, Fitting, resolve_reward_loss
 from metabench_agents.belief.policy import (
     BeliefAgent,
-    BeliefRollout,
     Improvement,
     collect,
     make_actor,
     renew,
 )
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Device, DeviceName, Form, follow, learner
 from metabench_agents.parts.fast.precision import Precision
 from metabench_agents.parts.layers import watch
 from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
-from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length
+from metabench_agents.parts.memory import TrialBuffer, has_sessions, trial_length, trial_steps
 from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
+from metabench_agents.parts.view import ViewConfig
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class LearningConfig(Protocol):
         ...
 
     @property
+    def view(self) -> ViewConfig:
+        """What is shown, how often it decides."""
+        ...
+
+    @property
     def split(self) -> str:
         """Tasks to learn from."""
         ...
@@ -147,7 +152,7 @@ def model_schedule(
 
 def learn(
     name: str, benchmark: str, config: LearningConfig, make: Make, elbo: Elbo, *, seed: int, run: Run
-) -> BeliefAgent:
+) -> BeliefAgent | DecidingAgent:
     """Trains a model by its ELBO and a policy on its beliefs; continues the run in `run.folder` to the same bits.
 
     An iteration plays one trial per slot, improves the policy by PPO on them and the model on a buffer of past trials.
@@ -163,8 +168,9 @@ def learn(
         run: Its folder.
     """
     checkpoint = run.begin(name, benchmark, config, seed)
-    ticks, drifts = trial_length(name, benchmark), has_sessions(benchmark, config.split)
-    device, env = Device.of(config), metabench.make_vec(benchmark, config.trials, split=config.split)
+    ticks, drifts = trial_length(name, benchmark, config.view), has_sessions(benchmark, config.split)
+    played = trial_steps(benchmark) * config.trials
+    device, env = Device.of(config), make_viewed(benchmark, config.trials, config.view, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
     torch.manual_seed(first)
     plays = make(resolve_reward_loss(config.model, benchmark), env, ticks)
@@ -176,7 +182,7 @@ def learn(
     fitting, buffer = Fitting(model, elbo, model_adam, config.fit, device), TrialBuffer(config.buffer)
     improvement = Improvement(actor, actor_adam, config.ppo, device)
     done, scale, rate = _continue(checkpoint, learned, buffer)
-    iterations = -(-config.frames // (ticks * config.trials))
+    iterations = -(-config.frames // played)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
@@ -199,12 +205,12 @@ def learn(
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
-            _tell(run, advance, iteration, rollout, metrics, time.perf_counter() - start)
+            _tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
     follow(plays, model)
     follow(acts, actor)
-    return BeliefAgent(name, plays.base, acts)
+    return deciding(BeliefAgent(name, plays.base, acts), benchmark, config.view)
 
 
 def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float, float]:
@@ -217,10 +223,15 @@ def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuff
 
 
 def _tell(
-    run: Run, advance: Any, iteration: int, rollout: BeliefRollout, metrics: Mapping[str, float], seconds: float
+    run: Run,
+    advance: Any,
+    iteration: int,
+    played: int,
+    mean_return: float,
+    metrics: Mapping[str, float],
+    seconds: float,
 ) -> None:
-    """Logs an iteration that took `seconds`, and moves the progress bar."""
-    played, mean_return = rollout.trials.reward.numel(), rollout.mean_return()
+    """Logs an iteration of `played` environment steps that took `seconds`, and moves the progress bar."""
     head = {"iteration": iteration + 1, "frames": (iteration + 1) * played, "return": mean_return}
     run.log(head | dict(metrics) | {"time/frames_per_s": played / seconds, "time/seconds": seconds})
     advance(iteration + 1, f"return {mean_return:7.2f}   {played / seconds / 1000:5.0f}k frames/s")
@@ -228,7 +239,7 @@ def _tell(
 
 def restore(
     name: str, record: Mapping[str, Any], config: LearningConfig, make: Make, tensors: Mapping[str, Tensor]
-) -> BeliefAgent:
+) -> BeliefAgent | DecidingAgent:
     """The agent that `learn` left in a run's folder.
 
     Args:
@@ -239,8 +250,8 @@ def restore(
         tensors: Of its checkpoint.
     """
     benchmark: str = record["benchmark"]
-    env = metabench.make_vec(benchmark, 1)
-    model = make(config.model, env, trial_length(name, benchmark))
+    env = make_viewed(benchmark, 1, config.view)
+    model = make(config.model, env, trial_length(name, benchmark, config.view))
     actor = make_actor(env, model, config.width)
     unpack(dict(tensors), {"model": model, "actor": actor}, {})
-    return BeliefAgent(name, model.base, actor, record["protocol"])
+    return deciding(BeliefAgent(name, model.base, actor, record["protocol"]), benchmark, config.view)

@@ -41,10 +41,12 @@ from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, lea
 from metabench_agents.belief.model import MODEL_RENAMED, BeliefModel, Draws, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO, chained_prior, reconstruction_loss
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "varibad"
 
@@ -62,6 +64,7 @@ class Config(Computing):
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the model learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 # What settings were called before they were grouped, where they were called otherwise.
@@ -78,12 +81,17 @@ def elbo(model: BeliefModel, batch: Trials, draws: Draws) -> tuple[Tensor, dict[
     return reconstruction + model.config.kl_weight * kl, metrics
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     return learn(NAME, benchmark, config, BeliefModel, elbo, seed=seed, run=run)
 
 
-def load(path: Path) -> BeliefAgent:
+def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], RENAMED)

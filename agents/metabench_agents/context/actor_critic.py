@@ -20,10 +20,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabench_agents.context.features import Features
 from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.device import Device, laid_out
 from metabench_agents.parts.fast.linear import Linear
+from metabench_agents.parts.features import Features
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of the policy before tanh, as in PEARL's code
 HIDDEN_BIAS, OUTPUT_BOUND = 0.1, 3e-3  # how networks start, as all of PEARL's but its policy's last layer
@@ -40,6 +40,9 @@ class LatentSACConfig:
     discount: float = 0.99  # gamma
     reward_scale: float = 5.0  # of rewards in the critics' targets
     target_rate: float = 5e-3  # how far the target value moves to the value in an update
+    temperature: float = 1.0  # weight of the policy's entropy, or where it starts if it is learned
+    learned_temperature: bool = False  # whether it is, so that the entropy comes to `entropy_per_action`
+    entropy_per_action: float = -1.0  # nats that a learned temperature aims at, times the action's columns
     mean_weight: float = 1e-3  # penalty on the square of the policy's mean before tanh
     std_weight: float = 1e-3  # penalty on the square of its log deviation
 
@@ -75,7 +78,7 @@ class ActionScale:
             raise ValueError(f"this agent acts in bounded Box spaces only, not in {space}")
         self.low, self.high = np.asarray(space.low), np.asarray(space.high)
         self.center, self.half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        self.size = int(np.prod(space.shape))
+        self.space, self.size = space, int(np.prod(space.shape))
 
     def to_env(self, action: Tensor) -> npt.NDArray[Any]:
         """Actions in the environment's units, inside the box."""
@@ -114,12 +117,14 @@ class LatentActorCritic(nn.Module):
         action_space: A bounded Box.
         latent: Dimensions of z.
         config: Sizes; layer norms are in the action and state values, never in the policy.
+        extra: How many of the columns are a view's, the last ones.
     """
 
-    def __init__(self, columns: Sequence[Any], action_space: Any, latent: int, config: LatentSACConfig):
+    def __init__(self, columns: Sequence[Any], action_space: Any, latent: int, config: LatentSACConfig, extra: int = 0):
         super().__init__()
         self.latent = latent
-        self.features, self.actions = Features(columns), ActionScale(action_space)
+        own = columns[: len(columns) - extra]
+        self.features, self.actions = Features(own, extra), ActionScale(action_space)
         self.observation = self.features.observation
         state, sizes = self.features.size + latent, (config.hidden, config.layers, 1, config.normalised_values)
         self.policy = mlp(state, config.hidden, config.layers, 2 * self.actions.size)
@@ -154,15 +159,25 @@ def critic_loss(q1: Tensor, q2: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(q1, target) + F.mse_loss(q2, target)
 
 
-def value_loss(value: Tensor, min_q: Tensor, log_prob: Tensor) -> Tensor:
-    """The mean squared error of V against min(Q1, Q2) - log pi, which has no gradient."""
-    return F.mse_loss(value, (min_q - log_prob).detach())
+def value_loss(value: Tensor, min_q: Tensor, log_prob: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """The mean squared error of V against min(Q1, Q2) - temperature * log pi, which has no gradient."""
+    return F.mse_loss(value, (min_q - temperature * log_prob).detach())
 
 
-def policy_loss(act: Act, min_q: Tensor, mean_weight: float, std_weight: float) -> Tensor:
-    """mean(log pi - min(Q1, Q2)) plus penalties on the squares of mean and log std."""
+def policy_loss(
+    act: Act, min_q: Tensor, mean_weight: float, std_weight: float, temperature: Tensor | float = 1.0
+) -> Tensor:
+    """mean(temperature * log pi - min(Q1, Q2)) plus penalties on the squares of mean and log std."""
     penalty = mean_weight * (act.mean**2).mean() + std_weight * (act.log_std**2).mean()
-    return (act.log_prob - min_q).mean() + penalty
+    return (temperature * act.log_prob - min_q).mean() + penalty
+
+
+def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-log(temperature) * mean(log pi + target entropy): Haarnoja et al. 2018 (arXiv 1812.05905), section 5.
+
+    By log(temperature), as its authors' code has it.
+    """
+    return -(log_temperature * (log_prob + target_entropy).detach()).mean()
 
 
 class LatentSAC:
@@ -183,12 +198,17 @@ class LatentSAC:
         device: Device | None = None,
     ):
         self.network, self.config, self.device = network, config, device or Device()
-        groups = {
+        groups: dict[str, list[Tensor]] = {
             "critic": [*network.q1.parameters(), *network.q2.parameters(), *encoder],
             "value": list(network.value.parameters()),
             "policy": list(network.policy.parameters()),
         }
         rate = config.learning_rate
+        start = torch.tensor(math.log(config.temperature), device=self.device.kind)
+        self.log_temperature = start.requires_grad_(config.learned_temperature)
+        if config.learned_temperature:
+            groups["temperature"] = [self.log_temperature]
+        self.target_entropy = config.entropy_per_action * network.actions.size
         self.optimisers = {name: self.device.adam(group, rate) for name, group in groups.items()}
         self._critic = self.device.compiled(self._critic_stage)
         self._actor = self.device.compiled(self._actor_stage)
@@ -210,8 +230,12 @@ class LatentSAC:
         state = network.see(batch.observation, z)
         act = network.act(state, noise)
         min_q = torch.minimum(*network.q(state, act.action))
-        value = value_loss(network.value(state).float()[..., 0], min_q, act.log_prob)
-        return value, policy_loss(act, min_q, own.mean_weight, own.std_weight), act
+        temperature = self._temperature()
+        value = value_loss(network.value(state).float()[..., 0], min_q, act.log_prob, temperature)
+        return value, policy_loss(act, min_q, own.mean_weight, own.std_weight, temperature), act
+
+    def _temperature(self) -> Tensor | float:
+        return self.log_temperature.detach().exp() if self.config.learned_temperature else self.config.temperature
 
     def update(self, batch: Transitions, z: Tensor, noise: Tensor, penalty: Tensor | None = None) -> dict[str, Tensor]:
         """One step of critics (and encoder), then of value and policy with the new critics, then of the slow copy.
@@ -232,16 +256,23 @@ class LatentSAC:
             value, policy, act = self._actor(batch, per_step.detach(), noise)
         # Neither loss depends on the other's parameters, so the gradient of the sum is both gradients.
         _descend(value + policy, self.optimisers["value"], self.optimisers["policy"])
+        extra = {}
+        if self.config.learned_temperature:
+            loss = temperature_loss(self.log_temperature, act.log_prob, self.target_entropy)
+            _descend(loss, self.optimisers["temperature"])
+            extra = {"temperature": self.log_temperature.detach().exp()}
         with torch.no_grad():
             pairs = zip(self.network.target.parameters(), self.network.value.parameters(), strict=True)
             for slow, fast in pairs:
                 slow.lerp_(fast, self.config.target_rate)
         named = {"critic_loss": critic, "value_loss": value, "policy_loss": policy, "q": q.mean()}
-        return {name: loss.detach() for name, loss in named.items()} | {"entropy": -act.log_prob.detach().mean()}
+        told = {name: loss.detach() for name, loss in named.items()}
+        return told | {"entropy": -act.log_prob.detach().mean()} | extra
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimisers' moments, by name."""
-        return {
+        """The optimisers' moments and a learned temperature, by name."""
+        learned = {"log_temperature": self.log_temperature.detach()} if self.config.learned_temperature else {}
+        return learned | {
             f"{name}/{index}/{key}": value
             for name, optimiser in self.optimisers.items()
             for index, moments in optimiser.state_dict()["state"].items()
@@ -250,6 +281,9 @@ class LatentSAC:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
+        if "log_temperature" in tensors:
+            with torch.no_grad():
+                self.log_temperature.copy_(tensors["log_temperature"])
         for name, optimiser in self.optimisers.items():
             restore_adam(optimiser, {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(name)})
 

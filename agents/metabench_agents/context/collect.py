@@ -14,6 +14,8 @@ import metabench
 from metabench_agents.context.actor_critic import LatentActorCritic
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
+from metabench_agents.parts.decisions import make_viewed, played
+from metabench_agents.parts.view import Sight, ViewConfig
 
 UNLIMITED = 2**31 - 1  # episodes of a trial: a slot never leaves its task
 
@@ -39,6 +41,8 @@ class PlayedEpisodes(NamedTuple):
     rows: list[Tensor]  # packed transitions [n, W] of each slot in the order they were played
     returns: Tensor  # [B, E] undiscounted
     starts: Tensor  # [B, O] the first observation of each slot's first episode
+    every_start: Tensor  # [B E, O] of every episode
+    owner: Tensor  # [B E] their slots
 
 
 class Collector:
@@ -48,45 +52,53 @@ class Collector:
         benchmark: An id.
         split: Where the tasks come from.
         seed: Of every episode's start and dynamics.
+        view: What is shown, whose decisions are the steps that are kept; the environment's own by default.
     """
 
-    def __init__(self, benchmark: str, split: str, seed: int):
+    def __init__(self, benchmark: str, split: str, seed: int, view: ViewConfig | None = None):
         self.benchmark, self.split, self.seed = benchmark, split, seed
+        self.view = view or ViewConfig()
         self.frames, self.calls = 0, 0  # environment steps played, calls made
         self._envs: dict[int, Any] = {}  # by number of slots
 
     def play(
         self,
-        network: LatentActorCritic,
+        network: Any,
         tasks: Sequence[int],
         latent: Callable[[int], Tensor],
         episodes: int,
         generator: torch.Generator,
+        sight: Sight | None = None,
+        blind: bool = False,
     ) -> PlayedEpisodes:
         """Plays `episodes` episodes of each task (a row of the split) with the policy's random actions.
+
+        What is kept are the environment's own steps, also where the policy's decisions stand for several of them.
 
         Steps that a slot idles through while others finish belong to nobody: they are not kept and not counted.
 
         Args:
-            network: The policy.
+            network: The policy: an actor-critic or a policy given latents, with `see`, `act` and `actions`.
             tasks: One row of the split per slot.
             latent: Given the number of the episode, the latents `[B, L]` that its actions depend on.
             episodes: How many.
             generator: For the actions.
+            sight: What the policy is shown, and for how long its decisions stand; the observation alone by default.
+            blind: Whether decisions are uniform instead: what a model can learn from before there is a policy.
         """
         env = self._env(len(tasks))
         self.calls += 1
         observation, _ = env.reset(
             seed=(self.seed * 2**32 + self.calls) * 2**20, options={"task": np.asarray(tasks, dtype=np.int64)}
         )
-        starts = torch.as_tensor(observation, dtype=torch.float32).clone()
+        starts, pace = [torch.as_tensor(observation, dtype=torch.float32).clone()], _Pace(network, sight, len(tasks))
         latents = torch.stack([latent(number) for number in range(episodes)])  # [E, B, L]
         episode, slots = np.zeros(len(tasks), dtype=np.int64), np.arange(len(tasks))
-        returns, ticks, lives = np.zeros((len(tasks), episodes)), [], []
+        returns, ticks, lives, owners = np.zeros((len(tasks), episodes)), [], [], [slots]
         while (episode < episodes).any():
             seen = torch.as_tensor(observation, dtype=torch.float32)
             z = latents[np.minimum(episode, episodes - 1), slots]
-            action = self._act(network, seen, z, generator)
+            action = pace.act(seen, z, generator, blind)
             observation, reward, terminated, truncated, info = env.step(network.actions.to_env(action))
             done, live = terminated | truncated, episode < episodes
             last = torch.as_tensor(info["final_obs"] if done.any() else observation, dtype=torch.float32)
@@ -95,20 +107,24 @@ class Collector:
             ticks.append(Transitions(*columns).pack())
             lives.append(live)
             returns[live, episode[live]] += reward[live]
-            episode += done
-        self.frames += int(np.sum(lives))
+            self.frames += played(env, live)
+            episode = episode + done
+            pace.tick(done)
+            if done.any():
+                begun = done & (episode < episodes)
+                starts.append(torch.as_tensor(observation[begun], dtype=torch.float32).clone())
+                owners.append(np.flatnonzero(begun))
         table, kept = torch.stack(ticks), torch.from_numpy(np.stack(lives))  # [ticks, B, W], [ticks, B]
-        return PlayedEpisodes([table[kept[:, slot], slot] for slot in slots], torch.from_numpy(returns), starts)
-
-    @staticmethod
-    @torch.inference_mode()
-    def _act(network: LatentActorCritic, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(observation), network.actions.size, generator=generator)
-        return network.act(network.see(observation, z), noise).action.clone()
+        rows = [table[kept[:, slot], slot] for slot in slots]
+        return PlayedEpisodes(
+            rows, torch.from_numpy(returns), starts[0], torch.cat(starts), torch.from_numpy(np.concatenate(owners))
+        )
 
     def _env(self, slots: int) -> Any:
         if slots not in self._envs:
-            self._envs[slots] = metabench.make_vec(self.benchmark, slots, split=self.split, episodes_per_task=UNLIMITED)
+            self._envs[slots] = make_viewed(
+                self.benchmark, slots, self.view, split=self.split, episodes_per_task=UNLIMITED
+            )
         return self._envs[slots]
 
     def state(self) -> dict[str, int]:
@@ -118,6 +134,36 @@ class Collector:
     def restore(self, state: dict[str, int]) -> None:
         """The inverse of `state`."""
         self.frames, self.calls = state["frames"], state["calls"]
+
+
+class _Pace:
+    """A policy's random decisions in B slots, each for as long as it stands."""
+
+    def __init__(self, network: Any, sight: Sight | None, slots: int):
+        self.network, self.sight = network, sight
+        self.elapsed = np.zeros(slots, dtype=np.int64)  # steps of each slot's episode
+        self.action = torch.zeros(slots, network.actions.size)
+
+    @torch.inference_mode()
+    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator, blind: bool) -> Tensor:
+        """`[B, A]` for this step."""
+        network, shown = self.network, observation
+        if self.sight:
+            shown = self.sight(observation, torch.from_numpy(self.elapsed))
+        if blind:
+            drawn = 2.0 * torch.rand(self.action.shape, generator=generator) - 1.0
+        else:
+            noise = torch.randn(self.action.shape, generator=generator)
+            drawn = network.act(network.see(shown, z), noise).action.clone()
+        if self.sight and self.sight.view.hold > 1:
+            decides = torch.from_numpy(self.elapsed % self.sight.view.hold == 0)
+            drawn = torch.where(decides[:, None], drawn, self.action)
+        self.action = drawn
+        return drawn
+
+    def tick(self, done: np.ndarray) -> None:
+        """One step further; an episode begins where the last one is `done` `[B]`."""
+        self.elapsed = np.where(done, 0, self.elapsed + 1)
 
 
 def gather(
@@ -157,10 +203,10 @@ def gather(
         return torch.randn(len(tasks), network.latent, generator=generator)
 
     def play(latent: Callable[[int], Tensor], episodes: int, context: bool) -> PlayedEpisodes:
-        played = collector.play(network, rows or tasks, latent, episodes, generator)
-        for task, new in zip(tasks, played.rows, strict=True):
-            replay.add(task, new, context=context)
-        return played
+        new = collector.play(network, rows or tasks, latent, episodes, generator)
+        for task, transitions in zip(tasks, new.rows, strict=True):
+            replay.add(task, transitions, context=context)
+        return new
 
     for task in tasks:
         replay.begin_context(task)

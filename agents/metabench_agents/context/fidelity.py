@@ -12,11 +12,11 @@ from torch import Tensor
 
 import metabench
 from metabench_agents.context.actor_critic import LatentActorCritic
-from metabench_agents.context.disentanglement import mig
 from metabench_agents.context.imagination import choose, factor_map, interpolate
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
+from metabench_agents.parts.disentanglement import mig
 
 Array = npt.NDArray[Any]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from metabench_agents.context.actor_critic import LatentActorCritic
-from metabench_agents.context.disentanglement import match, monotone_information
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
+from metabench_agents.parts.disentanglement import match, monotone_information
 
 Array = npt.NDArray[Any]
 

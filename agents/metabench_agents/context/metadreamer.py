@@ -51,15 +51,21 @@ import metabench
 from metabench_agents.context.acting import GuessingAgent
 from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, LatentSACConfig, restore_adam
 from metabench_agents.context.collect import CollectionConfig, Collector, adaptation, gather
+from metabench_agents.context.dreaming import DreamConfig, LatentGaussianPolicy
 from metabench_agents.context.fidelity import quality
 from metabench_agents.context.imagination import Dream, ImaginationConfig, Known, dream_of, relabel
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import TaskReplay, Transitions
+from metabench_agents.context.rounds import Known as KnownTasks
+from metabench_agents.context.rounds import RoundsConfig, collect_round, dream_round, everything, fit_round
 from metabench_agents.context.task_decoders import make_decoder
 from metabench_agents.context.task_encoder import ModelDraws, TaskModel, TaskModelConfig, model_draws, model_loss
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, descend, follow, learner
+from metabench_agents.parts.features import Features
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.view import Sight, ViewConfig, extra_columns, sight_of, view_of
 
 NAME = "metadreamer"
 
@@ -73,6 +79,8 @@ class Config(Computing):
     """Settings of one training run; the defaults are the run R8IR8."""
 
     split: str = "train"  # tasks to learn from
+    view: ViewConfig = field(default_factory=ViewConfig)  # what the policy is shown, how often it decides
+    learner: str = "sac"  # of the policy: "sac" on real and imagined data, "ppo" in the model alone, in rounds
     tasks: int = field(default=8, metadata={"low": 0})  # how many, spread evenly over the table; 0 for all
     iterations: int = 100  # rounds of collecting and updating
     collection: CollectionConfig = field(default_factory=CollectionConfig)  # what is played
@@ -83,7 +91,9 @@ class Config(Computing):
     latent: int = 4  # dimensions of z
     model: TaskModelConfig = field(default_factory=TaskModelConfig)  # encoder and decoder
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)  # what the policy learns from besides
-    sac: LatentSACConfig = field(default_factory=_smaller)  # policy and values
+    sac: LatentSACConfig = field(default_factory=_smaller)  # policy and values of the learner "sac"
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)  # how the learner "ppo" divides its work
+    dream: DreamConfig = field(default_factory=DreamConfig)  # how it learns in the model
     exploration_episodes: int = 1  # of a trial at test time, with z from the prior
     evaluate_every: int = 0  # iterations between evaluations for the learning curve; 0 for none
     evaluate_splits: tuple[str, ...] = ("test", "ood")  # what it is measured on; nothing is chosen by it
@@ -104,6 +114,9 @@ RENAMED = {  # flat settings of the first runs that are called otherwise now, or
     "hidden": "sac.hidden",
     "layers": "sac.layers",
     "learning_rate": "sac.learning_rate",
+    "discount": "sac.discount",
+    "deviation": "model.deviation",
+    "reward_scale": "sac.reward_scale",
 }
 RUNS: dict[str, dict[str, Any]] = {  # the paper's names; the reading is ours
     "R8": {"tasks": 8, "imagination.tasks": 0, "imagination.rollouts": "none"},
@@ -120,14 +133,56 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of any run
 }
 
 
+MERGE: dict[str, Any] = {  # in rounds, on the eight real tasks of the run R8IR8
+    "split": "R8",
+    "learner": "ppo",
+    "iterations": 2,
+    "collection.initial_episodes": 6,
+    "collection.prior_episodes": 3,
+    "collection.posterior_episodes": 2,
+    "model.updates": 600,
+    "model.targets": 48,
+    "model.context": 80,
+    "model.separation": 0.3,
+    "model.starts": 1.0,
+    "model.partial": "foretell",
+    "model.decoder.kind": "vehicles",
+    "model.decoder.hidden": 32,
+    "rounds.tasks": "hull",
+    "evaluate_every": 1,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {"HighwayMerge-v0": MERGE, "HighwayMergeHidas-v0": MERGE}
+ROUNDS: dict[str, dict[str, Any]] = {  # ablations of a run in rounds
+    "no-meta-imagination": {"rounds.tasks": "real"},
+    "one-factor-at-a-time": {"rounds.tasks": "lines"},
+    "box": {"rounds.tasks": "box"},
+    "one-start": {"rounds.starts": "one"},
+    "no-physics": {"model.decoder.kind": "neural", "model.decoder.hidden": 128},
+    "beta-1": {"model.beta": 1.0},
+    "supervised": {"model.supervision": 10.0},
+    "old-policy": {"dream.fresh": False},
+    "few-dreams": {"dream.steps": 550_000},
+}
+
+
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
+    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
+    return replace(with_settings(Config(), known), view=view_of(benchmark))
+
+
 class MetaDreamerNetwork(nn.Module):
     """The model of tasks, and the networks that act on guesses about them."""
 
     def __init__(self, config: Config, env: Any):
         super().__init__()
         fields, space = env.family.observation_fields, env.single_action_space
-        self.core = LatentActorCritic(fields, space, config.latent, config.sac)
-        features, actions = self.core.features, self.core.actions.size
+        if config.learner == "ppo":
+            self.core: Any = LatentGaussianPolicy(sight_of(env, config.view), space, config.latent, config.dream)
+            features, actions = Features(fields), self.core.actions.size
+        else:
+            self.core = LatentActorCritic(fields, space, config.latent, config.sac, extra_columns(config.view))
+            features, actions = self.core.features, self.core.actions.size
         decoder = make_decoder(config.model.decoder, env.family, features, actions, config.latent)
         self.model = TaskModel(features, decoder, actions, config.latent, config.model)
 
@@ -280,14 +335,18 @@ def diagnose(state: MetaDreamerState, config: Config, generator: torch.Generator
     )
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> MetaDreamerAgent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> MetaDreamerAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits.
 
     `frames` in the metrics are the real environment steps of training, those the generative model learns from included.
     """
+    if config.learner == "ppo":
+        return train_in_rounds(benchmark, config, seed, run)
+    if config.learner != "sac":
+        raise ValueError(f"unknown learner {config.learner!r}; available: sac, ppo")
     state = build(benchmark, config, seed)
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    agent, done = MetaDreamerAgent(state.network, config.exploration_episodes), 0
+    agent, done = deciding(MetaDreamerAgent(state.network, config.exploration_episodes), benchmark, config.view), 0
     if checkpoint:
         done = checkpoint.iteration
         restore(state, checkpoint.tensors)
@@ -317,6 +376,94 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> MetaDreamer
     return agent
 
 
+class Rounds(NamedTuple):
+    """Everything of a run in rounds that changes."""
+
+    network: MetaDreamerNetwork
+    known: KnownTasks
+    collector: Collector
+    rows: list[int]  # of the split: the real tasks
+    sight: Sight
+
+
+def build_rounds(benchmark: str, config: Config, seed: int) -> Rounds:
+    """Everything that a run in rounds starts with; ValueError where the benchmark or the settings do not fit."""
+    rows, factors = real_tasks(benchmark, config)
+    env = metabench.make_vec(benchmark, 1, split=config.split)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    network, columns = MetaDreamerNetwork(config, env), len(env.family.observation_fields)
+    sizes = (len(rows), columns, network.core.actions.size, config.replay)
+    known = KnownTasks(TaskReplay(*sizes), TaskReplay(*sizes), [torch.empty(0, columns) for _ in rows], factors)
+    return Rounds(network, known, Collector(benchmark, config.split, seed), rows, sight_of(env, config.view))
+
+
+def train_in_rounds(benchmark: str, config: Config, seed: int, run: Run) -> MetaDreamerAgent:
+    """The learner "ppo": each iteration collects, fits the model and learns a policy in it; see `rounds`."""
+    state = build_rounds(benchmark, config, seed)
+    network, known = state.network, state.known
+    checkpoint = run.begin(NAME, benchmark, config, seed)
+    agent, done = MetaDreamerAgent(network, config.exploration_episodes, sight=state.sight), 0
+    if checkpoint:
+        done = checkpoint.iteration
+        restore_rounds(state, checkpoint.tensors)
+        state.collector.restore(checkpoint.state["collector"])
+    collection, context = config.collection, config.model.context
+    with run.progress(config.iterations, done, "rounds") as advance:
+        for iteration in range(done, config.iterations):
+            start, generator = time.perf_counter(), stream(seed, iteration)
+            given = (state.rows, state.sight, collection, context, config.rounds.held_out, generator, iteration == 0)
+            row = collect_round(network.core, network.model, state.collector, known, *given)
+            if iteration == 0:
+                seen, _ = everything(known.replay)
+                network.model.features.fit(seen.observation)
+                network.model.decoder.units.fit(seen)
+                network.model.decoder.fit_starts(torch.cat(known.starts))
+            row |= fit_round(network.model, known, config.model, config.rounds, (seed, iteration, 3))
+            row["trusted"] = float(row["held_skill"] >= config.rounds.least_skill)
+            if row["trusted"]:
+                if config.dream.fresh:
+                    renew(network, config, state.sight, (seed, iteration, 4))
+                row |= dream_round(
+                    network.core, network.model, known, state.sight, context, config.rounds, config.dream, generator
+                )
+            if config.evaluate_every and (iteration + 1) % config.evaluate_every == 0:
+                row |= adaptation(agent, benchmark, config.evaluate_splits, config.exploration_episodes + 1)
+            row["time/seconds"] = time.perf_counter() - start
+            run.log({"iteration": iteration + 1, "frames": state.collector.frames} | row)
+            advance(iteration + 1, f"return {row.get('return_posterior', row.get('return_prior', 0.0)):8.2f}")
+            run.save(iteration + 1, rounds_tensors(state), {"collector": state.collector.state()})
+    return agent
+
+
+def renew(network: MetaDreamerNetwork, config: Config, sight: Sight, key: Sequence[int]) -> None:
+    """A fresh policy in place of the old one."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    core = network.core
+    space = core.actions.space
+    core.load_state_dict(LatentGaussianPolicy(sight, space, config.latent, config.dream).state_dict())
+
+
+def rounds_tensors(state: Rounds) -> dict[str, Tensor]:
+    """Everything that a run in rounds continues from, by name."""
+    parts = {
+        "network": state.network.state_dict(),
+        "replay": state.known.replay.tensors(),
+        "held": state.known.held.tensors(),
+        "starts": {str(task): own for task, own in enumerate(state.known.starts)},
+    }
+    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+
+def restore_rounds(state: Rounds, saved: dict[str, Tensor]) -> None:
+    """The inverse of `rounds_tensors`."""
+    parts = by_part(saved)
+    state.network.load_state_dict(parts["network"])
+    state.known.replay.restore(parts["replay"])
+    state.known.held.restore(parts["held"])
+    for task in range(len(state.known.starts)):
+        state.known.starts[task] = parts["starts"][str(task)]
+
+
 def learn(state: MetaDreamerState, config: Config, generator: torch.Generator) -> dict[str, float]:
     """The updates of one iteration: the model's, then the policy's with an imagination every so often."""
     follow(state.learner, state.network)  # scales of observations may have been fitted
@@ -340,8 +487,8 @@ def spread(size: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, size - 1, count).round().astype(int)).tolist()
 
 
-def build(benchmark: str, config: Config, seed: int) -> MetaDreamerState:
-    """Everything a run starts with; ValueError where the benchmark or the settings do not fit."""
+def real_tasks(benchmark: str, config: Config) -> tuple[list[int], np.ndarray]:
+    """The rows of the split that are learned from, and their parameters `[R, K]`."""
     table = metabench.spec(benchmark).table()
     size = table.size(config.split)
     if not 0 <= config.tasks <= size:
@@ -349,14 +496,21 @@ def build(benchmark: str, config: Config, seed: int) -> MetaDreamerState:
             f"tasks must be 1 to {size}, the size of {benchmark}'s split {config.split!r}, or 0 for all of them;"
             f" got {config.tasks}"
         )
+    rows = spread(size, config.tasks or size)
+    return rows, table.rows[config.split][rows]
+
+
+def build(benchmark: str, config: Config, seed: int) -> MetaDreamerState:
+    """Everything a run starts with; ValueError where the benchmark or the settings do not fit."""
+    rows, factors = real_tasks(benchmark, config)
     imagination = config.imagination
     if imagination.rollouts not in ("all", "imagined", "none"):
         raise ValueError(f"unknown rollouts {imagination.rollouts!r}; available: all, imagined, none")
     if imagination.rollouts == "imagined" and not imagination.tasks:
         raise ValueError("rollouts of imagined tasks need imagination.tasks of at least 1")
-    env = metabench.make_vec(benchmark, 1, split=config.split)
+    env = make_viewed(benchmark, 1, config.view, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    network, rows = MetaDreamerNetwork(config, env), spread(size, config.tasks or size)
+    network = MetaDreamerNetwork(config, env)
     width = network.core.observation
     device = Device.of(config)
     learns = learner(network, device)
@@ -370,9 +524,9 @@ def build(benchmark: str, config: Config, seed: int) -> MetaDreamerState:
         device.updates(model_step(learns, model, config, device)),
         device.updates(sac.update),
         TaskReplay(len(rows), width, network.core.actions.size, config.replay),
-        Collector(benchmark, config.split, seed),
+        Collector(benchmark, config.split, seed, config.view),
         rows,
-        table.rows[config.split][rows],
+        factors,
         torch.zeros(len(rows), width),
     )
 
@@ -390,12 +544,18 @@ def tensors(state: MetaDreamerState, beliefs: DiagonalGaussian) -> dict[str, Ten
     return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
 
 
-def restore(state: MetaDreamerState, saved: dict[str, Tensor]) -> None:
-    """The inverse of `tensors`."""
+def by_part(saved: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors named `part/name` by part."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in saved.items():
         part, _, name = key.partition("/")
         parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+def restore(state: MetaDreamerState, saved: dict[str, Tensor]) -> None:
+    """The inverse of `tensors`."""
+    parts = by_part(saved)
     state.network.load_state_dict(parts["network"])
     follow(state.learner, state.network)
     state.sac.restore(parts["adam"])
@@ -414,11 +574,16 @@ def load_training(path: Path) -> tuple[MetaDreamerState, Config]:
     return state, config
 
 
-def load(path: Path) -> MetaDreamerAgent:
+def load(path: Path) -> MetaDreamerAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path).tensors
     config = read_config(Config, settings["config"], RENAMED)
-    network = MetaDreamerNetwork(config, metabench.make_vec(settings["benchmark"], 1, split=config.split))
+    in_rounds = config.learner == "ppo"
+    view = ViewConfig() if in_rounds else config.view
+    env = make_viewed(settings["benchmark"], 1, view, split=config.split)
+    network = MetaDreamerNetwork(config, env)
     kept = {name.removeprefix("network/"): own for name, own in saved.items() if name.startswith("network/")}
     network.load_state_dict(kept)  # an agent needs nothing else: published policies have nothing else
-    return MetaDreamerAgent(network, config.exploration_episodes, settings["protocol"])
+    sight = sight_of(env, config.view) if in_rounds else None
+    agent = MetaDreamerAgent(network, config.exploration_episodes, settings["protocol"], sight=sight)
+    return agent if in_rounds else deciding(agent, settings["benchmark"], config.view)

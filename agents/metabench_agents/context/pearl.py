@@ -46,8 +46,10 @@ from metabench_agents.context.collect import CollectionConfig, Collector, adapta
 from metabench_agents.context.posterior import DiagonalGaussian, Evidence
 from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, follow, learner
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.view import ViewConfig, extra_columns
 
 NAME = "pearl"
 
@@ -68,6 +70,7 @@ class Config(Computing):
     """Settings of one training run."""
 
     split: str = "train"  # tasks to learn from
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
     tasks: int = 0  # how many of them, the first of the table; 0 for all
     iterations: int = 500  # rounds of collecting and updating
     collection: CollectionConfig = field(default_factory=CollectionConfig)  # what is played
@@ -138,7 +141,8 @@ class PEARLNetwork(nn.Module):
     def __init__(self, config: Config, env: Any):
         super().__init__()
         fields = env.family.observation_fields
-        self.core = LatentActorCritic(fields, env.single_action_space, config.latent, config.sac)
+        extra = extra_columns(config.view)
+        self.core = LatentActorCritic(fields, env.single_action_space, config.latent, config.sac, extra)
         self.next_observation, self.latent = config.encoder.next_observation, config.latent
         inputs = self.core.features.size * (2 if self.next_observation else 1) + self.core.actions.size + 1
         self.encoder = mlp(inputs, config.encoder.hidden, config.encoder.layers, 2 * config.latent)
@@ -236,11 +240,11 @@ def learn(state: PEARLState, config: Config, generator: torch.Generator) -> dict
     return means
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> PEARLAgent:
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> PEARLAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     state = build(benchmark, config, seed)
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    agent, done = PEARLAgent(state.network, config.exploration_episodes), 0
+    agent, done = deciding(PEARLAgent(state.network, config.exploration_episodes), benchmark, config.view), 0
     if checkpoint:
         done = checkpoint.iteration
         restore(state, checkpoint.tensors)
@@ -275,7 +279,7 @@ def build(benchmark: str, config: Config, seed: int) -> PEARLState:
             f"tasks must be 1 to {table.size(config.split)}, the size of {benchmark}'s split {config.split!r}, or 0 "
             f"for all of them; got {config.tasks}"
         )
-    env = metabench.make_vec(benchmark, 1, split=config.split)
+    env = make_viewed(benchmark, 1, config.view, split=config.split)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     network = PEARLNetwork(config, env)
     device = Device.of(config)
@@ -283,7 +287,8 @@ def build(benchmark: str, config: Config, seed: int) -> PEARLState:
     sac = LatentSAC(learns.core, config.sac, list(learns.encoder.parameters()), device)
     updates = device.updates(update_of(learns, sac, config.encoder.kl_weight))
     sizes = (network.core.observation, network.core.actions.size)
-    replay, collector = TaskReplay(count, *sizes, config.replay), Collector(benchmark, config.split, seed)
+    replay = TaskReplay(count, *sizes, config.replay)
+    collector = Collector(benchmark, config.split, seed, config.view)
     return PEARLState(network, learns, sac, replay, collector, updates)
 
 
@@ -308,11 +313,12 @@ def restore(state: PEARLState, saved: dict[str, Tensor]) -> None:
         state.replay.restore(parts["replay"])
 
 
-def load(path: Path) -> PEARLAgent:
+def load(path: Path) -> PEARLAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path).tensors
     config = read_config(Config, settings["config"], RENAMED)
-    network = PEARLNetwork(config, metabench.make_vec(settings["benchmark"], 1, split=config.split))
+    network = PEARLNetwork(config, make_viewed(settings["benchmark"], 1, config.view, split=config.split))
     kept = {name.removeprefix("network/"): own for name, own in saved.items() if name.startswith("network/")}
     network.load_state_dict(kept)  # an agent needs nothing else: published policies have nothing else
-    return PEARLAgent(network, config.exploration_episodes, settings["protocol"])
+    agent = PEARLAgent(network, config.exploration_episodes, settings["protocol"])
+    return deciding(agent, settings["benchmark"], config.view)

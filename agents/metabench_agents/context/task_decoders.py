@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.context.actor_critic import mlp
-from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.features import Features, Pair, kinematic_pairs, point_masses
 
 MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
 
@@ -28,7 +28,7 @@ MAX_ACCELERATION = 3.0  # m/s^2, the bound of the paper's decoder
 class TransitionDecoderConfig:
     """Which decoder, and how large."""
 
-    kind: str = "auto"  # "physics" or "neural"; "auto" takes physics where point masses are observed
+    kind: str = "auto"  # "physics", "vehicles" or "neural"; "auto" takes physics where point masses are observed
     hidden: int = 128  # width of its network
     layers: int = 2  # hidden layers
 
@@ -75,6 +75,8 @@ class Units(nn.Module):
 class NeuralDecoder(nn.Module):
     """(s, a, z) -> change of s, reward, end: one network, no physics."""
 
+    evidence_columns = 0  # of `evidence`; 0 where transitions are shown to an encoder as they are
+
     def __init__(
         self, features: Features, space: spaces.Box, action: int, latent: int, config: TransitionDecoderConfig
     ):
@@ -95,6 +97,61 @@ class NeuralDecoder(nn.Module):
         units = self.units
         after = self.move(observation, change)
         return Prediction(after, units.reward_center + units.reward_scale * reward, ends)
+
+    def told(self, observation: Tensor, action: Tensor, z: Tensor, ended: Tensor | None) -> Prediction:
+        """A step of which it is known whether it ended the episode, as in training; None: that is foretold too."""
+        return self(observation, action, z)
+
+    def evidence(self, seen: Transitions) -> Tensor:
+        """What each of several alike parts shows of the task in transitions `[...]`: `[F, V, N]` with N all of them."""
+        raise NotImplementedError(f"{type(self).__name__} shows transitions as they are")
+
+    def enter(self, observation: Tensor, z: Tensor) -> Any:
+        """Imagined episodes of tasks z `[B, L]` at first observations `[B, O]`: what `hold` goes on from."""
+        return observation, z
+
+    def hold(self, state: Any, action: Tensor, alive: Tensor, steps: int) -> tuple[Any, Tensor, Tensor, int]:
+        """Up to `steps` imagined steps of B episodes under one action each.
+
+        Args:
+            state: Of all of them.
+            action: `[B, A]`.
+            alive: `[B]` bool: which have not ended.
+            steps: How many.
+
+        Returns:
+            Their new state, the sums of their rewards `[B]`, which have not ended, and how many steps those took.
+        """
+        (observation, z), total, count = state, torch.zeros(len(alive)), 0
+        for _ in range(steps):
+            step = self.imagine(observation, action, z)
+            total = total + torch.where(alive, step.reward, 0.0)
+            count += int(alive.sum())
+            observation, alive = step.next_observation, alive & ~(step.ends > 0.0)
+        return (observation, z), total, alive, count
+
+    def observe(self, state: Any) -> Tensor:
+        """`[B, O]` of such episodes."""
+        return state[0]
+
+    def fit_starts(self, starts: Tensor) -> None:
+        """Takes the units of first observations `[M, O]`; nothing here: those seen are taken as they are."""
+
+    def start_loss(self, starts: Tensor, z: Tensor) -> Tensor:
+        """Minus the log likelihood of first observations `[..., O]` of tasks `[..., L]`; 0: nothing is learned."""
+        return starts.new_zeros(starts.shape[:-1])
+
+    def fresh_starts(self, z: Tensor, known: Sequence[Tensor], centers: Tensor, generator: torch.Generator) -> Tensor:
+        """First observations `[B, O]` for imagined tasks `[B, L]`: any of those seen.
+
+        Args:
+            z: The imagined tasks.
+            known: `[E, O]` first observations that were seen in each real task.
+            centers: `[R, L]` the real tasks' latents.
+            generator: For the choice.
+        """
+        every = torch.cat(tuple(known))
+        return every[torch.randint(len(every), (len(z),), generator=generator)]
 
     def move(self, observation: Tensor, change: Tensor) -> Tensor:
         """The next observation from the network's outputs."""
@@ -204,10 +261,14 @@ def make_decoder(
         ValueError: For another kind, or physics where no columns are positions with velocities.
     """
     kind = config.kind
-    if kind not in ("auto", "physics", "neural"):
-        raise ValueError(f"unknown decoder {kind!r}; available: auto, physics, neural")
+    if kind not in ("auto", "physics", "vehicles", "neural"):
+        raise ValueError(f"unknown decoder {kind!r}; available: auto, physics, vehicles, neural")
     fields, space = family.observation_fields, family.observation_space
     if kind == "neural" or (kind == "auto" and not point_masses(fields)):
         return NeuralDecoder(features, space, action, latent, config)
     pairs = kinematic_pairs(fields)
+    if kind == "vehicles":
+        from metabench_agents.context.vehicles import VehicleDecoder  # it is one of these decoders
+
+        return VehicleDecoder(features, space, action, latent, config, pairs, float(family.dt))
     return KinematicDecoder(features, space, action, latent, config, pairs, float(family.dt))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.context.features import Features
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import (
@@ -22,6 +21,7 @@ from metabench_agents.context.task_decoders import (
     vae_loss,
 )
 from metabench_agents.parts.fast.linear import Linear
+from metabench_agents.parts.features import Features
 from metabench_agents.parts.layers import GRU
 
 
@@ -38,6 +38,9 @@ class TaskModelConfig:
     within: float = 1.0  # weight of compactness within tasks
     between: float = 1.0  # weight of separation between tasks
     separation: float = 1.0  # sigma: how far apart tasks' centres are pushed
+    starts: float = field(default=0.0, metadata={"low": 0})  # weight of first states' likelihood, where z tells of them
+    partial: str = "rebuild"  # what beliefs after part of a context learn: "rebuild" the task, "foretell" the whole's
+    supervision: float = field(default=0.0, metadata={"low": 0})  # of the distance between z and tasks' parameters
     deviation: float = 0.1  # of reconstructed columns, in their standard deviations over a step
     decoder: TransitionDecoderConfig = field(
         default_factory=TransitionDecoderConfig
@@ -59,12 +62,17 @@ class TaskModel(nn.Module):
         super().__init__()
         width = config.width
         self.features, self.decoder, self.latent = features, decoder, latent
-        self.embed = Linear(features.size + features.observation + actions + 1, width)
+        told = decoder.evidence_columns or features.size + features.observation + actions + 1
+        self.embed = Linear(told, width)
         self.memory = GRU(width, width)
         self.out = Linear(width, 2 * latent)
 
     def embedded(self, seen: Transitions) -> Tensor:
         """What the memory is told of each transition, `[..., W]`."""
+        if self.decoder.evidence_columns:
+            told = self.decoder.evidence(seen)  # [F, V, N]: one embedding reads every mass alike
+            each = torch.addmm(self.embed.bias[:, None], self.embed.weight, told.flatten(1))
+            return torch.relu(each).view(-1, *told.shape[1:]).sum(1).T.reshape(*seen.reward.shape, -1)
         units = self.decoder.units
         change = (seen.next_observation - seen.observation - units.center) / units.step
         reward = (seen.reward - units.reward_center) / units.reward_scale
@@ -81,6 +89,12 @@ class TaskModel(nn.Module):
         """After the first `lengths` `[B]` transitions: `[B, L]`."""
         every, rows = self.beliefs(context), torch.arange(len(lengths))
         return DiagonalGaussian(*(column[rows, lengths - 1] for column in every))
+
+
+def divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> Tensor:
+    """KL(p || q) in nats, summed over the latent: `[...]`."""
+    ratio = p.variance / q.variance
+    return 0.5 * (ratio + (p.mean - q.mean) ** 2 / q.variance - 1.0 - ratio.log()).sum(-1)
 
 
 class ModelDraws(NamedTuple):
@@ -104,6 +118,8 @@ def model_loss(
     seen: Transitions,
     config: TaskModelConfig,
     draws: ModelDraws,
+    starts: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """beta-VAE + within * compactness + between * separation, of P contexts of each of T tasks.
 
@@ -115,21 +131,35 @@ def model_loss(
             after a random part of it.
         config: The loss's weights.
         draws: The parts and the samples of z.
+        starts: `[T, S, O]` first observations of the same tasks, for decoders that generate them.
+        factors: `[T, K]` the tasks' parameters in units of about one, for supervision: the first K dimensions of z are
+            pulled to them.
     """
     tasks, contexts = lengths.shape
+    foretells = config.partial == "foretell"
     every = model.beliefs(Transitions(*(column.flatten(0, 1) for column in context)))  # [T P, N, L]
     rows = torch.arange(tasks * contexts, device=lengths.device)
     ends = torch.stack((lengths.flatten(), draws.part), dim=1) - 1
     belief = DiagonalGaussian(
         *(column[rows[:, None], ends].unflatten(0, (tasks, contexts)) for column in every)
     )  # [T, P, 2, L]
-    z = belief.sample(draws.noise)[:, :, :, None]
+    decoded = DiagonalGaussian(*(column[:, :, :1] for column in belief)) if foretells else belief
+    z = decoded.sample(draws.noise[:, :, : decoded.mean.shape[2]])[:, :, :, None]
     count = seen.reward.shape[1]
-    shape = (tasks, contexts, 2, count)
+    shape = (tasks, contexts, z.shape[2], count)
     wide = Transitions(*(c[:, None, None].expand(*shape, *c.shape[2:]) for c in seen))
-    predicted = model.decoder(wide.observation, wide.action, z.expand(*shape, -1))
+    predicted = model.decoder.told(wide.observation, wide.action, z.expand(*shape, -1), wide.terminal)
     likelihood = reconstruction(predicted, wide, model.decoder.units, config.deviation)
-    vae, metrics = vae_loss(likelihood, belief, config.beta, config.context)
+    vae, metrics = vae_loss(likelihood, decoded, config.beta, config.context)
     within, between = cluster_losses(belief.mean[:, :, 0], config.separation)
     total = vae + config.within * within + config.between * between
+    if foretells:
+        whole_belief = DiagonalGaussian(*(column[:, :, 0].detach() for column in belief))
+        total = total + divergence(whole_belief, DiagonalGaussian(*(column[:, :, 1] for column in belief))).mean()
+    if config.starts and starts is not None:
+        begun = model.decoder.start_loss(starts[:, None], z[:, :, 0]).mean()
+        total, metrics = total + config.starts * begun, metrics | {"starts": begun.detach()}
+    if config.supervision and factors is not None:
+        known = ((belief.mean[:, :, 0, : factors.shape[1]] - factors[:, None]) ** 2).sum(-1).mean()
+        total, metrics = total + config.supervision * known, metrics | {"supervision": known.detach()}
     return total, metrics | {"within": within.detach(), "between": between.detach()}

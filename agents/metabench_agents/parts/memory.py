@@ -12,13 +12,23 @@ from gymnasium import spaces
 from torch import Tensor
 
 import metabench
+from metabench_agents.parts.view import ViewConfig, held_steps
 
 
-def trial_length(name: str, benchmark: str) -> int:
-    """Ticks of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
+def trial_length(name: str, benchmark: str, view: ViewConfig | None = None) -> int:
+    """Decisions of a trial; ValueError for benchmarks whose episodes may end early, naming the agent `name`."""
+    spec, view = metabench.spec(benchmark), view or ViewConfig()
+    if type(spec.family()).terminal is not metabench.Family.terminal and not view.whole:
+        raise ValueError(
+            f"{name} trains on trials of one length, and episodes of {benchmark} may end early; with --view.whole they"
+            " are rested out"
+        )
+    return held_steps(spec.horizon, view.hold) * spec.episodes
+
+
+def trial_steps(benchmark: str) -> int:
+    """Environment steps of a trial whose episodes last to their limit: what it counts, however often is decided."""
     spec = metabench.spec(benchmark)
-    if type(spec.family()).terminal is not metabench.Family.terminal:
-        raise ValueError(f"{name} trains on trials of one length, and episodes of {benchmark} may end early")
     return spec.horizon * spec.episodes
 
 

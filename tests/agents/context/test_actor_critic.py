@@ -19,6 +19,7 @@ from metabench_agents.context.actor_critic import (
     mlp,
     policy_loss,
     squash,
+    temperature_loss,
     value_loss,
 )
 from metabench_agents.context.collect import Collector
@@ -288,3 +289,30 @@ def test_updates_on_a_gpu_are_those_on_the_cpu():
         weights[name] = torch.cat([p.detach().cpu().flatten() for p in network.parameters()])
     assert losses["cpu"] == pytest.approx(losses["cuda"], rel=1e-4)
     assert torch.allclose(weights["cpu"], weights["cuda"], atol=1e-5)
+
+
+def test_the_temperature_falls_while_the_entropy_is_above_its_aim():
+    log_temperature = torch.tensor(0.3, requires_grad=True)
+    for log_prob, slope in ((-3.0, 5.0), (5.0, -3.0)):  # an entropy of 3 nats, then of -5; the aim is -2
+        loss = temperature_loss(log_temperature, torch.full((4,), log_prob), -2.0)
+        (gradient,) = torch.autograd.grad(loss, log_temperature)
+        assert float(gradient) == pytest.approx(slope)
+
+
+def test_a_temperature_weighs_the_entropy_in_both_losses():
+    act = Act(torch.zeros(3, 1), torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, 1), torch.zeros(3, 1))
+    min_q = torch.tensor([0.5, 0.5, 0.5])
+    assert float(policy_loss(act, min_q, 0.0, 0.0, 0.25)) == pytest.approx(0.25 * 2.0 - 0.5)
+    assert float(value_loss(min_q - 0.25 * act.log_prob, min_q, act.log_prob, 0.25)) == pytest.approx(0.0)
+
+
+def test_a_learned_temperature_is_kept_with_the_moments():
+    network, _, batch, first = parts(learned_temperature=True)
+    learner, other = LatentSAC(network, first.config), LatentSAC(network, first.config)
+    z, noise = torch.randn(4, 2), torch.randn(4, 8, 2)
+    metrics = [learner.update(batch, z, noise)["temperature"] for _ in range(5)]
+    assert float(metrics[-1]) < 1.0  # a fresh policy's entropy is above -2 nats
+    other.restore(learner.tensors())
+    assert float(other.log_temperature.detach()) == float(learner.log_temperature.detach())
+    fixed = parts()
+    assert "temperature" not in LatentSAC(fixed[0], fixed[3].config).update(batch, z, noise)

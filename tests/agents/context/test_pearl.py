@@ -108,7 +108,7 @@ def test_learned_data_never_enter_an_evaluation():
     pearl.collect(state, range(4), SMALL, stream(0))
     assert sum(state.replay.count) == 4 * 60
     assert np.array_equal(clean, metabench.evaluate(agent, "PointRobot-v0").array())
-    held = [v for v in vars(agent).values() if not isinstance(v, (int, str))]
+    held = [v for v in vars(agent).values() if v is not None and not isinstance(v, (int, str))]
     assert held == [state.network], "the agent holds nothing but networks"
 
 

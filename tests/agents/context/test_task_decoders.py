@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from metabench_agents.context.features import Features, Pair, kinematic_pairs, point_masses
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import (
@@ -21,6 +20,7 @@ from metabench_agents.context.task_decoders import (
     reconstruction,
     vae_loss,
 )
+from metabench_agents.parts.features import Features, Pair, kinematic_pairs, point_masses
 
 import metabench
 from metabench import Field

@@ -27,7 +27,6 @@ from metabench_agents.context.actor_critic import (
     squash,
     value_loss,
 )
-from metabench_agents.context.features import Features
 from metabench_agents.context.offline.losses import (
     dual_critic_loss,
     dual_divergence,
@@ -37,6 +36,7 @@ from metabench_agents.context.offline.losses import (
 )
 from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.device import Device, descend, set_rate
+from metabench_agents.parts.features import Features
 
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 0.0  # of IQL's Gaussian, in half widths of the action space
 

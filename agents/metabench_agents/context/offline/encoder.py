@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import metabench
 from metabench_agents.context.actor_critic import ActionScale, mlp
-from metabench_agents.context.features import Features
 from metabench_agents.context.offline.data import Scales, TaskData
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.features import Features
 
 # Families whose tasks differ in the reward alone: what a step leads to tells nothing of the task there.
 REWARD_FAMILIES = (

@@ -70,20 +70,21 @@ class Features(nn.Module):
 
     Args:
         fields: The observation's columns.
+        extra: How many columns that are scaled already follow them and pass as they are, a view's for instance.
     """
 
     matrix: Tensor
     center: Tensor
     scale: Tensor
 
-    def __init__(self, fields: Sequence[Any]):
+    def __init__(self, fields: Sequence[Any], extra: int = 0):
         super().__init__()
-        self.observation = len(fields)
+        self.observation, self.extra = len(fields) + extra, extra
         rows = [torch.eye(len(fields))]
         if point_masses(fields):
             places = torch.stack([torch.eye(len(fields))[pair.position] for pair in kinematic_pairs(fields)])
             rows += [places[1:] - places[:1], places[2:] - places[1:-1]]
-        self.register_buffer("matrix", torch.cat(rows))
+        self.register_buffer("matrix", torch.block_diag(torch.cat(rows), torch.eye(extra)))
         self.size = len(self.matrix)
         self.register_buffer("center", torch.zeros(self.size))
         self.register_buffer("scale", torch.ones(self.size))
@@ -91,9 +92,9 @@ class Features(nn.Module):
     def fit(self, observation: Tensor) -> None:
         """Takes mean and standard deviation from observations `[..., O]`; what never changes keeps the scale 1."""
         told = observation.reshape(-1, self.observation) @ self.matrix.T
-        spread = told.std(0)
-        self.center.copy_(told.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-4, spread, 1.0))
+        spread, own = told.std(0), self.size - self.extra
+        self.center[:own] = told.mean(0)[:own]
+        self.scale[:own] = torch.where(spread > 1e-4, spread, 1.0)[:own]
 
     def forward(self, observation: Tensor) -> Tensor:
         """`[..., O]` to `[..., F]`, always in float32: in bfloat16 a position of 200 m is known to a metre."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from metabench_agents.context.disentanglement import (
+from metabench_agents.parts.disentanglement import (
     dci,
     dci_scores,
     discretised,
