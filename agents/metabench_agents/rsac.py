@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device
 from metabench_agents.parts.device import follow as copy_to
 from metabench_agents.parts.device import learner as learning
@@ -47,7 +47,7 @@ from metabench_agents.parts.layers import (
     nothing_before,
     watch,
 )
-from metabench_agents.parts.memory import TrialBuffer, Trials, trial_length
+from metabench_agents.parts.memory import TrialBuffer, Trials, trial_length, trial_steps
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.parts.soft import (
     SoftActor,
@@ -62,6 +62,7 @@ from metabench_agents.parts.soft import (
     step,
     temperature_loss,
 )
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "rsac"
 
@@ -91,6 +92,7 @@ class Config(Computing):
     reward_scale: float = 1.0  # rewards are multiplied by it
     buffer: int = 2000  # past trials that are replayed
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 class Encoder(nn.Module):
@@ -279,10 +281,16 @@ def improve(learner: Learner, buffer: TrialBuffer, config: Config, count: int, g
     return means
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     checkpoint = run.begin(NAME, benchmark, config, seed)
-    ticks, env = trial_length(NAME, benchmark), metabench.make_vec(benchmark, config.trials, split=config.split)
+    ticks = trial_length(NAME, benchmark, config.view)
+    env = make_viewed(benchmark, config.trials, config.view, split=config.split)
     check_space(NAME, env.single_action_space)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
     learner, buffer, done = Learner(config, env, Device.of(config)), TrialBuffer(config.buffer), 0
@@ -291,7 +299,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
         unpack(checkpoint.tensors, learner.modules, learner.optimisers)
         buffer.restore(checkpoint.tensors)
         copy_to(learner.acts, learner.actor)
-    frames, agent = ticks * config.trials, Agent(learner.acts)
+    frames, agent = trial_steps(benchmark) * config.trials, Agent(learner.acts)
     iterations, count = -(-config.frames // frames), max(1, frames // config.every)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
@@ -308,12 +316,13 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent:
             advance(iteration + 1, f"return {mean_return:7.2f}   {speed:5.0f} frames/s")
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(learner.modules, learner.optimisers) | buffer.tensors(), {})
-    return agent
+    return deciding(agent, benchmark, config.view)
 
 
-def load(path: Path) -> Agent:
+def load(path: Path) -> Agent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, checkpoint = load_config(path), load_checkpoint(path)
-    actor = Actor(read_config(Config, settings["config"]).network, metabench.make_vec(settings["benchmark"], 1))
+    config, benchmark = read_config(Config, settings["config"]), settings["benchmark"]
+    actor = Actor(config.network, make_viewed(benchmark, 1, config.view))
     unpack(checkpoint.tensors, {"actor": actor}, {})
-    return Agent(actor, settings["protocol"])
+    return deciding(Agent(actor, settings["protocol"]), benchmark, config.view)

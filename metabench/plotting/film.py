@@ -227,7 +227,7 @@ def _mp4(pictures: Sequence[Image.Image], fps: float) -> bytes:
     still = [pictures[-1]] * round(HOLD * fps)
     with imageio.get_writer(stream, format="mp4", fps=fps, codec="libx264", macro_block_size=1) as writer:  # pyright: ignore[reportArgumentType]
         for picture in (*pictures, *still):
-            writer.append_data(np.asarray(picture.crop((0, 0, *even))))
+            writer.append_data(np.asarray(picture.crop((0, 0, *even))))  # pyright: ignore[reportAttributeAccessIssue]
     return stream.getvalue()
 
 

@@ -126,7 +126,7 @@ def rl2_iteration(device: Device, sizes: Sizes, seeds: int = 1) -> Making:
             told.update(learners.iterate(next(numbers), 1.0)[0])
 
         return Making(step, trials * seeds * 60, lambda: told, lambda: iter(learners.stack.parameters.values()))
-    envs = rl2.vector_envs(GRID, trials, "train", device)
+    envs = rl2.vector_envs(GRID, trials, config, device)
     network = device.place(rl2.fresh(config, envs[0], 0))
     optimiser = device.adam(network.parameters(), config.ppo.learning_rate, eps=1e-5)
     act = device.function(lambda *asked: rl2.reply(network, *asked))

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from metabench_agents import rl2
-from metabench_agents.belief import dynamite, varibad
+from metabench_agents import rl2, rsac
+from metabench_agents.belief import contrabar, dynamite, secbad, varibad
 from metabench_agents.context import metadreamer, pearl
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
@@ -40,6 +40,9 @@ RUNS = {
     "rl2": (rl2, WHOLE),
     "varibad": (varibad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
     "dynamite": (dynamite, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
+    "secbad": (secbad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1, "segments.candidates": 4}),
+    "contrabar": (contrabar, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
+    "rsac": (rsac, {**WHOLE, "every": 300}),
     "pearl": (pearl, {**VIEW, **SMALL, "sac.learned_temperature": True}),
     "metadreamer": (metadreamer, {**VIEW, **SMALL, "model.updates": 2, "imagination.every": 1}),
     "metadreamer-ppo": (metadreamer, {**VIEW, **SMALL, **DREAM, "iterations": 2}),

@@ -32,12 +32,14 @@ from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, lea
 from metabench_agents.belief.model import FitConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import GRU, Products, action_size, encode_action, linear, make_scaler
 from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "contrabar"
 
@@ -69,6 +71,7 @@ class Config(Computing):
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the belief learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 class StateLatent:
@@ -199,14 +202,19 @@ def contrast(model: ContrastModel, batch: Trials, draws: ContrastDraws) -> tuple
     return info_nce(positive, negative, counts[..., None].expand(-1, -1, trials))
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     if config.fit.trials < 2:
         raise ValueError(f"{NAME} tells a trial's future from other trials': fit.trials must be at least 2")
     return learn(NAME, benchmark, config, ContrastModel, contrast, seed=seed, run=run)
 
 
-def load(path: Path) -> BeliefAgent:
+def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], LEARNING_RENAMED)

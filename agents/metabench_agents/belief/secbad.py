@@ -45,11 +45,13 @@ from metabench_agents.belief.model import (
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.segments import Lengths, advance, backtrack, geometric_hazard, simulated_hazard
 from metabench_agents.parts.config import read_config
+from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.layers import nothing_before
 from metabench_agents.parts.losses import PPO, reconstruction_loss, reward_log_likelihood, session_of_belief
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "secbad"
 
@@ -79,6 +81,7 @@ class Config(Computing):
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the model learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
+    view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
 RENAMED = MODEL_RENAMED | LEARNING_RENAMED
@@ -255,21 +258,29 @@ def maker(benchmark: str, config: Config) -> Make:
     """Makes the model for the benchmark's segments, from (settings, env, ticks)."""
 
     def make(model: ModelConfig, env: Any, ticks: int) -> SegmentModel:
-        known = config.segments.hazard
-        hazard = geometric_hazard(known, ticks) if known else simulated_hazard(benchmark, config.split, ticks)
+        known, hold = config.segments.hazard, config.view.hold
+        if known:
+            hazard = geometric_hazard(1.0 - (1.0 - known) ** hold, ticks)
+        else:
+            hazard = simulated_hazard(benchmark, config.split, ticks, hold)
         return SegmentModel(config.segments, hazard, resolve_reward_loss(model, benchmark), env, ticks)
 
     return make
 
 
-def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent:
+def recommended(benchmark: str) -> Config:
+    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
+    return Config(view=whole_view(benchmark))
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
     if config.form in ("compiled", "both"):
         raise ValueError(f"{NAME} infers segments tick by tick, which is not compiled; train it with --form eager")
     return learn(NAME, benchmark, config, maker(benchmark, config), elbo, seed=seed, run=run)
 
 
-def load(path: Path) -> BeliefAgent:
+def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], RENAMED)

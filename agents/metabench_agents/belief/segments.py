@@ -61,12 +61,13 @@ def advance(now: Lengths, old: Tensor, new: Tensor, hazard: Tensor) -> tuple[Len
     return Lengths(log_p - torch.logsumexp(log_p, 1, keepdim=True), length), place
 
 
-def simulated_hazard(benchmark: str, split: str, ticks: int) -> Tensor:
+def simulated_hazard(benchmark: str, split: str, ticks: int, hold: int = 1) -> Tensor:
     """`[ticks + 1]` h(g) of the benchmark's own sessions, from 10,000 drawn lengths.
 
     It is the share of those of length g among those of at least g. Where none are left, the last share counts on.
+    Lengths are in decisions of `hold` steps.
     """
-    lengths = metabench.spec(benchmark).drift(split).lengths(SlotRng.counting(SEED, SIMULATED))
+    lengths = -(-metabench.spec(benchmark).drift(split).lengths(SlotRng.counting(SEED, SIMULATED)) // hold)
     ends = np.bincount(np.minimum(lengths, ticks + 1), minlength=ticks + 2)[: ticks + 1]
     left = SIMULATED - np.concatenate(([0], np.cumsum(ends)[:-1]))
     hazard = np.full(ticks + 1, LOWEST)
