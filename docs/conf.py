@@ -27,6 +27,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 default_role = "code"  # single backquotes in docstrings are code
 
+# Two classes may have one name (the Agent of an evaluation, and that of an algorithm): Sphinx takes the first and says so.
+suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = f"metabench {release}"
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}}
