@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from metabench_agents.parts.capture import WARM_UP
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast.capture import WARM_UP
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from studies.gpu.works import Making

@@ -24,10 +24,12 @@ TINY = {
     "imagine_every": 3,
     "rollouts_per_task": 2,
     "evaluate_every": 0,
+    "every": 400,
     "batch": 16,
     "meta_batch": 4,
 }
-FRAMES = {"rl2": 800, "varibad": 3 * 8 * 60, "dynamite": 3 * 8 * 60, "sac-oracle": 3000}
+ON_GRIDS = ("varibad", "dynamite", "secbad", "contrabar", "dynamite-iql", "borel")
+FRAMES = {"rl2": 800, "rsac": 1600, "sac-oracle": 3000} | dict.fromkeys(ON_GRIDS[:4], 3 * 8 * 60)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +59,7 @@ def shrunk(config, wanted):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_is_published_is_enough_to_play(tmp_path, name):
     plugin = load_plugin(name)
-    id = "GridSwitch-v0" if name in ("varibad", "dynamite", "dynamite-iql") else "PointRobot-v0"
+    id = "GridSwitch-v0" if name in ON_GRIDS else "PointRobot-v0"
     wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
     wanted |= {"data": ON_DATA[name]} if name in ON_DATA else {}
     config = shrunk(plugin.Config(), wanted)

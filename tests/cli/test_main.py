@@ -100,7 +100,7 @@ def test_overviews(capsys, arguments):
     ("arguments", "words"),
     [
         (("show", "--help"), "An id; `metabench list` names them all."),
-        (("evaluate", "--help"), "The name of a yardstick, or the folder of a training run."),
+        (("evaluate", "--help"), "the published policy of a board"),
         (("train", "rl2", "--help"), "trials played together, one per slot"),
         (("bench", "--help"), "SyncVectorEnv"),
         (("quickstart", "--help"), "a minute or two"),

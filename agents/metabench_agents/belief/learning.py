@@ -181,8 +181,7 @@ def learn(
     learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
     fitting, buffer = Fitting(model, elbo, model_adam, config.fit, device), TrialBuffer(config.buffer)
     improvement = Improvement(actor, actor_adam, config.ppo, device)
-    done, scale, rate = _continue(checkpoint, learned, buffer)
-    iterations = -(-config.frames // played)
+    (done, scale, rate), iterations = _continue(checkpoint, learned, buffer), -(-config.frames // played)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from metabench_agents.parts.capture import mapped
 from metabench_agents.parts.compiling import can_compile as can_compile
 from metabench_agents.parts.device import Device, Updates
+from metabench_agents.parts.fast.capture import mapped
 from metabench_agents.parts.memory import Replay
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the policy, CleanRL's

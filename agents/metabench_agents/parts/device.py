@@ -28,8 +28,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metabench_agents.parts.capture import Captured, mapped, moved, taken_apart
 from metabench_agents.parts.compiling import compiled
+from metabench_agents.parts.fast.capture import Captured, mapped, moved, taken_apart
 from metabench_agents.parts.fast.precision import Precision, products
 
 DeviceName = Literal["auto", "cpu", "cuda"]

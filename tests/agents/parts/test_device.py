@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from metabench_agents.parts.capture import MOST_GRAPHS, WARM_UP, Captured, mapped
 from metabench_agents.parts.device import Ahead, Computing, Device, descend, find_device, follow, learner, set_rate
-from metabench_agents.parts.recording import recorded, recording
+from metabench_agents.parts.fast.capture import MOST_GRAPHS, WARM_UP, Captured, mapped
+from metabench_agents.parts.fast.recording import recorded, recording
 from torch import nn
 
 CPU = torch.device("cpu")

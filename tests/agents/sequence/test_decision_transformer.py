@@ -297,7 +297,7 @@ def test_play_is_the_training_pass(sliding, context):
         return Choice(given, torch.tensor([True, False, True]), torch.zeros(3))
 
     def recall(ticks, now):
-        return now.observation[:, :context] * 0.1 + len(ticks) * 0.01
+        return now._replace(context=now.observation[:, :context] * 0.1 + len(ticks) * 0.01)
 
     agent = player(net, codec, "test", 5.0, settings, recall=recall if context else None, choose=choose)
     observation, reward, first = stream_of(3, 45, [starts] * 3)
@@ -391,7 +391,7 @@ def test_a_captured_transformer_learns_what_the_eager_one_does(form):
         trainer.updates.flush()
         results[kind] = torch.cat([p.detach().flatten() for p in trainer.network.parameters()]), told
     (eager, told), (captured, also) = results["eager"], results[form]
-    assert torch.allclose(eager, captured, atol=1e-5)
+    assert torch.allclose(eager, captured, atol=5e-5)  # Adam carries the rounding of 23 updates on
     assert told == pytest.approx(also, abs=1e-5)
     assert len(set(told)) == len(told)
 

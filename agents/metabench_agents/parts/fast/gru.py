@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metabench.physics.compiled import cached_njit
 from metabench_agents.parts.compiling import opaque
-from metabench_agents.parts.recording import recording
+from metabench_agents.parts.fast.recording import recording
 
 BEST_BELOW = 64  # trials: from there on torch's own products are large enough, and it is as fast
 

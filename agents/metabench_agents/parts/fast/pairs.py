@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metabench.physics.compiled import cached_njit
 from metabench_agents.parts.fast.linear import prefers_onednn
-from metabench_agents.parts.recording import recording
+from metabench_agents.parts.fast.recording import recording
 
 BLOCK = 6_000  # pairs
 WORTH = 20_000  # pairs from which on it is faster than tensor by tensor

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from metabench_agents.parts.recording import recorded
+from metabench_agents.parts.fast.recording import recorded
 
 WARM_UP = 2  # calls that run as they are: optimisers make their moments, libraries their workspaces
 MOST_GRAPHS = 16  # of one function; further shapes run as they are
