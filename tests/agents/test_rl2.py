@@ -162,7 +162,7 @@ def test_two_runs_are_equal_to_the_bit(tmp_path):
 
 
 def test_a_killed_run_continues_to_the_same_bits(tmp_path):
-    """kill -9 at three moments, each time continued by a new process; the last one runs to its end."""
+    """kill -9 at two moments, each time continued by a new process; the last one runs to its end."""
     (tmp_path / "test_rl2_settings.py").write_text(
         "from metabench_agents import rl2\n"
         f"SMALL = rl2.Config(frames={60 * 16 * 80}, trials=16, network=rl2.{SIZES!r})\n"
@@ -176,7 +176,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     whole = launch(tmp_path / "whole")
     assert whole.wait(timeout=120) == 0
     killed, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
-    for lines in (3, 21, 47):
+    for lines in (3, 37):
         process = launch(killed)
         deadline = time.monotonic() + 120
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
@@ -214,6 +214,7 @@ def test_it_learns_to_adapt(tmp_path):
     assert curve[1:].mean() > curve[0] + 1.5, "later episodes do not use what the first one found"
 
 
+@pytest.mark.slow
 def test_it_learns_with_continuous_actions(tmp_path):
     """Half a million frames of PointRobot: above staying in the middle, the best that can be done without memory."""
     config = rl2.Config(frames=500_000, trials=64)

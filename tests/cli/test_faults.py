@@ -125,6 +125,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_where_it_resumes(tmp_path, number
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == done
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
     frames = ("--frames", "57600", "--evaluate", "test")
     stopped = started(tmp_path / "a", *frames)

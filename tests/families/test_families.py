@@ -13,12 +13,15 @@ from metabench.families.grid_navigation import CELLS, NEXT, PLACE, SIZE
 IDS = [s.id for s in specs()]
 
 
-@pytest.mark.parametrize("id", IDS)
+HEAVY = {"HumanoidDir-v0", "AntGoal-v0"}  # many bodies; their kind is AntDir's
+
+
+@pytest.mark.parametrize("id", [pytest.param(id, marks=pytest.mark.slow) if id in HEAVY else id for id in IDS])
 def test_properties(id):
     check_family(id)
 
 
-@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("id", [pytest.param(id, marks=pytest.mark.slow) if id in HEAVY else id for id in IDS])
 def test_numbers_do_not_depend_on_how_many_slots_there_are(id):
     def rewards(count):
         env = make_vec(id, count)

@@ -64,6 +64,11 @@ def actions_for(kind, name, env, observation, policy, rng):
         return np.clip(policy.get_action(shown), -1, 1)
 
 
+def alike(theirs, ours):
+    """Equal but for the last digits: NumPy's norms, which are Meta-World's, depend on the processor (FMA or not)."""
+    return (abs(theirs - ours) <= 4 * np.spacing(abs(theirs))).all()
+
+
 def check_parity(name, kind, steps, tasks):
     id = f"MetaWorld-{camel(name)}-v0"
     env = make_vec(id, len(tasks), split="test")
@@ -89,7 +94,7 @@ def check_parity(name, kind, steps, tasks):
             seen[i] = o
             if not truncated.any():
                 assert np.array_equal(full_state(other), state.physics[i]), f"step {t}: another state"
-            assert (abs(o - observation[i]) <= np.spacing(abs(o))).all(), f"step {t}: another observation"
+            assert alike(o, observation[i]), f"step {t}: another observation"
             assert abs(float(r) - reward[i]) <= REWARD, f"step {t}: reward {reward[i]}, theirs {r}"
             assert bool(told["success"]) == success[i], f"step {t}: another success"
             won[i] += success[i]
@@ -304,12 +309,12 @@ def test_the_reference_backend_plays_the_same(which):
     for _ in range(40):
         action = ways[0].action_space.sample()
         (a, ra, _, ca, ia), (b, rb, _, cb, ib) = (env.step(action) for env in ways)
-        assert np.array_equal(a, b) and np.allclose(ra, rb, rtol=0, atol=REWARD) and np.array_equal(ca, cb)
+        assert alike(a, b) and np.allclose(ra, rb, rtol=0, atol=REWARD) and np.array_equal(ca, cb)
         assert np.array_equal(ia["success"], ib["success"]) and np.array_equal(ia["task_id"], ib["task_id"])
         if ca.any():
-            assert np.array_equal(ia["final_obs"], ib["final_obs"])
+            assert alike(ia["final_obs"], ib["final_obs"])
     assert "reach" in ways[1]._trials.simulator.text(0) or "ML" in which
-    assert np.array_equal(*(env._trials.simulator.exposed for env in ways))
+    assert alike(*(env._trials.simulator.exposed for env in ways))
 
 
 def test_a_single_environment_of_theirs():

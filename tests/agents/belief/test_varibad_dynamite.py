@@ -245,6 +245,7 @@ def test_two_runs_are_equal_to_the_bit(tmp_path):
     assert rows(tmp_path / "c")[0] != rows(tmp_path / "a")[0]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     """kill -9, continued by a new process."""
     script = tmp_path / "script.py"

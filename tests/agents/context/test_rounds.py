@@ -44,7 +44,7 @@ SMALL = with_settings(
         "model.starts": 1.0,
         "rounds.check": 2,
         "rounds.least_skill": -1000.0,
-        "dream.steps": 2000,
+        "dream.steps": 1000,
         "dream.slots": 16,
     },
 )

@@ -68,7 +68,9 @@ def rows_of(folder):
     return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in table]
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(
+    "name", ["rl2", "dynamite", *(pytest.param(n, marks=pytest.mark.slow) for n in ("secbad", "contrabar"))]
+)
 def test_a_cut_off_run_with_an_adapted_rate_continues_to_the_same_bits(name, tmp_path):
     module, config = config_of(name, {"ppo.target_kl": 1e-3, "ppo.adaptive": True}, 10)
     run = Run(tmp_path / "whole", show=False, checkpoint_every=3)
