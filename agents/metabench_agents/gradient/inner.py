@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -58,7 +58,7 @@ class Policy(nn.Module):
         super().__init__()
         self.scaler = make_scaler(env.single_observation_space, config.normalise)
         widths = [env.single_observation_space.shape[0], *[config.hidden] * config.layers]
-        layers = [(linear(a, b), nn.Tanh()) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [(linear(a, b), nn.Tanh()) for a, b in itertools.pairwise(widths)]
         self.trunk = nn.Sequential(*(part for layer in layers for part in layer))
         self.head = ActionHead(widths[-1], env.single_action_space, config.log_std)
 
@@ -103,7 +103,7 @@ def inner_loss(policy: Policy, batch: Batch) -> Tensor:
 
 
 def adapted(policy: Policy, parameters: Parameters, batch: Batch, settings: InnerConfig) -> Parameters:
-    """theta - alpha grad L(theta) for one trial; differentiable in theta, at first order only if so set."""
+    """One trial's theta - alpha grad L(theta); differentiable in theta, at first order only if so set."""
 
     def loss(own: Parameters) -> Tensor:
         return policy.with_parameters(own, inner_loss, batch)
@@ -126,9 +126,7 @@ def _answer(policy: Policy, observation: Tensor, action: Tensor) -> Answer:
     return Answer(head.log_prob(params, action), params, spread, head.entropy(params))
 
 
-def answers(
-    policy: Policy, theta: Parameters, before: Sequence[Batch], after: Batch, settings: InnerConfig
-) -> Answer:
+def answers(policy: Policy, theta: Parameters, before: Sequence[Batch], after: Batch, settings: InnerConfig) -> Answer:
     """What theta says of B trials' last episodes once each trial has taken its inner steps on its first ones."""
 
     def one(learned: tuple[Batch, ...], last: Batch) -> Answer:

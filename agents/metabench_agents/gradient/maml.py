@@ -240,7 +240,7 @@ def begin_trials(env: Any, config: Config, seed: int) -> Array:
 @torch.no_grad()
 def play_episodes(
     policy: Policy, parameters: Parameters, env: Any, observation: Array, shape: tuple[int, int], draws: torch.Generator
-) -> tuple[tuple[Tensor, ...], Array]:
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Array]:
     """`shape`: so many episodes of so many ticks in every slot, by its own parameters.
 
     Returns:
@@ -254,8 +254,10 @@ def play_episodes(
         action, log_prob = of_trials(policy, parameters, reply, seen, now)
         observation, reward, *_ = env.step(policy.head.to_env(action))
         rows.append((seen, action, log_prob, torch.from_numpy(np.float32(reward))))
-    columns = [torch.stack(column, dim=1).unflatten(1, (episodes, ticks)) for column in zip(*rows, strict=True)]
-    return tuple(columns), observation
+    seen, action, log_prob, reward = (
+        torch.stack(column, dim=1).unflatten(1, (episodes, ticks)) for column in zip(*rows, strict=True)
+    )
+    return (seen, action, log_prob, reward), observation
 
 
 def collect(policy: Policy, env: Any, config: Config, ticks: int, seed: int, draws: torch.Generator) -> Collected:
@@ -319,9 +321,7 @@ class TRPO:
         return natural_step(measured, theta, self.config.trpo), kept[0]
 
     @torch.no_grad()
-    def _judge(
-        self, theta: Tensor, old: Answer, before: tuple[Batch, ...], after: Batch
-    ) -> tuple[Tensor, Tensor]:
+    def _judge(self, theta: Tensor, old: Answer, before: tuple[Batch, ...], after: Batch) -> tuple[Tensor, Tensor]:
         new = self._answers(theta, before, after)
         return surrogate(new, after), divergence(old, new, self.policy.head.discrete)
 
@@ -347,13 +347,14 @@ class Proximal:
 
     def __init__(self, policy: Policy, config: Config, device: Device):
         self.policy, self.config, self.device = policy, config, device
-        self.optimiser = device.adam(policy.parameters(), config.ppo.learning_rate, eps=1e-5)
+        self.theta: Parameters = {name: parameter for name, parameter in policy.named_parameters()}  # noqa: C416
+        self.optimiser = device.adam(self.theta.values(), config.ppo.learning_rate, eps=1e-5)
         self.run = device.function(self._passes)
 
     def _passes(
         self, before: tuple[Batch, ...], after: Batch, order: Tensor, left: Tensor | float
     ) -> dict[str, Tensor]:
-        ppo, theta = self.config.ppo, dict(self.policy.named_parameters())
+        ppo, theta = self.config.ppo, self.theta
         set_rate(self.optimiser, ppo.learning_rate * left)
 
         def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
