@@ -40,12 +40,15 @@ class Variant(NamedTuple):
 PROXIMAL = {"outer": "ppo", "ppo.trace": 0.95, "inner.rate": 1.0, "inner.episodes": 4, "after": 2}
 VARIANTS: dict[str, dict[str, Variant]] = {
     "PointRobot-v0": {
-        "maml": Variant({"frames": 400_000}, 2, 20),
-        "maml-8": Variant({"frames": 720_000, "trials_per_task": 2, "after": 2, "inner.episodes": 8}, 9, 20),
-        "maml-first-order": Variant({"frames": 400_000, "inner.first_order": True}, 2, 20),
+        "maml": Variant({"frames": 240_000}, 2, 20),
+        "maml-8": Variant({"frames": 400_000, "trials_per_task": 2, "after": 2, "inner.episodes": 8}, 9, 20),
     },
     "CheetahDir-v0": {"maml-4": Variant(PROXIMAL | {"frames": 800_000, "tasks": 4, "trials_per_task": 5}, 5, 10)},
-    "CheetahVel-v0": {"maml-4": Variant(PROXIMAL | {"frames": 800_000, "tasks": 20, "trials_per_task": 1}, 5, 4)},
+    "CheetahVel-v0": {
+        "maml-4": Variant(
+            PROXIMAL | {"frames": 600_000, "tasks": 20, "trials_per_task": 1, "inner.rate": 0.3}, 5, 4
+        )
+    },
 }
 
 

@@ -13,7 +13,6 @@ LABELS = {
     "maml": "MAML, one episode before the step",
     "maml-8": "MAML, eight episodes before it",
     "maml-4": "MAML, four episodes before it",
-    "maml-first-order": "MAML of first order, one episode before the step",
 }
 PARTS = 5  # of a run whose mean returns are told
 
