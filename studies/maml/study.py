@@ -5,8 +5,9 @@
     python -m studies.maml.study --benchmark CheetahVel-v0 --seeds 0 1 2
 
 A run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`) in `runs/study/maml`;
-what is kept of it goes to `results/BENCHMARK` beside this file: the evaluations, the job, and a learning curve as CSV
-(environment frames, mean return of an episode before and after the inner step).
+what is kept of it goes to `results/BENCHMARK` beside this file: the evaluations, the job, a learning curve as CSV
+(environment frames, mean return of an episode before and after the inner step), and NAME-unadapted.json, the test
+evaluation once more with an inner step of size 0: what the trained parameters earn by their most probable actions.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from metabench_agents.gradient import maml
+from metabench_agents.parts.config import with_settings
 
-from metabench.evaluation.results import write_atomically
+import metabench
+from metabench.evaluation.results import Result, write_atomically
 from metabench.runs import read_metrics
 from metabench.sweep import Job
 from studies.sweeping import add_options, folders, keep, run, training
@@ -46,7 +50,11 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "CheetahDir-v0": {"maml-4": Variant(PROXIMAL | {"frames": 800_000, "tasks": 4, "trials_per_task": 5}, 5, 10)},
     "CheetahVel-v0": {
         "maml-4": Variant(
-            PROXIMAL | {"frames": 600_000, "tasks": 20, "trials_per_task": 1, "inner.rate": 0.3}, 5, 4
+            PROXIMAL
+            | {"frames": 480_000, "tasks": 20, "trials_per_task": 1}
+            | {"inner.rate": 0.3, "ppo.epochs": 6, "ppo.minibatches": 4},
+            5,
+            4,
         )
     },
 }
@@ -72,7 +80,18 @@ def keep_run(job: Job, folder: Path, results: Path = RESULTS) -> None:
         writer.writerow((row["frames"], round(row["before"], 3), round(row["return"], 3)))
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / f"{name}-curve.csv", text.getvalue().encode())
+    if not (target / f"{name}-unadapted.json").exists():
+        unadapted(job, folder).save(target / f"{name}-unadapted.json")
     keep(folder, target, name)
+
+
+def unadapted(job: Job, folder: Path) -> Result:
+    """The run's evaluation on `test` with inner steps of size 0."""
+    agent: Any = maml.load(folder)
+    agent.config = with_settings(agent.config, {"inner.rate": 0.0})
+    counts = {name: job.settings[name] for name in ("episodes", "repeats")}
+    protocol = metabench.standard_protocol(job.settings["benchmark"]).model_copy(update=counts)
+    return metabench.evaluate(agent, protocol, train_seed=job.seed, name=f"{job.settings['name']}-unadapted")
 
 
 def curve(path: Path, parts: int) -> np.ndarray:

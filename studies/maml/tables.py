@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from studies.maml.study import RESULTS, curve
-from studies.tables import Column, Reference, Runs, Table, count, each, interval
+from studies.tables import Column, Reference, Runs, Table, count, interval
 
 LABELS = {
     "maml": "MAML, one episode before the step",
@@ -40,12 +40,18 @@ def _adapted(split: str) -> Column:
     )
 
 
+def _trial(split: str) -> Column:
+    """Mean return of all episodes of a trial."""
+    return Column(f"whole trial, {split}", lambda runs: _cell(runs.episodes(split).mean(1)))
+
+
 def results(benchmark: str) -> str:
     """MAML's episodes before and after the inner step, between random and the oracle."""
     rows = [("oracle", Reference(benchmark, "oracle"))]
     rows += [(LABELS[name], Runs(RESULTS / benchmark, name)) for name in _kept(benchmark)]  # pyright: ignore
     rows += [("random", Reference(benchmark, "random")), ("zero", Reference(benchmark, "zero"))]
-    columns = (count(), _before("test"), _adapted("test"), _adapted("ood"), each("runs' means of all episodes", "test"))
+    still = Column("step of size 0, test", lambda runs: _cell(runs.episodes("unadapted")[:, -1]))
+    columns = (count(), _before("test"), still, _adapted("test"), _adapted("ood"), _trial("test"))
     return Table("agent (95 % interval over runs)", columns, tuple(rows)).markdown()
 
 
