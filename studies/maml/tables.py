@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from functools import partial
+import json
+from functools import cached_property, partial
 
 import numpy as np
 
-from studies.maml.study import RESULTS, curve
-from studies.tables import Column, Reference, Runs, Table, count, interval
+from metabench.evaluation.results import Result
+from metabench.runs import RESULT
+from studies.maml.study import RESULTS, ROOT, curve
+from studies.tables import Column, Line, Reference, Runs, Table, count, file_source, interval
 
 LABELS = {
     "maml": "MAML, one episode before the step",
     "maml-8": "MAML, eight episodes before it",
     "maml-4": "MAML, four episodes before it",
 }
+ENTRIES = {  # on boards, trials of two episodes
+    "PointRobot-v0": {
+        "RL², its entry on the board": "point-robot/rl2/2026-11-25-6231a9c093",
+        "PEARL, its entry on the board": "point-robot/pearl/2026-11-25-2751133899",
+    }
+}
+PEARL = ROOT / "studies" / "metadreamer" / "results"
 PARTS = 5  # of a run whose mean returns are told
+
+
+class Entry(Runs):
+    """The runs of an agent's entry on a board.
+
+    Args:
+        place: Its folder below `leaderboards`.
+    """
+
+    def __init__(self, place: str):
+        super().__init__(ROOT / "leaderboards" / place, place)
+
+    @cached_property
+    def records(self) -> list[Result]:
+        """All of its evaluations."""
+        return [Result.model_validate(one) for one in json.loads((self.folder / RESULT).read_text())["results"]]
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """One number for each run."""
+        return tuple(range(len(self.results("test"))))
+
+    def results(self, split: str) -> list[Result]:
+        """Of all runs on a split."""
+        return [record for record in self.records if record.protocol.split == split]
+
+    def source(self) -> str:
+        """The entry's file."""
+        return file_source(self.folder / RESULT)
 
 
 def _cell(values: np.ndarray) -> str:
@@ -22,37 +61,38 @@ def _cell(values: np.ndarray) -> str:
     return f"{values.mean():.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else "")
 
 
-def _before(split: str) -> Column:
-    """Mean return of the episodes before the inner step."""
-    return Column(
-        f"before, {split}",
-        lambda runs: _cell(runs.episodes(split)[:, :-1].mean(1)),
-        lambda reference: f"{reference.mean(split):.1f}",
+def _played(runs: Runs, split: str) -> bool:
+    if isinstance(runs, Entry):
+        return bool(runs.results(split))
+    return (runs.folder / f"{runs.name}-s{runs.seeds[0]}-{split}.json").exists()
+
+
+def _column(head: str, split: str, first: int, end: int | None, known: bool = True) -> Column:
+    """Mean return of the episodes from `first` to `end`; empty for runs that were not played so."""
+
+    def cell(runs: Runs) -> str:
+        return _cell(runs.episodes(split)[:, first:end].mean(1)) if _played(runs, split) else ""
+
+    return Column(head, cell, lambda reference: f"{reference.mean(split):.1f}" if known else "")
+
+
+def returns(benchmark: str) -> str:
+    """MAML's episodes before and after the inner step, between random and the oracle, and others beside it."""
+    rows: list[tuple[str, Line]] = [("oracle", Reference(benchmark, "oracle"))]
+    rows += [(LABELS[name], Runs(RESULTS / benchmark, name)) for name in _kept(benchmark)]
+    if entries := ENTRIES.get(benchmark):
+        rows += [(label, Entry(place)) for label, place in entries.items()]
+        rows += [("PEARL, trials of nine episodes", Runs(PEARL / benchmark, "pearl-all"))]
+    rows += [("standing still", Reference(benchmark, "zero")), ("random", Reference(benchmark, "random"))]
+    columns = (
+        count(),
+        _column("whole trial, test", "test", 0, None),
+        _column("before the last episode, test", "test", 0, -1),
+        _column("the last after a step of size 0, test", "unadapted", -1, None, known=False),
+        _column("the last, test", "test", -1, None),
+        _column("the last, ood", "ood", -1, None),
     )
-
-
-def _adapted(split: str) -> Column:
-    """Return of the episode after it."""
-    return Column(
-        f"adapted, {split}",
-        lambda runs: _cell(runs.episodes(split)[:, -1]),
-        lambda reference: f"{reference.mean(split):.1f}",
-    )
-
-
-def _trial(split: str) -> Column:
-    """Mean return of all episodes of a trial."""
-    return Column(f"whole trial, {split}", lambda runs: _cell(runs.episodes(split).mean(1)))
-
-
-def results(benchmark: str) -> str:
-    """MAML's episodes before and after the inner step, between random and the oracle."""
-    rows = [("oracle", Reference(benchmark, "oracle"))]
-    rows += [(LABELS[name], Runs(RESULTS / benchmark, name)) for name in _kept(benchmark)]  # pyright: ignore
-    rows += [("random", Reference(benchmark, "random")), ("zero", Reference(benchmark, "zero"))]
-    still = Column("step of size 0, test", lambda runs: _cell(runs.episodes("unadapted")[:, -1]))
-    columns = (count(), _before("test"), still, _adapted("test"), _adapted("ood"), _trial("test"))
-    return Table("agent (95 % interval over runs)", columns, tuple(rows)).markdown()
+    return Table("return of an episode (95 % interval over runs)", columns, tuple(rows)).markdown()
 
 
 def _kept(benchmark: str) -> list[str]:
@@ -73,9 +113,9 @@ def learning(benchmark: str) -> str:
     def steps(runs: Runs) -> str:
         return f"{curve(runs.curves()[0], 1)[-1, 0]:,.0f}"
 
-    rows = tuple((LABELS[name], Runs(RESULTS / benchmark, name)) for name in _kept(benchmark))
+    rows: list[tuple[str, Line]] = [(LABELS[name], Runs(RESULTS / benchmark, name)) for name in _kept(benchmark)]
     columns = (Column("steps", steps), *(column(number) for number in range(PARTS)))
-    return Table("training tasks, before to adapted, actions drawn", columns, rows).markdown()
+    return Table("training tasks, before the step to after it", columns, tuple(rows)).markdown()
 
 
 TABLES = {
@@ -85,5 +125,5 @@ TABLES = {
         ("cheetah-dir", "CheetahDir-v0"),
         ("cheetah-vel", "CheetahVel-v0"),
     )
-    for suffix, make in (("", results), ("-learning", learning))
+    for suffix, make in (("", returns), ("-learning", learning))
 }
