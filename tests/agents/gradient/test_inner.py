@@ -160,24 +160,37 @@ def test_trpos_step_keeps_to_its_region_and_lowers_the_loss():
     assert not torch.equal(maml.flattened(policy), start)
 
 
+def taught(outer, device):
+    """Four outer steps on the same episodes; parameters and what was told."""
+    policy, told = policy_of(True).float(), []
+    config = with_settings(maml.Config(), {"outer": outer, "inner.rate": 0.5, "trpo.kl": 0.02})
+    before, after = (
+        Batch(*(column.float() if column.is_floating_point() else column for column in batch_of(policy_of(True), seed)))
+        for seed in (2, 9)
+    )
+    learns = device.place(policy)
+    step = maml.TRPO(learns, config, device) if outer == "trpo" else maml.Proximal(learns, config, device)
+    for number in range(4):
+        given = maml.Collected((before,), after._replace(advantage=after.advantage + number), (0.0, 0.0))
+        more = () if isinstance(step, maml.TRPO) else (1.0 - number / 4, torch.Generator().manual_seed(number))
+        told.append(step.improve(given, *more))
+    return maml.flattened(learns).cpu(), told
+
+
+def assert_alike(one, other):
+    (eager, rows), (theirs, others) = one, other
+    assert torch.allclose(eager, theirs, atol=1e-4)
+    for row, told in zip(rows, others, strict=True):
+        assert all(row[name] == pytest.approx(told[name], abs=1e-3) for name in row)
+
+
 @pytest.mark.parametrize("outer", ["trpo", "ppo"])
 def test_a_captured_outer_step_is_the_eager_one(outer):
-    results = []
-    for form in ("eager", "captured"):
-        policy = policy_of(True).float()
-        config = with_settings(maml.Config(), {"outer": outer, "inner.rate": 0.5, "trpo.kl": 0.02})
-        before, after = (
-            Batch(*(c.float() if c.is_floating_point() else c for c in batch_of(policy_of(True), seed)))
-            for seed in (2, 9)
-        )
-        device, told = Device("cpu", form=form), []
-        learns = maml.TRPO(policy, config, device) if outer == "trpo" else maml.Proximal(policy, config, device)
-        for number in range(4):
-            given = maml.Collected((before,), after._replace(advantage=after.advantage + number), (0.0, 0.0))
-            more = () if outer == "trpo" else (1.0 - number / 4, torch.Generator().manual_seed(number))
-            told.append(learns.improve(given, *more))
-        results.append((maml.flattened(policy), told))
-    (eager, rows), (captured, others) = results
-    assert torch.allclose(eager, captured, atol=1e-4)
-    for row, other in zip(rows, others, strict=True):
-        assert all(row[name] == pytest.approx(other[name], abs=1e-3) for name in row)
+    assert_alike(taught(outer, Device("cpu")), taught(outer, Device("cpu", form="captured")))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["eager", "captured"])
+@pytest.mark.parametrize("outer", ["trpo", "ppo"])
+def test_a_gpu_steps_as_the_cpu_does(outer, form):
+    assert_alike(taught(outer, Device("cpu")), taught(outer, Device("cuda", form=form)))
