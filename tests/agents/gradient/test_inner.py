@@ -190,6 +190,7 @@ def test_a_captured_outer_step_is_the_eager_one(outer):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("form", ["eager", "captured"])
 @pytest.mark.parametrize("outer", ["trpo", "ppo"])
 def test_a_gpu_steps_as_the_cpu_does(outer, form):
