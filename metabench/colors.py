@@ -25,6 +25,7 @@ AGENTS: dict[str, tuple[str, str]] = {
     "context-free-planner": ("#6f8fbf", "#b3c7e6"),
     "itch-filter": ("#a03070", "#e58fc0"),
     "sac-oracle": ("#00704f", "#66e0b3"),
+    "maml": ("#8c8c00", "#c9c94a"),
 }
 OTHERS: tuple[tuple[str, str], ...] = (  # for agents that nobody has given one: always the same for the same name
     ("#b5651d", "#eaa66b"),

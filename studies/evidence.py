@@ -46,6 +46,7 @@ from studies import sweeping
 from studies.dynamite import tables as dynamite
 from studies.highway import tables as highway
 from studies.itch import tables as itch
+from studies.maml import tables as maml
 from studies.meta_dt import tables as meta_dt
 from studies.metadreamer import tables as metadreamer
 
@@ -54,7 +55,7 @@ QUEUE, KEPT, RUNS = HERE / "queue.toml", HERE / "evidence", HERE.parent / "runs"
 CURVE = "curve.csv"
 PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
 STUDIES: Mapping[str, Callable[[], str]] = {
-    name: make for study in (dynamite, meta_dt, metadreamer, highway, itch) for name, make in study.TABLES.items()
+    name: make for study in (dynamite, meta_dt, metadreamer, highway, itch, maml) for name, make in study.TABLES.items()
 }
 _OPTIONS = {"episodes", "repeats", "datasets", "splits"}  # of a table, handed on to its jobs
 

@@ -29,7 +29,7 @@ TINY = {
     "meta_batch": 4,
 }
 ON_GRIDS = ("varibad", "dynamite", "secbad", "contrabar", "dynamite-iql", "borel")
-FRAMES = {"rl2": 800, "rsac": 1600, "sac-oracle": 3000} | dict.fromkeys(ON_GRIDS[:4], 3 * 8 * 60)
+FRAMES = {"maml": 800, "rl2": 800, "rsac": 1600, "sac-oracle": 3000} | dict.fromkeys(ON_GRIDS[:4], 3 * 8 * 60)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ import pytest
 from metabench_agents import rl2, rsac
 from metabench_agents.belief import contrabar, dynamite, secbad, varibad
 from metabench_agents.context import metadreamer, pearl
+from metabench_agents.gradient import maml
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 from metabench_agents.parts.view import VIEWS
@@ -36,6 +37,7 @@ DREAM = {
     "dream.slots": 8,
     "rounds.least_skill": -100.0,
 }
+ONE_STEP = {"inner.episodes": 2}
 RUNS = {
     "rl2": (rl2, WHOLE),
     "varibad": (varibad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
@@ -43,6 +45,7 @@ RUNS = {
     "secbad": (secbad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1, "segments.candidates": 4}),
     "contrabar": (contrabar, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
     "rsac": (rsac, {**WHOLE, "every": 300}),
+    "maml": (maml, {**VIEW, "view.whole": True, "tasks": 2, "trials_per_task": 1, "frames": 2 * 3 * 55, **ONE_STEP}),
     "pearl": (pearl, {**VIEW, **SMALL, "sac.learned_temperature": True}),
     "metadreamer": (metadreamer, {**VIEW, **SMALL, "model.updates": 2, "imagination.every": 1}),
     "metadreamer-ppo": (metadreamer, {**VIEW, **SMALL, **DREAM, "iterations": 2}),

@@ -282,8 +282,12 @@ class ActionHead(nn.Module):
             return torch.randint(params.shape[-1], params.shape[:-1], generator=generator)
         return 2.0 * torch.rand(params.shape, generator=generator) - 1.0
 
+    def clamped_log_std(self) -> Tensor:
+        """Of a Gaussian, `[A]`."""
+        return self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
     def _std(self) -> Tensor:
-        return self.log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        return self.clamped_log_std().exp()
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log probability (density) `[...]` of the actions."""

@@ -1,0 +1,1 @@
+"""Agents whose adaptation is a gradient step."""

@@ -1,0 +1,1 @@
+"""MAML: runs, tables and the curve of its learning."""
