@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import parts  # noqa: E402  beside this file, wherever that is run from
+import rewards  # noqa: E402
 
 FILMS = json.loads((HERE / "films" / "films.json").read_text())
 MODULES = [
@@ -242,6 +243,9 @@ envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=64, split="train")
 ## Actions
 
 {action_table(family)}
+## Reward
+
+{rewards.reward(chosen) or "See the source."}
 ## Sessions
 
 {describe_sessions(chosen)}
