@@ -96,8 +96,8 @@ def fetch(
 ) -> Path:
     """Downloads one split and returns its folder; one that is here already is only returned.
 
-    What comes with the package is taken from there where no mirror is named, or none of those that are has it. Several processes
-    may ask for the same split: one downloads it, the others wait.
+    What comes with the package is taken from there where no mirror is named, or none of those that are has it. Several
+    processes may ask for the same split: one downloads it, the others wait.
 
     Args:
         id: For example "metabench/cheetah-vel/mixed-v0".
