@@ -41,7 +41,7 @@ docs: $(VENV)/.ready  ## the site in docs/_build/html: pages (warnings are error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/metabench board build --out docs/_build/html/boards --docs ../ $(BOARDS)
 	for split in train test; do \
-	  METABENCH_DATA=docs/_build/data $(BIN)/metabench dataset generate point-robot/mixed-v0 --split $$split || exit 1; done
+	  METABENCH_DATA=docs/_build/data $(BIN)/metabench dataset download point-robot/mixed-v0 --split $$split || exit 1; done
 	METABENCH_DATA=docs/_build/data $(BIN)/metabench dataset publish docs/_build/html/data
 
 films: $(VENV)/.ready  ## the documentation's films that are missing; wants OpenGL

@@ -72,6 +72,23 @@ def forward(app, error):
             (Path(app.outdir) / f"{old}.html").write_text(_FORWARD.format(new))
 
 
+def open_to_all(app, error):
+    """What scrolls can be reached by keyboard, and captions that are headings say which: the theme leaves both out."""
+    if error is not None or app.builder.name != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        if "boards" in path.relative_to(app.outdir).parts:
+            continue
+        text = path.read_text()
+        told = text.replace('role="heading">', 'role="heading" aria-level="2">').replace("<pre>", '<pre tabindex="0">')
+        told = re.sub(r"<p>(<img [^>]*/(?:idea|speed)-[^>]*>)</p>", _DRAWN, told)
+        if told != text:
+            path.write_text(told)
+
+
+_DRAWN = r'<p class="drawn" tabindex="0" role="region" aria-label="figure">\1</p>'
+
+
 def inline_math(writer, node):
     """A formula in a sentence, as MathML."""
     writer.body.append(tex2mathml(node.astext()))
@@ -92,3 +109,4 @@ def setup(app):
     app.connect("source-read", link_notes)
     app.connect("autodoc-process-docstring", set_lists_apart)
     app.connect("build-finished", forward)
+    app.connect("build-finished", open_to_all)

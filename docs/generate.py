@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import parts  # noqa: E402  beside this file, wherever that is run from
+import rewards  # noqa: E402
 
 FILMS = json.loads((HERE / "films" / "films.json").read_text())
 MODULES = [
@@ -64,6 +65,7 @@ MODULES = [
 ]
 AGENTS = ["rl2", "belief.varibad", "belief.dynamite", "belief.dynamite_iql", "context.pearl", "context.metadreamer"]
 AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "oracle.sac_oracle", "parts.config"]
+GROUP = "MetaWorld"  # one film has all of its classes
 LONG = 20  # rows from which a table is folded
 
 
@@ -185,7 +187,9 @@ def who_plays(name: str) -> str:
     agent = FILMS[name]["agent"] if name in FILMS else ""
     who = {"random": "random actions", "oracle": "the oracle, which sees the task", "zero": "no action at all"}
     tasks = len(FILMS[name]["rows"]) if name in FILMS else 0
-    beside = " on two tasks side by side" if tasks > 1 else ""
+    beside = f" on {tasks} tasks side by side" if tasks > 1 else ""
+    if name == GROUP:
+        return f"{name}: the scripted policy of each of the 50 classes, all at once"
     return f"{name}: {who.get(agent, agent)}{beside}, rewards below"
 
 
@@ -242,6 +246,9 @@ envs = gym.make_vec("{NAMESPACE}{chosen.id}", num_envs=64, split="train")
 ## Actions
 
 {action_table(family)}
+## Reward
+
+{rewards.reward(chosen) or "See the source."}
 ## Sessions
 
 {describe_sessions(chosen)}
@@ -349,7 +356,7 @@ def write_families(folder: Path) -> None:
     names = sorted(cards)
     tree = "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
     lead = (
-        "Every film shows one agent on two tasks that differ in what is hidden. Sizes are tasks of `train` / `test` / `ood`.\n"
+        "Every film shows one agent on tasks that differ in what is hidden, side by side. Sizes are tasks of `train` / `test` / `ood`.\n"
         "[ScratchItch](../scratch_itch.md) and [merging](../highway.md) have pages on how they were built and measured.\n"
     )
     gallery = ":::::{container} cards\n" + "\n".join(cards[name] for name in names) + ":::::\n"

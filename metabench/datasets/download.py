@@ -34,6 +34,7 @@ from metabench.datasets.verify import verify
 from metabench.evaluation.results import parse, write_atomically
 
 INDEX = "index.json"
+SHIPPED = Path(__file__).parent / "shipped"  # the tree that comes with the package
 MIRRORS_VARIABLE = "METABENCH_MIRRORS"  # environment variable: more mirrors, by spaces, asked before the index's own
 ATTEMPTS = 5  # in a row without a byte, before the next mirror is asked
 PAUSE = 0.5  # seconds before the second attempt, doubled after each
@@ -80,6 +81,11 @@ def mirrors(more: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*more, *named, *packaged_index().mirrors)))
 
 
+def shipped(id: DatasetId, split: str) -> bool:
+    """Whether the split comes with the package."""
+    return (SHIPPED / id.path / split / MANIFEST).is_file()
+
+
 def fetch(
     id: str | DatasetId,
     split: str = "train",
@@ -90,7 +96,8 @@ def fetch(
 ) -> Path:
     """Downloads one split and returns its folder; one that is here already is only returned.
 
-    Several processes may ask for the same split: one downloads it, the others wait.
+    What comes with the package is taken from there where no mirror is named, or none of those that are has it. Several
+    processes may ask for the same split: one downloads it, the others wait.
 
     Args:
         id: For example "metabench/cheetah-vel/mixed-v0".
@@ -110,6 +117,8 @@ def fetch(
     if (target / MANIFEST).is_file():
         return target
     asked = mirrors((mirror,) if isinstance(mirror, str) else mirror)
+    if not mirror and shipped(name, split):
+        asked = (*asked, SHIPPED.as_uri())
     if not asked:
         raise ValueError(f"no mirror is known for {name} ({split}); {_make(name, split)}")
     target.parent.mkdir(parents=True, exist_ok=True)

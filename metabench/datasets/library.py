@@ -24,7 +24,7 @@ def load_dataset(
     check: bool = False,
     missing: Literal["error", "generate"] = "error",
 ) -> TrialDataset:
-    """One split of a dataset, memory-mapped; downloaded first where it is not here and a mirror has it.
+    """One split of a dataset, memory-mapped; downloaded first where it is not here and the package or a mirror has it.
 
     Args:
         id: For example "metabench/cheetah-vel/mixed-v0" (the namespace may be left out), that of an imported set, or
@@ -49,9 +49,9 @@ def load_dataset(
         return TrialDataset(folder, check=check)
     name.benchmark.table().size(split)  # data of another origin has no benchmark: all there is of it is here
     if download:
-        from metabench.datasets.download import fetch, mirrors
+        from metabench.datasets.download import fetch, mirrors, shipped
 
-        if mirrors():
+        if mirrors() or shipped(name, split):
             try:
                 fetch(name, split, root=root)
             except ValueError:

@@ -13,6 +13,7 @@ from metabench.evaluation.stats import Interval, iqm, normalise, performance_pro
 from metabench.evaluation.summary import BOOTSTRAP_SEED, reference_levels
 from metabench.evaluation.traces import read_returns
 from metabench.leaderboard.folder import MAX_CARD, Folder, entries_in
+from metabench.leaderboard.logs import Curve, curves_of, read_curves
 from metabench.leaderboard.names import foreign, lent
 from metabench.leaderboard.records import (
     CARD,
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
     sha256: str
     card: str
     foreign: str = ""  # why it is not ranked whatever its tier: its name or its policies are another's
+    curves: tuple[Curve, ...] = ()  # how its runs learned, by their own logs
 
     @property
     def tier(self) -> Tier:
@@ -92,10 +94,17 @@ def read_entries(root: Path, boards: Mapping[str, Board]) -> list[Entry]:
             entries.append(_entry(path, boards))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+    known = read_curves(root)
+    entries = [entry if entry.curves else _with(entry, known) for entry in entries]
     entries.sort(key=_since)
     whys = foreign([entry.submission for entry in entries], lent(root))
     told = [entry._replace(foreign=why) for entry, why in zip(entries, whys, strict=True)]
     return sorted(told, key=lambda entry: entry.submission.place.as_posix())
+
+
+def _with(entry: Entry, known: Mapping[str, tuple[Curve, ...]]) -> Entry:
+    """The entry with the curves that stand beside the boards."""
+    return entry._replace(curves=known.get(entry.submission.place.as_posix(), ()))
 
 
 def _entry(path: Path, boards: Mapping[str, Board]) -> Entry:
@@ -108,7 +117,8 @@ def _entry(path: Path, boards: Mapping[str, Board]) -> Entry:
     found = folder.verification()
     if found is not None and not _told_rightly(found, folder, submission, results, board, traced):
         found = None
-    return Entry(submission, results, found, folder.sha256(), folder.text(CARD, MAX_CARD))
+    curves = curves_of(folder.training(), [run.train_seed for run in submission.runs])
+    return Entry(submission, results, found, folder.sha256(), folder.text(CARD, MAX_CARD), curves=curves)
 
 
 def _same_returns(folder: Folder, submission: Submission, results: Results, board: Board) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from metabench.evaluation.evaluate import versions
 from metabench.evaluation.results import PlayedAs, played_as
+from metabench.leaderboard.logs import read_log
 from metabench.leaderboard.records import Board, Submission, kept
 from metabench.leaderboard.replay import Fault
 from metabench.leaderboard.track import TRACKS
@@ -248,16 +249,10 @@ def check_training(
 
 def _read_log(index: int, text: str) -> tuple[int, int | None]:
     """Environment steps and iteration at the end of a log."""
-    frames, iteration = 0, None
-    for number, line in enumerate(text.splitlines(), 1):
-        row = _json(line.encode())
-        known = isinstance(row, dict) and row.keys() <= {"iteration", "frames"}
-        if not known or any(type(value) is not int or value < 0 for value in row.values()):
-            raise Fault(f"line {number} of the log of run {index} does not tell iteration and frames")
-        if row.get("frames", frames) < frames:
-            raise Fault(f"line {number} of the log of run {index} goes back in its environment steps")
-        frames, iteration = row.get("frames", frames), row.get("iteration", iteration)
-    return frames, iteration
+    rows = read_log(index, text)
+    frames = [row["frames"] for row in rows if "frames" in row]
+    iterations = [row["iteration"] for row in rows if "iteration" in row]
+    return (frames[-1] if frames else 0), (iterations[-1] if iterations else None)
 
 
 def _iteration(files: Mapping[str, bytes]) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
@@ -23,6 +21,7 @@ from metabench.evaluation.evaluate import Evaluation, evaluate_traced, versions
 from metabench.evaluation.results import Protocol, sync_folder, write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.keys import AuthorKey, author_key
+from metabench.leaderboard.logs import log_of as log_of  # by its older place too
 from metabench.leaderboard.records import (
     CARD,
     RESULT,
@@ -54,7 +53,6 @@ from metabench.registry import spec
 from metabench.runs import CONFIG, POLICY, is_run, policy, read_metrics, read_record, without_learner
 
 _DRAFT, _LOCK = ".submit-", ".lock"  # what a folder that is being written is called, and who writes there
-_ROWS = 1000  # of a run's log that an entry keeps
 _FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512vl", "amx_tile", "asimd", "sve")  # what maths libraries choose by
 
 
@@ -257,15 +255,6 @@ def open_run(folder: Path, board: Board, publish: bool) -> Entrant:
     found = policy(folder)
     files, note = (found.files, found.private) if publish else ({}, "")
     return Entrant(agent, record.seed, files, found.sha256, note, log_of(read_metrics(folder)), source=str(folder))
-
-
-def log_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What a run's metrics tell of its steps, as an entry keeps it: at most 1000 rows, with the first and the last."""
-    told = [{name: int(row[name]) for name in ("iteration", "frames") if name in row} for row in rows]
-    told = [row for row in told if row]
-    if len(told) > _ROWS:
-        told = [told[round(place)] for place in np.linspace(0, len(told) - 1, _ROWS)]
-    return "".join(json.dumps(row) + "\n" for row in told)
 
 
 def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from metabench.cli.main import main
 from metabench.datasets import generate, load_dataset
-from metabench.datasets.download import publish
+from metabench.datasets.download import fetch, publish
+from metabench.datasets.format import hash_file
 from metabench.datasets.library import SECONDS
+from metabench.datasets.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
-ID = "metabench/point-robot/mixed-v0"
+ID = "metabench/point-robot/expert-v0"
+SHIPPED = "metabench/point-robot/mixed-v0"
+
+
+RECORDS = json.loads((ROOT / "docs" / "datasets.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +29,7 @@ def fresh(monkeypatch, tmp_path):
 
 
 def test_what_making_it_takes_is_told_and_true(fresh):
-    with pytest.raises(ValueError, match="dataset generate metabench/point-robot/mixed-v0 --split test") as told:
+    with pytest.raises(ValueError, match="dataset generate metabench/point-robot/expert-v0 --split test") as told:
         load_dataset(ID, split="test")
     assert 'missing="generate"' in str(told.value)
     megabytes = float(re.search(r"\((\d+\.\d) MB, about 1 s\)", str(told.value))[1])
@@ -42,7 +49,7 @@ def test_a_tree_beside_a_site_serves_it(fresh, monkeypatch):
     publish([generate(ID, "test", root=fresh / "made")], fresh / "tree")
     monkeypatch.setenv("METABENCH_MIRRORS", (fresh / "tree").as_uri())
     assert load_dataset(ID, split="test").manifest.split == "test"
-    with pytest.raises(ValueError, match="does not have point-robot/mixed-v0/train"):
+    with pytest.raises(ValueError, match="does not have point-robot/expert-v0/train"):
         load_dataset(ID, split="train")
     assert load_dataset(ID, split="train", missing="generate").manifest.split == "train"
 
@@ -50,3 +57,30 @@ def test_a_tree_beside_a_site_serves_it(fresh, monkeypatch):
 def test_the_seconds_are_those_that_were_measured():
     told = json.loads((ROOT / "docs" / "datasets.json").read_text())
     assert {f"{r['id'].removeprefix('metabench/')}/{r['split']}": r["seconds"]["cpu"] for r in told} == SECONDS
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_set_that_comes_with_the_package_needs_no_mirror_and_no_simulator(fresh, monkeypatch, split):
+    monkeypatch.setattr("metabench.datasets.generation.generate", None)  # nobody may make it
+    data = load_dataset(SHIPPED, split=split, check=True)
+    assert data.folder.is_relative_to(fresh / "data") and data.manifest.split == split
+    assert verify(data.folder, replay=5) == (), "and it is what the simulator says today"
+    record = next(r for r in RECORDS if (r["id"], r["split"]) == (SHIPPED, split))
+    assert hash_file(data.folder / "manifest.json") == record["manifest_sha256"], "docs/datasets.json tells of it"
+
+
+def test_what_comes_with_the_package_is_had_although_the_mirrors_fail(fresh, monkeypatch):
+    (fresh / "empty").mkdir()
+    monkeypatch.setenv("METABENCH_MIRRORS", (fresh / "empty").as_uri())
+    assert fetch(SHIPPED, "test") == fresh / "data/point-robot/mixed-v0/test"
+    with pytest.raises(ValueError, match="no mirror gave metabench/point-robot/mixed-v0"):
+        fetch(SHIPPED, "test", root=fresh / "other", mirror=(fresh / "empty").as_uri())  # who names one, means it
+
+
+def test_the_command_downloads_it(fresh, capsys):
+    main(["dataset", "download", SHIPPED, "--split", "test"])
+    assert (fresh / "data/point-robot/mixed-v0/test/steps.npy").is_file()
+    with pytest.raises(SystemExit):
+        main(["dataset", "download", ID, "--split", "test"])
+    told = capsys.readouterr()
+    assert "metabench dataset generate metabench/point-robot/expert-v0 --split test" in (told.out + told.err)

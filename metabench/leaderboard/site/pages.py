@@ -121,7 +121,7 @@ def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) ->
         "rank": f"{row.rank} of {len(table.rows)}" if row.rank else "unranked",
         "environment steps a run": f"{s.training.env_steps:,}" if s.training.env_steps else "none",
         "seconds a run": "not told" if s.training.hours is None else f"{s.training.hours * 3600:,.0f}",
-        "hardware": s.training.hardware or "not told",
+        "cores and hardware": s.training.hardware or "not told",
     }
     made_with = {
         **s.versions,
@@ -143,6 +143,8 @@ def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) ->
         board=board,
         about=about,
         chart=_adaptation("Adaptation curve", [(s.title, s.agent)], [row], table) if len(row.curve) > 1 else "",
+        learning=_learning(entry),
+        logged=any(name.startswith("training/") for name in s.files),
         runs=list(zip(s.runs, entry.results.results, strict=True)),
         made_with=made_with,
         files={"submission.json": entry.sha256, **s.files},
@@ -220,6 +222,16 @@ def _adaptation(
         Line(*name, range(1, len(row.curve) + 1), row.curve.tolist()) for name, row in zip(names, rows, strict=True)
     ]
     return line_chart(lines, title, "episode of the trial", _label(table), levels, whole_x=True)
+
+
+def _learning(entry: Entry) -> str:
+    """The learning curves of an entry's runs; empty where none are known."""
+    s = entry.submission
+    lines = [
+        Line(f"{s.title}, seed {curve.seed}", s.agent, [step / 1e6 for step in curve.frames], curve.returns)
+        for curve in entry.curves[:MAX_LINES]
+    ]
+    return line_chart(lines, "Learning curves", "million environment steps", "return while training") if lines else ""
 
 
 def _label(table: Table) -> str:

@@ -1,0 +1,72 @@
+"""What an entry keeps of its runs' logs, and the curves that are drawn of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metabench.leaderboard.logs import CURVES, curves_of, log_of, read_curves, read_log
+from metabench.leaderboard.replay import Fault
+
+ROOT = Path(__file__).parent.parent.parent / "leaderboards"
+
+
+def test_a_log_keeps_steps_returns_and_seconds():
+    metrics = [
+        {"iteration": 1, "frames": 100, "return": 0.5, "time/seconds": 2.0, "loss": 3.0},
+        {"iteration": 2, "frames": 200, "return": float("nan"), "time/seconds": 2.5},
+        {"iteration": 3, "frames": 300, "return": 1, "time/seconds": 0.5},
+        {"loss": 1.0},
+    ]
+    rows = read_log(0, log_of(metrics))
+    assert rows == [
+        {"iteration": 1, "frames": 100, "return": 0.5, "seconds": 2.0},
+        {"iteration": 2, "frames": 200},
+        {"iteration": 3, "frames": 300, "return": 1.0, "seconds": 5.0},
+    ]
+    (curve,) = curves_of({0: log_of(metrics)}, [7])
+    assert curve == (7, (100, 300), (0.5, 1.0))
+    assert curves_of({0: log_of([{"iteration": 1, "frames": 5}])}, [0]) == (), "a log of before has no returns"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"frames": 1, "return": NaN}',
+        '{"frames": 1, "return": 1e400}',
+        '{"frames": 1, "return": "1"}',
+        '{"frames": 1, "return": true}',
+        '{"frames": 1.5}',
+        '{"frames": -1}',
+        '{"frames": 1, "agent": "x"}',
+        "[" * 100_000,
+        "7",
+    ],
+    ids=range(9),
+)
+def test_what_is_no_log_is_refused(line):
+    with pytest.raises(Fault, match="line 2 of the log of run 3"):
+        read_log(3, f'{{"frames": 0}}\n{line}')
+
+
+def test_steps_that_go_back_are_refused():
+    with pytest.raises(Fault, match="goes back"):
+        read_log(0, '{"frames": 9}\n{"frames": 8}\n')
+
+
+def test_curves_beside_the_boards_are_read_and_bounded(tmp_path):
+    assert read_curves(tmp_path) == {}
+    told = {"a/b/c": [{"seed": 1, "frames": [1, 2], "returns": [0.0, 1.0]}]}
+    (tmp_path / CURVES).write_text(json.dumps(told))
+    assert read_curves(tmp_path) == {"a/b/c": ((1, (1, 2), (0.0, 1.0)),)}
+    for wrong in ([1, 2, 3], ["x", 2], [1], [-1, 2]):
+        (tmp_path / CURVES).write_text(json.dumps({"a/b/c": [{"seed": 1, "frames": wrong, "returns": [0.0, 1.0]}]}))
+        with pytest.raises(ValueError, match=CURVES):
+            read_curves(tmp_path)
+
+
+def test_the_published_curves_belong_to_entries():
+    for place, curves in read_curves(ROOT).items():
+        told = json.loads((ROOT / place / "submission.json").read_text())
+        assert [curve.seed for curve in curves] == [run["train_seed"] for run in told["runs"]]
+        assert {curve.frames[-1] for curve in curves} == {told["training"]["env_steps"]}
