@@ -47,6 +47,8 @@ UNTRAINED = SLOW._replace(agent="random", steps=100)  # nobody has been trained 
 SHOTS = {
     "GridSwitch-v0": Shot("bayes", rows=(0, 49)),
     "GridNavigation-v0": Shot(episodes=2),
+    "DarkRoom-v0": Shot(),
+    "DarkKeyToDoor-v0": Shot(),
     "PointRobot-v0": Shot(episodes=2),
     "SparsePointRobot-v0": Shot(episodes=2),
     "HighwayMerge-v0": Shot("adaptive-planner", episodes=2, width=560),
