@@ -148,7 +148,8 @@ def plan(
         place = _history(chosen[0])
         if episodes % place:
             raise ValueError(
-                f"a learner of {benchmark.id} learns for {place} episodes, so episodes must be a multiple, got {episodes}"
+                f"a learner of {benchmark.id} learns for {place} episodes, so episodes must be a multiple, "
+                f"got {episodes}"
             )
     else:
         chosen = tuple(behaviours(benchmark.id, split, id.quality))

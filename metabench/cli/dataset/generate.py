@@ -36,8 +36,9 @@ def command(
       metabench dataset generate cheetah-vel/mixed-v0 --engine local --workers 8     # or ray, slurm: the same bytes
 
     Args:
-        id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay (rising
-            skill in order), history (tabular learners from nothing, on the grids); any word of your own with --agent.
+        id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay
+            (rising skill, in order), history (tabular learners from nothing, on the grids); any word of your own with
+            --agent.
         split: A frozen split of the benchmark.
         episodes: Episodes of each task; by default 100, and as many as 2,000 learners of a history need.
         seed: The same seed gives the same bytes.

@@ -185,9 +185,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> HistoryAgen
     def draw(generator: torch.Generator) -> tuple[Stretch, float]:
         nonlocal number
         number += 1
-        rows, which = draw_stretches(
-            histories, settings.batch, config.network.window, settings.from_start, generator
-        )
+        rows, which = draw_stretches(histories, settings.batch, config.network.window, settings.from_start, generator)
         return stretch_of(histories, rows, which), settings.rate(number - 1)
 
     def update(stretch: Stretch, rate: Tensor | float) -> dict[str, Tensor]:
