@@ -140,7 +140,7 @@ class ContextBody(nn.Module):
 
 
 def choose(logits: Tensor, streams: tuple[np.ndarray, np.ndarray], sample: bool) -> tuple[np.ndarray, tuple]:
-    """Actions `[B]` int64 from logits `[B, A]`, drawn from each trial's own stream or the likeliest; and the streams."""
+    """Actions `[B]` int64 from logits `[B, A]`, drawn from the trials' streams or the likeliest; and the streams."""
     if not sample:
         return logits.argmax(dim=-1).numpy(), streams
     rng = SlotRng(streams[0], streams[1].copy())
