@@ -26,10 +26,10 @@ MOST_VALUES = 32  # of a column of cells that is given one place per value
 class ContextSettings:
     """Sizes of the transformer."""
 
-    layers: int = field(default=3, metadata={"low": 1})  # blocks
-    heads: int = field(default=4, metadata={"low": 1})  # of attention
+    layers: int = field(default=2, metadata={"low": 1})  # blocks
+    heads: int = field(default=2, metadata={"low": 1})  # of attention
     width: int = field(default=64, metadata={"low": 1})  # of the stream of tokens
-    window: int = field(default=200, metadata={"low": 2})  # steps of context
+    window: int = field(default=160, metadata={"low": 2})  # steps of context
 
     @property
     def transformer(self) -> TransformerSettings:
@@ -41,8 +41,8 @@ class ContextSettings:
 class ContextFitting:
     """How the transformer is trained: AdamW, its rate rising linearly, then falling linearly to zero."""
 
-    updates: int = 10_000  # in all
-    batch: int = 32  # stretches of an update
+    updates: int = 4000  # in all
+    batch: int = 16  # stretches of an update
     learning_rate: float = 1e-3  # at its highest
     warmup: int = 200  # updates until then
     weight_decay: float = 1e-4  # of AdamW
