@@ -255,14 +255,13 @@ def test_continuous_actions_are_refused_in_a_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [ad, dpt])
-def test_learns_in_context(algorithm, tmp_path, monkeypatch):
+def test_ad_learns_in_context(tmp_path, monkeypatch):
     """On goals it has never seen, later episodes of a trial are better than its first, with nothing updated."""
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "data"))
     generate("grid-navigation/history-v0", "train", episodes=50 * 40)
     network, fitting = ContextSettings(layers=2, heads=2, width=64, window=120), ContextFitting(updates=1500, batch=16)
-    config = algorithm.Config(network=network, fitting=fitting)
-    agent = algorithm.train(ID, config, seed=0, run=Run(tmp_path / "run", show=False))
+    config = ad.Config(network=network, fitting=fitting)
+    agent = ad.train(ID, config, seed=0, run=Run(tmp_path / "run", show=False))
     protocol = Protocol(benchmark=ID, split="test", episodes=30, repeats=20, seed=0)
     curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)
     assert curve[-5:].mean() > curve[0] + 3.0
