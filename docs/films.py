@@ -49,6 +49,8 @@ CLASSES = Shot(tasks=5, every=10, steps=300, width=170)  # one of each class tha
 SHOTS = {
     "GridSwitch-v0": Shot("bayes", rows=(0, 49)),
     "GridNavigation-v0": Shot(episodes=2),
+    "DarkRoom-v0": Shot(),
+    "DarkKeyToDoor-v0": Shot(),
     "PointRobot-v0": Shot(episodes=2),
     "SparsePointRobot-v0": Shot(episodes=2),
     "HighwayMerge-v0": Shot("adaptive-planner", episodes=2, width=560),

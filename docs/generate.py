@@ -64,7 +64,8 @@ MODULES = [
     "stacks",
 ]
 AGENTS = ["rl2", "belief.varibad", "belief.dynamite", "belief.dynamite_iql", "context.pearl", "context.metadreamer"]
-AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "oracle.sac_oracle", "parts.config"]
+AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "sequence.incontext.ad"]
+AGENTS += ["sequence.incontext.dpt", "oracle.sac_oracle", "parts.config"]
 GROUP = "MetaWorld"  # one film has all of its classes
 LONG = 20  # rows from which a table is folded
 

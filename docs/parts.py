@@ -216,7 +216,8 @@ QUALITIES = {
     "medium": "policies a third to a half of the way from random to the oracle",
     "expert": "the oracle, with a little noise",
     "mixed": "each task's first 70 episodes medium, the last 30 expert",
-    "replay": "ten stages from random to expert, in order",
+    "replay": "ten stages from random to expert, in order (noise distillation)",
+    "history": "tabular learners from nothing, every episode of each in order",
 }
 
 

@@ -75,6 +75,34 @@ def grid_switch() -> dict[str, Any]:
     }
 
 
+def dark_room() -> dict[str, Any]:
+    """Goals up to six steps from the centre, parted; out of distribution: the twelve that are further away."""
+    cells = np.arange(81)
+    distance = abs(cells // 9 - 4) + abs(cells % 9 - 4)
+    order = np.random.RandomState(SEED).permutation(cells[distance <= 6])[:, None]
+    source = f"RandomState({SEED}).permutation of the 69 cells up to six steps from the centre"
+    return {
+        "train": (order[:55], f"{source}, first 55"),
+        "test": (order[55:], "the other 14"),
+        "ood": (cells[distance > 6][:, None], "the 12 cells seven or eight steps from the centre"),
+    }
+
+
+def dark_key_to_door() -> dict[str, Any]:
+    """Pairs of cells less than twelve steps apart, parted; out of distribution: pairs further apart."""
+    key, door = np.divmod(np.arange(81 * 81), 81)
+    pairs = np.stack([key, door], axis=1)
+    distance = abs(key // 9 - door // 9) + abs(key % 9 - door % 9)
+    rng = np.random.RandomState(SEED)
+    near, far = rng.permutation(pairs[distance < 12]), rng.permutation(pairs[distance >= 12])
+    source = f"RandomState({SEED}).permutation of the {len(near)} pairs less than twelve steps apart, rows"
+    return {
+        "train": (near[:-100], f"{source} 0-{len(near) - 101}"),
+        "test": (near[-100:], f"{source} {len(near) - 100}-{len(near) - 1}"),
+        "ood": (far, f"the same stream: then a permutation of the {len(far)} pairs at least twelve steps apart"),
+    }
+
+
 def cheetah_vel() -> dict[str, Any]:
     """Speeds up to 3 m/s; out of distribution: faster. Interpolation as LDM has it, train and test disjoint."""
     speeds = np.random.RandomState(SEED).uniform(0, 3, 50)[:, None]
@@ -214,6 +242,8 @@ TABLES = {
     "SparsePointRobot-v0": sparse_point_robot,
     "GridNavigation-v0": grid_navigation,
     "GridSwitch-v0": grid_switch,
+    "DarkRoom-v0": dark_room,
+    "DarkKeyToDoor-v0": dark_key_to_door,
     "CheetahVel-v0": cheetah_vel,
     "CheetahVelSwitch-v0": lambda: without_interpolation(cheetah_vel()),
     "AntDir-v0": headings,

@@ -35,7 +35,7 @@ from metabench.datasets.format import (
     write_column,
 )
 from metabench.datasets.ids import DatasetId, data_root, split_folder
-from metabench.datasets.recipe import EPISODES_PER_TASK, Recipe, plan
+from metabench.datasets.recipe import Recipe, plan
 from metabench.datasets.record import Recording, record
 from metabench.datasets.shards import Shards
 from metabench.evaluation.evaluate import versions
@@ -50,7 +50,7 @@ def generate(
     id: str | DatasetId,
     split: str = "train",
     *,
-    episodes: int = EPISODES_PER_TASK,
+    episodes: int | None = None,
     seed: int = 0,
     root: Path | None = None,
     agent: str | None = None,
@@ -62,7 +62,7 @@ def generate(
     Args:
         id: For example "metabench/cheetah-vel/mixed-v0".
         split: A frozen split of the benchmark.
-        episodes: Episodes of each task.
+        episodes: Episodes of each task; 100 by default, and so many of a `history` that there are 2,000 learners.
         seed: Of starts, dynamics and behaviours, 0 to 2^24 - 1.
         root: Where datasets lie; `METABENCH_DATA` or the platform's cache by default.
         agent: A yardstick by name or a trained agent by folder, as the behaviour; by quality by default. Agents that
@@ -78,7 +78,8 @@ def generate(
     """
     from filelock import FileLock
 
-    episodes, seed = _whole("episodes", episodes), _whole("the seed of a dataset", seed)
+    episodes = None if episodes is None else _whole("episodes", episodes)
+    seed = _whole("the seed of a dataset", seed)
     state_every = None if state_every is None else _whole("state_every", state_every)
     recipe = plan(DatasetId.parse(id) if isinstance(id, str) else id, split, episodes, seed, agent, state_every)
     target = split_folder(recipe.id, split, root or data_root())
@@ -94,7 +95,7 @@ def generate(
                     if number not in shards:
                         shards.add(number, play_shard(recipe, number))
                     if progress:
-                        progress(tasks.stop * episodes, recipe.tasks * episodes)
+                        progress(tasks.stop * recipe.episodes, recipe.tasks * recipe.episodes)
                 pack(recipe, shards, target)
         if work.exists():
             shutil.rmtree(work)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from metabench.registry import NAMESPACE, Spec, ids, spec
 from metabench.tasks import suggest
 
-QUALITIES = ("medium", "expert", "mixed", "mixed-2", "replay", "sac-history", "random")
+QUALITIES = ("medium", "expert", "mixed", "mixed-2", "replay", "sac-history", "history", "random")
 DATA_VARIABLE = "METABENCH_DATA"  # environment variable: where datasets lie, instead of the platform's cache
 _PATTERN = re.compile(r"(?P<family>[a-z0-9]+(?:-[a-z0-9]+)*)/(?P<quality>[a-z0-9]+(?:-[a-z0-9]+)*)-v(?P<version>\d+)")
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from metabench.datasets.format import MANIFEST, family_row_type
 from metabench.datasets.ids import DatasetId, data_root, split_folder
-from metabench.datasets.recipe import EPISODES_PER_TASK
+from metabench.datasets.recipe import standard_episodes
 from metabench.datasets.trials import TrialDataset
 
 SECONDS: dict[str, float] = json.loads((Path(__file__).parent / "seconds.json").read_text())  # of one core, measured
@@ -34,7 +34,7 @@ def load_dataset(
         download: Whether to ask the mirrors for a set that is not here.
         check: Whether to read all of it first and refuse damaged bytes and numbers that are not finite.
         missing: What to do where it is not here and no mirror gives it: an error with the command that makes it, or
-            make it, 100 episodes of each task from seed 0, the same bytes everywhere.
+            make it, 100 episodes of each task (2,000 learners of a `history`) from seed 0, the same bytes everywhere.
 
     Raises:
         ValueError: One sentence: no such id, no such split, a damaged folder; and where it is nowhere to be had, the
@@ -72,7 +72,7 @@ def load_dataset(
 def cost(id: DatasetId, split: str) -> str:
     """What making a split takes, in words: its bytes, and its seconds where the simulator's speed was measured."""
     chosen = id.benchmark
-    episodes = chosen.table().size(split) * EPISODES_PER_TASK
+    episodes = chosen.table().size(split) * standard_episodes(id, split)
     size = episodes * chosen.horizon * family_row_type(chosen.family()).itemsize
     shown = f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
     seconds = SECONDS.get(f"{id.path}/{split}")

@@ -16,6 +16,7 @@ from metabench.registry import Spec
 from metabench.runs import is_run, weights_sha256
 
 HISTORY = "sac-history"  # checkpoints of soft actor-critic in order, stochastic, and what the expert would have done
+LEARNED = "history"  # learners from nothing, every episode in order, and what the expert would have done
 EPISODES_PER_TASK = 100  # as Meta-DT's collectors
 MIXTURES = {  # shares of a task's episodes, in order
     "mixed": {"medium": 0.7, "expert": 0.3},  # Meta-DT, README
@@ -24,6 +25,8 @@ MIXTURES = {  # shares of a task's episodes, in order
     "mixed-2": {"random": 0.3, "medium": 0.4, "expert": 0.3},
 }
 SLOTS, SIMULATED_SLOTS = 2048, 256  # episodes played together, about; where a physics engine runs
+LEARNERS = 1024  # learners that learn together, about
+HISTORIES = 2000  # of a split unless asked otherwise, at least
 _SEED_LIMIT = 2**24  # of a generation's seed, so that every episode's fits into 64 bits
 
 
@@ -44,7 +47,7 @@ class Recipe(NamedTuple):
     @property
     def advised(self) -> bool:
         """Whether the oracle's actions are kept beside the behaviour's."""
-        return self.id.quality == HISTORY and self.agent is None
+        return self.id.quality in (HISTORY, LEARNED) and self.agent is None
 
     @property
     def tasks(self) -> int:
@@ -56,6 +59,8 @@ class Recipe(NamedTuple):
         """Groups of tasks; a task's episodes are never apart."""
         slots = SIMULATED_SLOTS if self.benchmark.extra else SLOTS
         size = max(1, slots // self.episodes)
+        if self.id.quality == LEARNED and self.agent is None:
+            size = max(1, LEARNERS // (self.episodes // self.place))
         return [range(a, min(a + size, self.tasks)) for a in range(0, self.tasks, size)]
 
     @property
@@ -97,10 +102,27 @@ class Recipe(NamedTuple):
         return json.dumps(record, indent=1, sort_keys=True)
 
 
-def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None, state_every: int | None) -> Recipe:
+def standard_episodes(id: DatasetId, split: str, agent: str | None = None) -> int:
+    """Episodes of each task unless asked otherwise: 100; of `history`, so many that there are 2,000 learners."""
+    tasks = id.benchmark.table().size(split)
+    if id.quality != LEARNED or agent is not None:
+        return EPISODES_PER_TASK
+    return -(-HISTORIES // tasks) * _history(behaviours(id.benchmark.id, split, LEARNED)[0])
+
+
+def _history(learner: Behaviour) -> int:
+    """Episodes that a learner learns for."""
+    return int(learner.settings["episodes"])
+
+
+def plan(
+    id: DatasetId, split: str, episodes: int | None, seed: int, agent: str | None, state_every: int | None
+) -> Recipe:
     """Who plays what; ValueError in one sentence for what does not exist or does not fit."""
     benchmark = id.benchmark
     benchmark.table().size(split)
+    if episodes is None:
+        episodes = standard_episodes(id, split, agent)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if not 0 <= seed < _SEED_LIMIT:
@@ -121,6 +143,14 @@ def plan(id: DatasetId, split: str, episodes: int, seed: int, agent: str | None,
         counts = [round(share * episodes) for share in shares.values()]
         counts[-1] = episodes - sum(counts[:-1])
         schedule = tuple(number for number, count in enumerate(counts) for _ in range(count))
+    elif id.quality == LEARNED:
+        chosen, schedule = tuple(behaviours(benchmark.id, split, LEARNED)), (0,) * episodes
+        place = _history(chosen[0])
+        if episodes % place:
+            raise ValueError(
+                f"a learner of {benchmark.id} learns for {place} episodes, so episodes must be a multiple, "
+                f"got {episodes}"
+            )
     else:
         chosen = tuple(behaviours(benchmark.id, split, id.quality))
         schedule = tuple(j * len(chosen) // episodes for j in range(episodes))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metabench.datasets import DatasetId, generate
 from metabench.datasets.generation import PLAN
 from metabench.datasets.ids import data_root, split_folder
-from metabench.datasets.recipe import EPISODES_PER_TASK, Recipe
+from metabench.datasets.recipe import Recipe, standard_episodes
 from metabench.evaluation.evaluate import Evaluation
 from metabench.evaluation.results import Protocol, Result, write_atomically
 from metabench.evaluation.traces import Trace
@@ -26,7 +26,7 @@ def generate_with(
     id: str | DatasetId,
     split: str = "train",
     *,
-    episodes: int = EPISODES_PER_TASK,
+    episodes: int | None = None,
     seed: int = 0,
     root: Path | None = None,
     agent: str | None = None,
@@ -47,7 +47,8 @@ def generate_with(
     from filelock import FileLock
 
     name = DatasetId.parse(id) if isinstance(id, str) else id
-    settings = {"id": str(name), "split": split, "episodes": episodes}
+    episodes = standard_episodes(name, split, agent) if episodes is None else episodes
+    settings: dict[str, Any] = {"id": str(name), "split": split, "episodes": episodes}
     settings |= {"agent": agent} if agent is not None else {}
     settings |= {"state_every": state_every} if state_every is not None else {}
     recipe: Recipe = recipe_of(settings, seed)

@@ -161,12 +161,12 @@ def _generate(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
 def recipe_of(settings: Mapping[str, Any], seed: int) -> Any:
     """Who plays what in the data set that a job makes a shard of."""
     from metabench.datasets import DatasetId
-    from metabench.datasets.recipe import EPISODES_PER_TASK, plan
+    from metabench.datasets.recipe import plan
 
     return plan(
         DatasetId.parse(settings["id"]),
         settings.get("split", "train"),
-        settings.get("episodes", EPISODES_PER_TASK),
+        settings.get("episodes"),
         seed,
         settings.get("agent"),
         settings.get("state_every"),

@@ -11,13 +11,17 @@ here; ours is shown the task. The data keep what the oracle would have done at e
 Where the oracle is a closed form or a script, it is diluted: with probability `random` a step's action is uniform,
 otherwise it is the oracle's plus Gaussian noise. `expert` keeps a little of both, so that episodes of one task
 differ; `medium` has the share of random actions that was measured to lead a third to a half of the way; `replay`
-anneals from random to expert in ten stages (the noise-distillation history of Zisman et al. 2024, arXiv 2312.12275,
-in place of a training run).
+anneals from random to expert in ten stages: noise distillation (Zisman et al. 2024, arXiv 2312.12275), no learner's
+history.
+
+`history` is one, on the grids: a tabular Q-learner for every trial (`metabench.yardsticks.q_learning`), each of its
+episodes in order, beside what the oracle would have done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -27,12 +31,13 @@ from gymnasium import spaces
 import metabench
 from metabench import Agent, Behaviour, SlotRng, Timestep
 from metabench.plugins import load_oracle
+from metabench.yardsticks.q_learning import learning_of, q_learner
 from metabench.yardsticks.simple import RandomAgent
 from metabench_agents.oracle.weights import has_weights, history_path, stage_behaviours, weights_path
 
 Array = npt.NDArray[Any]
 
-QUALITIES = ("random", "medium", "expert", "replay", "sac-history")
+QUALITIES = ("random", "medium", "expert", "replay", "sac-history", "history")
 EXPERT_RANDOM = 0.02  # share of random actions
 NOISE = 0.1  # deviation of the noise, in half widths of the action space
 NOISE_OF = {  # where that noise is not small: the slightest costs the merging planner a quarter of the way
@@ -104,6 +109,8 @@ class _Behaviours:
             return (Behaviour("uniform actions", 0, "", {}, lambda seed: RandomAgent(space, seed)),)
         if quality == "sac-history":
             return stage_behaviours(benchmark, history_path(benchmark), "replay")
+        if quality == "history":
+            return (self._learner(benchmark),)
         if has_weights(benchmark):
             return stage_behaviours(benchmark, weights_path(benchmark), quality)
         load_oracle(benchmark, split, 0)  # the ValueError where there is none
@@ -114,6 +121,15 @@ class _Behaviours:
             return (self._diluted(benchmark, split, medium),)
         shares = np.linspace(1.0, EXPERT_RANDOM, STAGES)
         return tuple(self._diluted(benchmark, split, float(share), stage) for stage, share in enumerate(shares))
+
+    def _learner(self, benchmark: str) -> Behaviour:
+        learning = learning_of(benchmark)
+
+        def make(seed: int) -> Agent[Any]:
+            return q_learner(benchmark, seed, shown=True, in_place=True)
+
+        settings = {name: value for name, value in asdict(learning).items() if isinstance(value, int | float)}
+        return Behaviour("tabular Q-learning", 0, "", settings, make)
 
     def _diluted(self, benchmark: str, split: str, random: float, stage: int = 0) -> Behaviour:
         space: Any = metabench.spec(benchmark).family().action_space

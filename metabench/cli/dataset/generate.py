@@ -15,14 +15,13 @@ from metabench.cli.evaluate import check_agent
 from metabench.cli.where import HERE, Where
 from metabench.datasets import generate
 from metabench.datasets.format import read_manifest
-from metabench.datasets.recipe import EPISODES_PER_TASK
 from metabench.sweep.uses import generate_with
 
 
 def command(
     id: Id,
     split: str = "train",
-    episodes: int = EPISODES_PER_TASK,
+    episodes: int | None = None,
     seed: int = 0,
     root: Path | None = None,
     agent: str | None = None,
@@ -37,10 +36,11 @@ def command(
       metabench dataset generate cheetah-vel/mixed-v0 --engine local --workers 8     # or ray, slurm: the same bytes
 
     Args:
-        id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay (a
-            learning history in order); any word of your own with --agent.
+        id: Family, quality and version. Qualities: random, medium, expert, mixed (70 % medium, 30 % expert), replay
+            (rising skill, in order), history (tabular learners from nothing, on the grids); any word of your own with
+            --agent.
         split: A frozen split of the benchmark.
-        episodes: Episodes of each task.
+        episodes: Episodes of each task; by default 100, and as many as 2,000 learners of a history need.
         seed: The same seed gives the same bytes.
         root: Where datasets lie; METABENCH_DATA or the platform's cache by default.
         agent: A yardstick by name or a trained agent by folder, as the behaviour.

@@ -1,0 +1,255 @@
+"""DPT: a transformer that says what is best where one stands, given what has been seen to happen in the same task.
+
+Source: Lee et al. 2023, "Supervised Pretraining Can Learn In-Context Reinforcement Learning" (Decision-Pretrained
+Transformer, arXiv 2306.14892). For a task of the training set, a context D of transitions (s, a, s', r) and a query
+state s_q, the network is trained to predict the optimal action a* at s_q (the paper's eq. 2),
+
+    L = - sum over j of log P(a* | s_q, D_j),     D_j the first j transitions of the context,
+
+and at play draws from that prediction, given the trial so far: posterior sampling.
+
+The oracles of the grids are exact, so the labels are (`labels="exact"`). `noisy` labels are, with probability `noise`,
+uniform actions; `taken` ones are what the learner did. So what bad labels cost can be told from what partial
+observability costs (in DarkKeyToDoor the query does not say whether the key is at hand).
+
+Deviations:
+- The query stands behind the context, in place of before it, so that the context's keys and values can be kept while
+  queries come and go: each of the `queries` of an update sees the first j transitions, j drawn evenly.
+- The context is a stretch of a learner's history, in random order, in place of a random policy's transitions; while
+  acting it is the whole trial so far, the running episode included, in its own order.
+- Queries are states of the same history, in place of evenly drawn ones.
+- When the window is full, its older half is dropped (`context.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metabench import Timestep
+from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.parts.config import read_config
+from metabench_agents.parts.device import Computing, Device, descend, set_rate
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
+from metabench_agents.sequence.fitting import fit, updates_done
+from metabench_agents.sequence.incontext.context import (
+    ContextBody,
+    ContextFitting,
+    ContextMemory,
+    ContextSettings,
+    SeenFeatures,
+    choose,
+    fresh_streams,
+)
+from metabench_agents.sequence.incontext.histories import (
+    Histories,
+    draw_stretches,
+    load_histories,
+    number_of_actions,
+)
+from metabench_agents.sequence.transformer import MASKED
+
+NAME = "dpt"
+
+
+@dataclass(frozen=True)
+class Config(Computing):
+    """Settings of one training run."""
+
+    data: str = "history"  # quality of the benchmark's data set; or the id or folder of another
+    split: str = "train"  # tasks to learn from, of those the data were played on
+    skip: int = field(default=4, metadata={"low": 1})  # every so many-th episode of a learner alone: it learns faster
+    labels: Literal["exact", "noisy", "taken"] = "exact"  # the oracle's, some of them uniform, or the learner's own
+    noise: float = field(default=0.5, metadata={"low": 0.0, "high": 1.0})  # share of uniform ones among noisy labels
+    queries: int = field(default=32, metadata={"low": 1})  # of each context in an update
+    network: ContextSettings = field(default_factory=ContextSettings)  # its sizes
+    fitting: ContextFitting = field(default_factory=ContextFitting)  # its training
+    sample: bool = True  # play actions drawn from the prediction; the likeliest otherwise
+
+
+class Transitions(NamedTuple):
+    """Transitions, of any leading shape."""
+
+    observation: Tensor  # [..., O]
+    action: Tensor  # [...] int64
+    reward: Tensor  # [...]
+    following: Tensor  # [..., O]
+
+
+class Questions(NamedTuple):
+    """M queries of B contexts of n transitions each."""
+
+    context: Transitions  # [B, n]
+    observation: Tensor  # [B, M, O]
+    prefix: Tensor  # [M] int64 how many of the transitions each query sees
+    label: Tensor  # [B, M] int64
+
+
+class DecisionNetwork(nn.Module):
+    """Transitions and a query to logits of the best action."""
+
+    def __init__(self, benchmark: str, settings: ContextSettings):
+        super().__init__()
+        self.actions, self.seen = number_of_actions(benchmark), SeenFeatures(benchmark)
+        self.transition = nn.Linear(2 * self.seen.size + self.actions + 1, settings.width)
+        self.query = nn.Linear(self.seen.size, settings.width)
+        self.body = ContextBody(settings, placed=False)
+        self.head = nn.Linear(settings.width, self.actions)
+
+    def transitions(self, seen: Transitions) -> Tensor:
+        """Their tokens `[..., D]`."""
+        done = F.one_hot(seen.action, self.actions).float()
+        parts = (self.seen(seen.observation), done, seen.reward[..., None], self.seen(seen.following))
+        return self.transition(torch.cat(parts, dim=-1))
+
+    def queries(self, observation: Tensor) -> Tensor:
+        """Their tokens `[..., D]`."""
+        return self.query(self.seen(observation))
+
+    def forward(self, questions: Questions) -> Tensor:
+        """Logits `[B, M, A]`."""
+        context = self.transitions(questions.context)
+        tokens = torch.cat((context, self.queries(questions.observation)), dim=1)
+        return self.head(self.body(tokens, visible(context.shape[1], questions.prefix))[:, context.shape[1] :])
+
+
+def visible(context: int, prefix: Tensor) -> Tensor:
+    """`[1, n + M, n + M]` what may be seen: by transitions those before; by a query its prefix and itself."""
+    total = context + len(prefix)
+    place = torch.arange(total, device=prefix.device)
+    last = torch.cat((place[:context], prefix - 1))  # the last transition each token sees
+    seen = (place[None] <= last[:, None]) & (place[None] < context) | (place[None] == place[:, None])
+    return torch.where(seen, 0.0, MASKED)[None]
+
+
+def loss(network: DecisionNetwork, questions: Questions) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cross entropy of the labels, a mean over all queries; and how often the likeliest is right."""
+    logits = network(questions)
+    total = F.cross_entropy(logits.flatten(0, 1), questions.label.flatten())
+    right = (logits.argmax(dim=-1) == questions.label).float().mean()
+    return total, {"loss": total.detach(), "accuracy": right.detach()}
+
+
+def draw_questions(histories: Histories, config: Config, actions: int, generator: torch.Generator) -> Questions:
+    """Contexts in random order and queries of the same histories; ValueError where their labels are not known."""
+    if config.labels != "taken" and not len(histories.expert):
+        raise ValueError(f"{config.data} does not know what the oracle would have done: --labels taken")
+    batch, steps, count = config.fitting.batch, config.network.window, config.queries
+    rows, which = draw_stretches(histories, batch, steps, config.fitting.from_start, generator)
+    order = torch.rand(batch, steps, generator=generator).argsort(dim=1)
+    rows = rows.gather(1, order)
+    asked = torch.rand(batch, count, generator=generator, dtype=torch.float64) * histories.length[which, None]
+    query = histories.start[which, None] + asked.long()
+    label = (histories.action if config.labels == "taken" else histories.expert)[query].long()
+    if config.labels == "noisy":
+        wild = torch.randint(actions, label.shape, generator=generator)
+        label = torch.where(torch.rand(label.shape, generator=generator) < config.noise, wild, label)
+    return Questions(
+        context=Transitions(
+            histories.observation[rows],
+            histories.action[rows].long(),
+            histories.reward[rows],
+            histories.following[rows],
+        ),
+        observation=histories.observation[query],
+        prefix=torch.randint(steps + 1, (count,), generator=generator),
+        label=label,
+    )
+
+
+class DecisionBelief(NamedTuple):
+    """The trial so far."""
+
+    memory: ContextMemory
+    observation: Tensor | None  # [B, O] of the last tick
+    streams: tuple[np.ndarray, np.ndarray]
+
+
+class DecisionAgent:
+    """Plays what is best for a task drawn from what it believes, given all transitions of the trial."""
+
+    name, track, privileged = NAME, "offline", False
+
+    def __init__(self, network: DecisionNetwork, sample: bool, protocol: str = PROTOCOL_VERSION):
+        self.network, self.sample, self.protocol = network.eval(), sample, protocol
+
+    def begin(self, num_trials: int) -> DecisionBelief:
+        """Nothing has been seen."""
+        return DecisionBelief(ContextMemory((), None), None, fresh_streams(num_trials))
+
+    @torch.inference_mode()
+    def act(self, step: Timestep, belief: DecisionBelief) -> tuple[np.ndarray, DecisionBelief]:
+        """An action for this tick."""
+        network, first = self.network, torch.as_tensor(np.asarray(step.first))
+        observation = torch.as_tensor(np.asarray(step.observation)).float()
+        tokens = [network.queries(observation)]
+        if belief.observation is not None:
+            final = torch.as_tensor(np.asarray(step.final)).float()
+            came = Transitions(
+                belief.observation,
+                torch.as_tensor(np.asarray(step.action)).long(),
+                torch.as_tensor(np.asarray(step.reward)).float(),
+                torch.where(first[:, None], final, observation),
+            )
+            tokens.insert(0, network.transitions(came))
+        output, memory = network.body.read(belief.memory, torch.stack(tokens, dim=1), passing=1)
+        chosen, streams = choose(network.head(output), belief.streams, self.sample)
+        return chosen, DecisionBelief(memory, observation, streams)
+
+
+def train(benchmark: str, config: Config, *, seed: int, run: Run) -> DecisionAgent:
+    """Trains on the histories of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
+    saved = run.begin(NAME, benchmark, config, seed)
+    torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
+    network = DecisionNetwork(benchmark, config.network)
+    histories = load_histories(benchmark, config.data, config.split, config.skip)
+    network.seen.learn_scales(histories.observation)
+    settings, device = config.fitting, Device.of(config)
+    device.place(network)
+    optimiser = device.adam(network.parameters(), settings.learning_rate, decay=settings.weight_decay)
+    number = 0
+    if saved:
+        number = updates_done(saved.iteration, 0, settings.updates)
+        unpack(saved.tensors, {"dpt": network}, {"adam": optimiser})
+    done, loss_of = number, device.compiled(loss)
+
+    def draw(generator: torch.Generator) -> tuple[Questions, float]:
+        nonlocal number
+        number += 1
+        return draw_questions(histories, config, network.actions, generator), settings.rate(number - 1)
+
+    def update(questions: Questions, rate: Tensor | float) -> dict[str, Tensor]:
+        set_rate(optimiser, rate)
+        with device.products():
+            total, metrics = loss_of(network, questions)
+        descend(total, optimiser, settings.max_grad_norm)
+        return metrics
+
+    fit(
+        run,
+        "policy",
+        device.updates(update),
+        draw,
+        updates=settings.updates,
+        seed=seed,
+        phase=0,
+        before=0,
+        done=done,
+        tensors=lambda: pack({"dpt": network}, {"adam": optimiser}),
+    )
+    return DecisionAgent(network.to("cpu"), config.sample)
+
+
+def load(path: Path) -> DecisionAgent:
+    """The agent of the run in folder `path`; ValueError if there is none."""
+    settings, saved = load_config(path), load_checkpoint(path)
+    config = read_config(Config, settings["config"])
+    network = DecisionNetwork(settings["benchmark"], config.network)
+    unpack(saved.tensors, {"dpt": network}, {})
+    return DecisionAgent(network, config.sample, settings["protocol"])

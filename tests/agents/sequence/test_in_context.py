@@ -1,0 +1,267 @@
+"""AD and DPT: histories as tensors, losses by hand, what tokens see, the cache, and that they learn in context."""
+
+import numpy as np
+import pytest
+import torch
+from metabench_agents.parts.run import Run
+from metabench_agents.sequence.incontext import ad, dpt
+from metabench_agents.sequence.incontext.context import ContextFitting, ContextSettings, choose
+from metabench_agents.sequence.incontext.histories import draw_stretches, load_histories
+
+import metabench
+from metabench import Timestep
+from metabench.datasets import generate
+from metabench.evaluation.results import Protocol
+from metabench.runs import Stopped
+
+ID = "GridNavigation-v0"
+SMALL = ContextSettings(layers=2, heads=2, width=16, window=12)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(generate("grid-navigation/history-v0", "test", episodes=100, root=tmp_path_factory.mktemp("data")))
+
+
+def networks():
+    torch.manual_seed(0)
+    return ad.HistoryNetwork(ID, SMALL), dpt.DecisionNetwork(ID, SMALL)
+
+
+def test_histories_are_the_learners_steps_in_order(data):
+    found, histories = metabench.load_dataset(data), load_histories(ID, data, "test")
+    assert len(histories) == 10 and (histories.length == 50 * 15).all()
+    assert torch.equal(histories.action.long(), torch.from_numpy(np.array(found.column("action"))).long())
+    assert torch.equal(histories.expert.long(), torch.from_numpy(found.expert_actions()).long())
+    skipped = load_histories(ID, data, "test", skip=4)
+    assert len(skipped) == 40 and sorted(skipped.length.unique().tolist()) == [12 * 15, 13 * 15]
+    episode = found[0 + 4 * 2]  # the third of the first learner's first share
+    rows = slice(2 * 15, 3 * 15)
+    assert np.array_equal(skipped.observation[rows].numpy(), episode.observations)
+    assert np.array_equal(skipped.reward[rows].numpy(), episode.rewards)
+    assert np.array_equal(skipped.following[rows][-1].numpy(), episode.final_observation)
+    assert skipped.first[rows].tolist() == [True] + [False] * 14 and skipped.time[rows].tolist() == list(range(15))
+    assert len(skipped.action) == len(histories.action)
+    assert skipped.reward.sum() == pytest.approx(float(histories.reward.sum()), abs=1e-2)
+
+
+def test_stretches_stay_inside_their_history(data):
+    histories = load_histories(ID, data, "test")
+    rows, which = draw_stretches(histories, 500, 30, 0.5, torch.Generator().manual_seed(0))
+    assert (rows[:, 0] >= histories.start[which]).all()
+    assert (rows[:, -1] < histories.start[which] + histories.length[which]).all()
+    assert 0.4 < (rows[:, 0] == histories.start[which]).float().mean() < 0.6
+    stretch = ad.stretch_of(histories, rows, which)
+    begins = rows[:, 0] == histories.start[which]
+    assert (stretch.last_action[begins, 0] == -1).all() and (stretch.last_reward[begins, 0] == 0).all()
+    assert (stretch.last_action[~begins, 0] >= 0).all()
+    assert torch.equal(stretch.last_action[:, 1:], stretch.action[:, :-1])
+    with pytest.raises(ValueError, match="no history has 751 steps"):
+        draw_stretches(histories, 1, 751, 0.5, torch.Generator())
+
+
+def some_stretch(steps, rows=3):
+    generator = torch.Generator().manual_seed(1)
+    actions = torch.randint(5, (rows, steps + 1), generator=generator)
+    return ad.Stretch(
+        torch.randint(5, (rows, steps, 2), generator=generator).float(),
+        actions[:, :-1],
+        torch.rand(rows, steps, generator=generator),
+        torch.arange(steps)[None].expand(rows, -1) % 5 == 0,
+        torch.arange(steps)[None].expand(rows, -1) % 5,
+        actions[:, 1:],
+    )
+
+
+def by_hand(logits, label):
+    total = 0.0
+    for row, answer in zip(logits.detach().double().reshape(-1, 5).numpy(), label.reshape(-1).tolist(), strict=True):
+        total -= row[answer] - np.log(np.exp(row).sum())
+    return total / label.numel()
+
+
+def test_ads_loss_by_hand():
+    network, stretch = networks()[0], some_stretch(12)
+    total, metrics = ad.loss(network, stretch)
+    assert float(total.detach()) == pytest.approx(by_hand(network(stretch), stretch.action), abs=1e-6)
+    right = (network(stretch).argmax(-1) == stretch.action).double().mean()
+    assert float(metrics["accuracy"]) == pytest.approx(float(right))
+
+
+def test_ad_sees_the_past_alone():
+    network, stretch = networks()[0], some_stretch(12)
+    changed = stretch._replace(observation=stretch.observation.clone())
+    changed.observation[:, 7] = 4 - changed.observation[:, 7]
+    gap = (network(stretch) - network(changed)).abs().amax(dim=(0, 2))
+    assert (gap[:7] == 0).all() and (gap[7:] > 0).all()
+
+
+def some_questions(rows=3, steps=12):
+    generator = torch.Generator().manual_seed(2)
+
+    def cells(*shape):
+        return torch.randint(5, (*shape, 2), generator=generator).float()
+
+    context = dpt.Transitions(
+        cells(rows, steps),
+        torch.randint(5, (rows, steps), generator=generator),
+        torch.rand(rows, steps, generator=generator),
+        cells(rows, steps),
+    )
+    label = torch.randint(5, (rows, 4), generator=generator)
+    return dpt.Questions(context, cells(rows, 4), torch.tensor([0, 5, 12, 5]), label)
+
+
+def test_dpts_loss_by_hand():
+    network, questions = networks()[1], some_questions()
+    total, _ = dpt.loss(network, questions)
+    assert float(total.detach()) == pytest.approx(by_hand(network(questions), questions.label), abs=1e-6)
+
+
+def test_a_query_sees_its_prefix_and_itself_alone():
+    network, questions = networks()[1], some_questions()
+    told = network(questions)
+    later = questions._replace(context=questions.context._replace(reward=questions.context.reward.clone()))
+    later.context.reward[:, 5:] += 1.0
+    gap = (network(later) - told).abs().amax(dim=(0, 2))
+    assert gap[0] == gap[1] == gap[3] == 0 and gap[2] > 0
+    other = questions._replace(observation=questions.observation.clone())
+    other.observation[:, 1] = 4 - other.observation[:, 1]
+    gap = (network(other) - told).abs().amax(dim=(0, 2))
+    assert gap[1] > 0 and gap[0] == gap[2] == gap[3] == 0
+
+
+@pytest.mark.parametrize(("labels", "low", "high"), [("exact", 1, 1), ("noisy", 0.55, 0.65), ("taken", 0.3, 0.9)])
+def test_labels_are_what_they_are_called(data, labels, low, high):
+    """Of labels that are uniform with probability one half, one in ten is right by chance."""
+    histories = load_histories(ID, data, "test")
+    config = dpt.Config(labels=labels, noise=0.5, queries=400, network=SMALL, fitting=ContextFitting(batch=20))
+    questions = dpt.draw_questions(histories, config, 5, torch.Generator().manual_seed(0))
+    goal = torch.from_numpy(metabench.spec(ID).table().rows["test"][:, 0].astype(np.int64))
+    from metabench.yardsticks.grid_navigation import to_cell
+
+    # The oracle's answer is the same for every query of one task at one cell.
+    assert questions.label.shape == (20, 400) and questions.prefix.min() >= 0 and questions.prefix.max() <= 12
+    seen = questions.observation.flatten(0, 1)
+    answers = torch.stack(
+        [torch.as_tensor(to_cell(torch.cat((seen, g.expand(len(seen), 1).float()), 1).numpy())) for g in goal]
+    ).view(len(goal), 20, 400)
+    share = (answers == questions.label).float().mean(dim=2).amax(dim=0)
+    assert low <= share.mean() <= high
+
+
+def ticks(agent, count, rows=4):
+    """Plays `count` ticks of GridNavigation; what the agent was shown and its beliefs."""
+    env = metabench.make_vec(ID, rows, split="test", episodes_per_task=20)
+    observation, _ = env.reset(seed=0)
+    belief, action, reward = agent.begin(rows), np.zeros(rows, np.int64), np.zeros(rows)
+    first, final, seen = np.ones(rows, bool), np.zeros((rows, 2), np.float32), []
+    for _ in range(count):
+        step = Timestep(observation, action, reward, first, final)
+        action, after = agent.act(step, belief)
+        seen.append((step, belief, action))
+        belief = after
+        observation, reward, _, first, info = env.step(action)
+        final = info["final_obs"] if first.any() else np.zeros((rows, 2), np.float32)
+    return seen
+
+
+def test_ads_cache_equals_the_whole_forward(monkeypatch):
+    network, logits = networks()[0], []
+    agent = ad.HistoryAgent(network, True)
+    monkeypatch.setattr(ad, "choose", lambda told, *rest: (logits.append(told), choose(told, *rest))[1])
+    seen = ticks(agent, 40)
+    columns = [torch.from_numpy(np.stack([np.asarray(s[0][k]) for s in seen], 1)) for k in range(4)]
+    observation, action, reward, first = columns
+    action = action.long()
+    action[:, 0] = -1
+    time = (torch.arange(40) % 15)[None].expand(4, -1)
+    begin = 0
+    for t in range(40):
+        if t - begin == 12:  # the window is full: its older half is dropped
+            begin += 6
+        part = slice(begin, t + 1)
+        stretch = ad.Stretch(
+            *(c[:, part] for c in (observation.float(), action, reward.float(), first, time)), action[:, part]
+        )
+        assert torch.allclose(network(stretch)[:, -1], logits[t], atol=1e-5), t
+
+
+def test_dpts_cache_equals_the_whole_forward(monkeypatch):
+    network, logits = networks()[1], []
+    agent = dpt.DecisionAgent(network, True)
+    monkeypatch.setattr(dpt, "choose", lambda told, *rest: (logits.append(told), choose(told, *rest))[1])
+    seen = ticks(agent, 40)
+    steps = [s[0] for s in seen]
+    came = [np.where(s.first[:, None], s.final, s.observation) for s in steps[1:]]
+    begin = 0
+    for t in range(40):
+        if t - begin == 13:  # thirteen transitions do not fit
+            begin += 6
+        part = range(begin, t)
+
+        def stacked(values, like, part=part):
+            rows = [torch.as_tensor(np.asarray(values[k])) for k in part]
+            return torch.stack(rows, 1) if rows else like
+
+        context = dpt.Transitions(
+            stacked([s.observation for s in steps], torch.zeros(4, 0, 2)).float(),
+            stacked([s[2] for s in seen], torch.zeros(4, 0)).long(),
+            stacked([s.reward for s in steps[1:]], torch.zeros(4, 0)).float(),
+            stacked(came, torch.zeros(4, 0, 2)).float(),
+        )
+        query = torch.as_tensor(np.asarray(steps[t].observation)).float()[:, None]
+        questions = dpt.Questions(context, query, torch.tensor([t - begin]), torch.zeros(4, 1).long())
+        assert torch.allclose(network(questions)[:, 0], logits[t], atol=1e-5), t
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ad.HistoryAgent(networks()[0], True), lambda: dpt.DecisionAgent(networks()[1], True)]
+)
+def test_beliefs_are_values(make):
+    agent = make()
+    for step, belief, action in ticks(agent, 30):
+        assert np.array_equal(agent.act(step, belief)[0], action)
+
+
+def test_actions_are_drawn_as_often_as_predicted():
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(20_000, -1)
+    from metabench_agents.sequence.incontext.context import fresh_streams
+
+    drawn, _ = choose(logits, fresh_streams(20_000), True)
+    assert np.bincount(drawn, minlength=4) / 20_000 == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.015)
+    assert (choose(logits, fresh_streams(20_000), False)[0] == 3).all()
+
+
+@pytest.mark.parametrize("algorithm", [ad, dpt])
+def test_a_run_is_continued_to_the_same_bits_and_read_again(algorithm, data, tmp_path):
+    fitting = ContextFitting(updates=200, batch=2, warmup=5)
+    config = algorithm.Config(data=data, split="test", network=SMALL, fitting=fitting)
+    whole = algorithm.train(ID, config, seed=3, run=Run(tmp_path / "whole", show=False))
+    run = Run(tmp_path / "parts", show=False)
+    run.request_stop()  # after a hundred updates
+    with pytest.raises(Stopped):
+        algorithm.train(ID, config, seed=3, run=run)
+    again = algorithm.train(ID, config, seed=3, run=Run(tmp_path / "parts", show=False))
+    read = algorithm.load(tmp_path / "parts")
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+        assert torch.equal(value, read.network.state_dict()[name])
+
+
+def test_continuous_actions_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="choose among up to 255 actions"):
+        load_histories("PointRobot-v0", "history", "train")
+
+
+@pytest.mark.slow
+def test_ad_learns_in_context(tmp_path, monkeypatch):
+    """On goals it has never seen, later episodes of a trial are better than its first, with nothing updated."""
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "data"))
+    generate("grid-navigation/history-v0", "train", episodes=50 * 40)
+    network, fitting = ContextSettings(layers=2, heads=2, width=64, window=120), ContextFitting(updates=1500, batch=16)
+    config = ad.Config(network=network, fitting=fitting)
+    agent = ad.train(ID, config, seed=0, run=Run(tmp_path / "run", show=False))
+    protocol = Protocol(benchmark=ID, split="test", episodes=30, repeats=20, seed=0)
+    curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)
+    assert curve[-5:].mean() > curve[0] + 3.0
