@@ -81,6 +81,7 @@ def open_to_all(app, error):
             continue
         text = path.read_text()
         told = text.replace('role="heading">', 'role="heading" aria-level="2">').replace("<pre>", '<pre tabindex="0">')
+        told = re.sub(r'<div class="table-wrapper([^"]*)">', r'<div class="table-wrapper\1" tabindex="0">', told)
         told = re.sub(r"<p>(<img [^>]*/(?:idea|speed)-[^>]*>)</p>", _DRAWN, told)
         if told != text:
             path.write_text(told)
