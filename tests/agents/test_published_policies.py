@@ -28,6 +28,7 @@ TINY = {
     "batch": 16,
     "meta_batch": 4,
 }
+IN_CONTEXT = ("ad", "dpt")
 ON_GRIDS = ("varibad", "dynamite", "secbad", "contrabar", "dynamite-iql", "borel")
 FRAMES = {"maml": 800, "rl2": 800, "rsac": 1600, "sac-oracle": 3000} | dict.fromkeys(ON_GRIDS[:4], 3 * 8 * 60)
 
@@ -38,6 +39,7 @@ def data(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("METABENCH_DATA", str(tmp_path_factory.mktemp("data")))
     generate("grid-switch/replay-v0", "train", episodes=10)
+    generate("dark-room/history-v0", "train", episodes=2)
     for split in ("train", "test"):
         generate("point-robot/medium-v0", split, episodes=5)
     yield
@@ -59,7 +61,7 @@ def shrunk(config, wanted):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_is_published_is_enough_to_play(tmp_path, name):
     plugin = load_plugin(name)
-    id = "GridSwitch-v0" if name in ON_GRIDS else "PointRobot-v0"
+    id = "GridSwitch-v0" if name in ON_GRIDS else "DarkRoom-v0" if name in IN_CONTEXT else "PointRobot-v0"
     wanted = TINY | ({"frames": FRAMES[name]} if name in FRAMES else {})
     wanted |= {"data": ON_DATA[name]} if name in ON_DATA else {}
     config = shrunk(plugin.Config(), wanted)
