@@ -39,7 +39,7 @@ def data(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("METABENCH_DATA", str(tmp_path_factory.mktemp("data")))
     generate("grid-switch/replay-v0", "train", episodes=10)
-    generate("dark-room/history-v0", "train", episodes=2)
+    generate("dark-room/history-v0", "train", episodes=100)
     for split in ("train", "test"):
         generate("point-robot/medium-v0", split, episodes=5)
     yield
