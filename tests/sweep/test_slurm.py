@@ -42,7 +42,7 @@ def digests(out):
 def test_members_that_are_killed_are_requeued_or_handed_in_again(tmp_path, study, slurm):
     """Two members are killed: one is requeued by Slurm, the other vanishes; the results are those of a serial run."""
     log = tmp_path / "log"
-    jobs = [study("count", seed, log=str(log), seconds=2.0, parts=8) for seed in range(3)] + [study("fail", 9)]
+    jobs = [study("count", seed, log=str(log), seconds=4.0, parts=8) for seed in range(3)] + [study("fail", 9)]
     (slurm / "kills").write_text("2")
     events = [event for event in Slurm(poll=0.3).events(jobs, tmp_path / "out") if event.state != "started"]
     assert {event.job.seed: event.state for event in events} == {0: "done", 1: "done", 2: "done", 9: "failed"}
