@@ -33,9 +33,8 @@ import metabench
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
-from metabench_agents.parts.device import Computing, Device, descend, set_rate
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
-from metabench_agents.sequence.fitting import fit, updates_done
+from metabench_agents.parts.device import Computing, Device
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, unpack
 from metabench_agents.sequence.incontext.context import (
     ContextBody,
     ContextFitting,
@@ -51,6 +50,7 @@ from metabench_agents.sequence.incontext.histories import (
     load_histories,
     number_of_actions,
 )
+from metabench_agents.sequence.incontext.training import fit_network
 from metabench_agents.sequence.transformer import causal
 
 NAME = "ad"
@@ -173,41 +173,15 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> HistoryAgen
     network = HistoryNetwork(benchmark, config.network)
     histories = load_histories(benchmark, config.data, config.split, config.skip)
     network.seen.learn_scales(histories.observation)
-    settings, device = config.fitting, Device.of(config)
-    device.place(network)
-    optimiser = device.adam(network.parameters(), settings.learning_rate, decay=settings.weight_decay)
-    number = 0
-    if saved:
-        number = updates_done(saved.iteration, 0, settings.updates)
-        unpack(saved.tensors, {"ad": network}, {"adam": optimiser})
-    done, loss_of = number, device.compiled(loss)
+    fitting = config.fitting
 
-    def draw(generator: torch.Generator) -> tuple[Stretch, float]:
-        nonlocal number
-        number += 1
-        rows, which = draw_stretches(histories, settings.batch, config.network.window, settings.from_start, generator)
-        return stretch_of(histories, rows, which), settings.rate(number - 1)
+    def draw(generator: torch.Generator) -> Stretch:
+        rows, which = draw_stretches(histories, fitting.batch, config.network.window, fitting.from_start, generator)
+        return stretch_of(histories, rows, which)
 
-    def update(stretch: Stretch, rate: Tensor | float) -> dict[str, Tensor]:
-        set_rate(optimiser, rate)
-        with device.products():
-            total, metrics = loss_of(network, stretch)
-        descend(total, optimiser, settings.max_grad_norm)
-        return metrics
-
-    fit(
-        run,
-        "policy",
-        device.updates(update),
-        draw,
-        updates=settings.updates,
-        seed=seed,
-        phase=0,
-        before=0,
-        done=done,
-        tensors=lambda: pack({"ad": network}, {"adam": optimiser}),
-    )
-    return HistoryAgent(network.to("cpu"), config.sample)
+    device = Device.of(config)
+    fit_network(NAME, network, loss, draw, config.fitting, device, seed=seed, run=run, saved=saved)
+    return HistoryAgent(network, config.sample)
 
 
 def load(path: Path) -> HistoryAgent:
