@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.context.actor_critic import Act, ActionScale
+from metabench_agents.parts.fast.adam import Adam
 from metabench_agents.parts.features import Features
 from metabench_agents.parts.layers import linear
 from metabench_agents.parts.losses import PPO, gae, ppo_policy_loss, value_loss
@@ -184,7 +185,7 @@ def learn_in(
         generator: For everything drawn.
         watch: Told the steps so far and the mean return of the last episodes, after each iteration.
     """
-    optimiser = torch.optim.Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
+    optimiser = Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5, fused=True)
     iterations, steps, metrics = -(-config.steps // (config.slots * sight.horizon)), 0, {}
     for iteration in range(iterations):
         batch = imagine_episodes(policy, world, sight, config.slots, generator)

@@ -26,6 +26,7 @@ from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.context.task_decoders import NeuralDecoder
 from metabench_agents.context.task_encoder import TaskModel, TaskModelConfig, model_draws, model_loss
 from metabench_agents.parts.disentanglement import mig, monotone_information
+from metabench_agents.parts.fast.adam import Adam
 from metabench_agents.parts.view import Sight
 
 Array = npt.NDArray[Any]
@@ -164,7 +165,7 @@ def fit_round(
 ) -> dict[str, float]:
     """Fits encoder and decoder until held-out steps are no longer foretold better; the best model is kept."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    optimiser = Adam(model.parameters(), lr=config.learning_rate, fused=True)
     tasks = list(range(len(known.replay)))
     twice = [task for task in tasks for _ in range(2)]
     factors = _scaled(known.factors) if config.supervision else None

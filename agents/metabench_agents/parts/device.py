@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.parts.compiling import compiled
+from metabench_agents.parts.fast.adam import Adam, AdamW
 from metabench_agents.parts.fast.capture import Captured, mapped, moved, taken_apart
 from metabench_agents.parts.fast.precision import Precision, products
 
@@ -104,8 +105,8 @@ class Device:
         else:
             options["lr"] = rate
         if decay is None:
-            return torch.optim.Adam(parameters, **options)
-        return torch.optim.AdamW(parameters, weight_decay=decay, **options)
+            return Adam(parameters, **options)
+        return AdamW(parameters, weight_decay=decay, **options)
 
     def products(self) -> contextlib.AbstractContextManager[Any]:
         """Inside, products have the device's precision. For one loss at a time: bf16 keeps the weights it cast."""
