@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from metabench import runs
 from metabench.runs import CHECKPOINT, POLICY, read_record
+
+BLOCK = 100  # updates between two rows of the log, where a run is counted in updates
+SAVE_SECONDS = 60.0  # a checkpoint of such a run at least this often; when it is written changes nothing
 
 
 class Checkpoint(NamedTuple):
@@ -66,6 +70,51 @@ class Run(runs.Run):
             os.fsync(file.fileno())
         temporary.replace(self.folder / CHECKPOINT)
         self._stop_if_asked(iteration)
+
+
+def in_blocks(
+    run: Run,
+    title: str,
+    *,
+    updates: int,
+    done: int,
+    block: Callable[[int, int], Mapping[str, float]],
+    save: Callable[[int], None],
+    head: Mapping[str, Any] | None = None,
+) -> None:
+    """Makes a run's updates in blocks: a row of the log after each, a checkpoint now and then and at the end.
+
+    Args:
+        run: Where the log goes; who asks it to stop is heard after a block.
+        title: At the bar.
+        updates: How many.
+        done: Those that are done already, whole blocks.
+        block: Makes so many updates after so many; the means of their metrics, a loss first.
+        save: Writes a checkpoint after so many updates.
+        head: What the log's rows begin with.
+    """
+    last = time.monotonic()
+    with run.progress(updates, done, title) as advance:
+        while done < updates:
+            start, count = time.perf_counter(), min(BLOCK, updates - done)
+            means = block(done, count)
+            done += count
+            rate = count / (time.perf_counter() - start)
+            run.log({**(head or {}), "update": done, **means, "time/updates_per_s": rate})
+            advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
+            if done == updates or run.stop_requested or time.monotonic() - last > SAVE_SECONDS:
+                save(done)
+                last = time.monotonic()
+
+
+def blocks(updates: int) -> int:
+    """How many blocks so many updates are."""
+    return -(-updates // BLOCK)
+
+
+def updates_done(iteration: int, before: int, updates: int) -> int:
+    """How many of a phase's updates are done in a checkpoint that counts `iteration` blocks."""
+    return max(0, min(updates, (iteration - before) * BLOCK))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

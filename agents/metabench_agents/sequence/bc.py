@@ -22,9 +22,9 @@ from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.device import Computing, Device, descend, set_rate
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack
+from metabench_agents.parts.run import Run, load_checkpoint, load_config, pack, unpack, updates_done
 from metabench_agents.sequence.episodes import Actions, Episodes, load_episodes
-from metabench_agents.sequence.fitting import fit, updates_done
+from metabench_agents.sequence.fitting import fit
 
 NAME = "bc"
 

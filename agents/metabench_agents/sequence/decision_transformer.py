@@ -33,9 +33,9 @@ from torch.nn import functional as F
 
 import metabench
 from metabench_agents.parts.device import Device, descend, set_rate
-from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
+from metabench_agents.parts.run import Checkpoint, Run, pack, unpack, updates_done
 from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window
-from metabench_agents.sequence.fitting import dropout_key, fit, seed_dropout, updates_done
+from metabench_agents.sequence.fitting import dropout_key, fit, seed_dropout
 from metabench_agents.sequence.transformer import TokenCache, Transformer, TransformerSettings, causal
 
 SHORT_FAMILIES = ("HopperParam", "WalkerParam")  # whose released windows and prompts are shorter

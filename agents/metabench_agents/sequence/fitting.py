@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.parts.device import Updates
-from metabench_agents.parts.run import Run, stream
+from metabench_agents.parts.run import Run, blocks, in_blocks, stream
 from metabench_agents.sequence.transformer import Dropout, Words
-
-BLOCK = 100  # updates between two rows of the log
-SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned
 
 
 def fit(
@@ -46,31 +42,17 @@ def fit(
         tensors: What a checkpoint has to hold.
         after_block: Called with the updates done after each block; returns metrics, the validation loss for instance.
     """
-    saved = time.monotonic()
-    with run.progress(updates, done, f"updates, {title}") as advance:
-        while done < updates:
-            start, count = time.perf_counter(), min(BLOCK, updates - done)
-            for number in range(done, done + count):
-                updates_of.add(*draw(stream(seed, phase, number)))
-            done += count
-            means = updates_of.means()
-            rate = count / (time.perf_counter() - start)
-            row = {"phase": title, "update": done} | means | dict(after_block(done)) | {"time/updates_per_s": rate}
-            run.log(row)
-            advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
-            if done == updates or run.stop_requested or time.monotonic() - saved > SAVE_SECONDS:
-                run.save(before + blocks(done), tensors(), {"phase": title})
-                saved = time.monotonic()
 
+    def block(start: int, count: int) -> Mapping[str, float]:
+        for number in range(start, start + count):
+            updates_of.add(*draw(stream(seed, phase, number)))
+        return updates_of.means() | dict(after_block(start + count))
 
-def blocks(updates: int) -> int:
-    """How many blocks so many updates are."""
-    return -(-updates // BLOCK)
+    def save(done: int) -> None:
+        run.save(before + blocks(done), tensors(), {"phase": title})
 
-
-def updates_done(iteration: int, before: int, updates: int) -> int:
-    """How many of a phase's updates are done in a checkpoint that counts `iteration` blocks."""
-    return max(0, min(updates, (iteration - before) * BLOCK))
+    head = {"phase": title}
+    in_blocks(run, f"updates, {title}", updates=updates, done=done, block=block, save=save, head=head)
 
 
 def seed_dropout(network: nn.Module, draws: torch.Generator | Tensor) -> None:

@@ -67,7 +67,7 @@ import metabench
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.device import Computing, Device
-from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, pack, stream, unpack
+from metabench_agents.parts.run import Checkpoint, Run, blocks, load_checkpoint, load_config, pack, stream, unpack
 from metabench_agents.sequence.decision_transformer import (
     FITTING_RENAMED,
     DecisionTransformer,
@@ -89,7 +89,6 @@ from metabench_agents.sequence.episodes import (
     rows_of_windows,
     window_of,
 )
-from metabench_agents.sequence.fitting import blocks
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent, lookup
 from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise, mean_or
 from metabench_agents.sequence.targets import Asking, TargetSettings, flat_target, return_to_ask

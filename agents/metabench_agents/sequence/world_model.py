@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.parts.device import Device, descend, follow, set_rate
-from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
+from metabench_agents.parts.run import Checkpoint, Run, pack, unpack, updates_done
 from metabench_agents.sequence.episodes import Episodes, history
-from metabench_agents.sequence.fitting import fit, updates_done
+from metabench_agents.sequence.fitting import fit
 
 Decoders = Literal["reward", "state", "both"]
 DYNAMICS = ("HopperParam", "WalkerParam")  # families whose tasks differ in dynamics

@@ -57,7 +57,7 @@ def splits(monkeypatch):
         return walks(benchmark, quality, split, codec)
 
     monkeypatch.setattr(gdt, "load_episodes", load)
-    monkeypatch.setattr("metabench_agents.sequence.fitting.BLOCK", 10)
+    monkeypatch.setattr("metabench_agents.parts.run.BLOCK", 10)
     return read
 
 
@@ -121,7 +121,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(kind, tmp_path, splits):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_continues_to_the_same_bits(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("metabench_agents.sequence.fitting.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)
     trained(tmp_path / "whole", kind)
     save = Run.save
 

@@ -112,7 +112,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, tmp_path):
 @pytest.mark.parametrize("saves", [1, 4])
 def test_a_stopped_run_continues_to_the_same_bits(module, saves, tmp_path, monkeypatch):
     """Stopped right after its n-th checkpoint, in either phase."""
-    monkeypatch.setattr("metabench_agents.sequence.fitting.SAVE_SECONDS", -1.0)  # a checkpoint after every block
+    monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)  # a checkpoint after every block
     trained(module, tmp_path / "whole")
     save, count = Run.save, [0]
 
@@ -431,7 +431,7 @@ AVERAGE = {"average": True}
 @pytest.mark.parametrize("changes", [TRIAL, AVERAGE], ids=["trial", "average"])
 def test_a_world_model_of_trials_is_its_seed_continues_and_loads(changes, tmp_path, monkeypatch):
     """Stopped in either phase, with prompts; and what z tells is logged once."""
-    monkeypatch.setattr("metabench_agents.sequence.fitting.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)
     config = small(meta_dt)
     config = replace(config, world_model=replace(config.world_model, **changes))
     agent = trained(meta_dt, tmp_path / "whole", config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -17,10 +16,7 @@ from metabench_agents.context.offline.encoder import TransitionEncoder, mean_of_
 from metabench_agents.context.offline.network import OfflineNetwork
 from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.device import Device, descend, follow, learner, set_rate
-from metabench_agents.parts.run import Checkpoint, Run, pack, stream, unpack
-
-BLOCK = 100  # updates between two rows of the log
-SAVE_SECONDS = 60.0  # a checkpoint at least this often; when it is written does not change what is learned
+from metabench_agents.parts.run import Checkpoint, Run, blocks, in_blocks, pack, stream, unpack, updates_done
 
 
 @dataclass(frozen=True)
@@ -207,24 +203,20 @@ def fit(
     Args:
         trainer: Its network is trained.
         seed: Of the run.
-        run: Where log and checkpoints go; checkpoints count blocks of `BLOCK` updates.
+        run: Where log and checkpoints go; checkpoints count blocks of updates.
         saved: To continue from, to the same bits.
         keep: What else a checkpoint has to hold.
     """
     total, done = trainer.config.ahead + trainer.config.updates, 0
     if saved:
-        done = min(saved.iteration * BLOCK, total)
+        done = updates_done(saved.iteration, 0, total)
         trainer.restore(saved.tensors)
-    last = time.monotonic()
-    with run.progress(total, done, "updates") as advance:
-        while done < total:
-            start, count = time.perf_counter(), min(BLOCK, total - done)
-            row = trainer.block(done, count, seed)
-            done += count
-            rate = count / (time.perf_counter() - start)
-            run.log({"update": done} | row | {"time/updates_per_s": rate})
-            advance(done, f"loss {next(iter(row.values())):8.4f}   {rate:6.1f} updates/s")
-            if done == total or run.stop_requested or time.monotonic() - last > SAVE_SECONDS:
-                run.save(-(-done // BLOCK), dict(keep or {}) | trainer.tensors(), {})
-                last = time.monotonic()
+
+    def save(done: int) -> None:
+        run.save(blocks(done), dict(keep or {}) | trainer.tensors(), {})
+
+    def block(start: int, count: int) -> Mapping[str, float]:
+        return trainer.block(start, count, seed)
+
+    in_blocks(run, "updates", updates=total, done=done, block=block, save=save)
     trainer.settle()

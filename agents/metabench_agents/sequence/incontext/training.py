@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metabench_agents.parts.device import Device, descend, set_rate
-from metabench_agents.parts.run import Checkpoint, Run, pack, unpack
-from metabench_agents.sequence.fitting import fit, updates_done
+from metabench_agents.parts.run import Checkpoint, Run, pack, unpack, updates_done
+from metabench_agents.sequence.fitting import fit
 from metabench_agents.sequence.incontext.context import ContextFitting
 
 __all__ = ["fit_network"]

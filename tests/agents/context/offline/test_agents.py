@@ -58,7 +58,7 @@ def splits(monkeypatch):
 
     for module in (agents, playing):
         monkeypatch.setattr(module, "load_task_data", load)
-    monkeypatch.setattr("metabench_agents.context.offline.fitting.BLOCK", 10)
+    monkeypatch.setattr("metabench_agents.parts.run.BLOCK", 10)
     return read
 
 
@@ -96,7 +96,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, kind, tmp_path):
 @pytest.mark.parametrize("module", ALGORITHMS, ids=lambda m: m.NAME)
 def test_a_stopped_run_continues_to_the_same_bits(module, saves, kind, tmp_path, monkeypatch):
     """Stopped right after its n-th checkpoint: while the encoder learns alone, and while the policy learns."""
-    monkeypatch.setattr("metabench_agents.context.offline.fitting.SAVE_SECONDS", -1.0)  # one after every block
+    monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)  # one after every block
     config = small(module, learning__kind=kind)
     trained(module, tmp_path / "whole", config)
     save, count = Run.save, [0]
