@@ -15,7 +15,8 @@ In a page (`docs/`, `studies/*/NOTES.md`), a table stands between
     <!-- evidence: NAME -->
     <!-- end of evidence -->
 
-NAME being a table's of the queue or of a study.
+NAME being a table's of the queue or of a study; a table of the queue is also there episode by episode, as
+NAME-by-episode.
 """
 
 from __future__ import annotations
@@ -185,7 +186,10 @@ def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
 
 def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
     """A page with its tables made anew; ValueError in one sentence for a table that nobody knows."""
+    from studies.meta_dt import by_episode  # which reads the queue itself
+
     known = {table.name: partial(render, table, kept) for table in tables} | dict(STUDIES)
+    known |= {f"{table.name}-by-episode": partial(by_episode.render, table, kept) for table in tables}
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] not in known:

@@ -1,9 +1,8 @@
 """Tables of the queue episode by episode: the first of a trial is zero-shot, the later ones few-shot.
 
     python -m studies.meta_dt.by_episode point-robot-offline cheetah-vel-offline
-    python -m studies.meta_dt.by_episode point-robot-offline --write   # to studies/meta_dt/results
 
-Made of what `make evidence` keeps, and of nothing else; the keys stand below each table. The intervals (95 %) are over
+A page has such a table under the name NAME-by-episode (`studies.evidence`). Made of what `make evidence` keeps, and of nothing else; the keys stand below each table. The intervals (95 %) are over
 runs, tasks and repeats: all three are drawn anew, one inside the other, 2,000 times. With one run, or where a task is
 played once, that level says nothing of its own uncertainty, and the table says how many there are.
 """
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from metabench.evaluation.results import Result, write_atomically
+from metabench.evaluation.results import Result
 from metabench.rng import Array
 from metabench.runs import result_path
 from metabench.sweep import Job
 from metabench.sweep.folder import JOB
 from studies.evidence import KEPT, Table, read_queue
 
-RESULTS = Path(__file__).parent / "results"
 DRAWS = 2_000
 
 
@@ -69,16 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints or writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", help="tables of studies/queue.toml")
-    parser.add_argument("--write", action="store_true", help=f"to {RESULTS.name}/NAME.md")
     chosen = parser.parse_args(arguments)
     known = {table.name: table for table in read_queue()}
     for name in chosen.names:
         if name not in known:
             parser.error(f"unknown table {name!r}; available: {', '.join(known)}")
-        text = render(known[name])
-        print(f"{name}: {known[name].about}\n\n{text}")
-        if chosen.write:
-            write_atomically(RESULTS / f"{name}.md", text.encode())
+        print(f"{name}: {known[name].about}\n\n{render(known[name])}")
 
 
 if __name__ == "__main__":
