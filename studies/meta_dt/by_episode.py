@@ -2,9 +2,10 @@
 
     python -m studies.meta_dt.by_episode point-robot-offline cheetah-vel-offline
 
-A page has such a table under the name NAME-by-episode (`studies.evidence`). Made of what `make evidence` keeps, and of nothing else; the keys stand below each table. The intervals (95 %) are over
-runs, tasks and repeats: all three are drawn anew, one inside the other, 2,000 times. With one run, or where a task is
-played once, that level says nothing of its own uncertainty, and the table says how many there are.
+A page has such a table under the name NAME-by-episode (`studies.evidence`). Made of what `make evidence` keeps, and of
+nothing else; the keys stand below each table. The intervals (95 %) are over runs, tasks and repeats: all three are
+drawn anew, one inside the other, 2,000 times. With one run, or where a task is played once, that level says nothing of
+its own uncertainty, and the table says how many there are.
 """
 
 from __future__ import annotations
