@@ -16,7 +16,7 @@ In a page (`docs/`, `studies/*/NOTES.md`), a table stands between
     <!-- end of evidence -->
 
 NAME being a table's of the queue or of a study; a table of the queue is also there episode by episode, as
-NAME-by-episode.
+NAME-by-episode, and by the real steps to shares of the way from random to the oracle, as NAME-steps.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from studies.metadreamer import tables as metadreamer
 HERE = Path(__file__).parent
 QUEUE, KEPT, RUNS = HERE / "queue.toml", HERE / "evidence", HERE.parent / "runs" / "evidence"
 CURVE = "curve.csv"
+CURVE_COLUMNS = ("return", "test/first", "test/last", "ood/first", "ood/last")
 PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
 STUDIES: Mapping[str, Callable[[], str]] = {
     name: make for study in (dynamite, meta_dt, metadreamer, highway, itch, maml) for name, make in study.TABLES.items()
@@ -120,14 +121,15 @@ def keep(job: Job, out: Path = RUNS, kept: Path = KEPT) -> None:
 
 
 def _curve(lines: Sequence[str]) -> str:
-    """Environment steps and mean return of every row of the metrics that has them."""
+    """Environment steps, mean return and what was evaluated meanwhile, of every row of the metrics that has some."""
+    rows = [row for row in map(json.loads, lines) if "frames" in row]
+    columns = [name for name in CURVE_COLUMNS if any(name in row for row in rows)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("frames", "return"))
-    for line in lines:
-        row = json.loads(line)
-        if {"frames", "return"} <= row.keys():
-            writer.writerow((row["frames"], round(row["return"], 4)))
+    writer.writerow(("frames", *columns))
+    for row in rows:
+        if any(name in row for name in columns):
+            writer.writerow((row["frames"], *(round(row[name], 4) if name in row else "" for name in columns)))
     return text.getvalue()
 
 
@@ -186,10 +188,12 @@ def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
 
 def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
     """A page with its tables made anew; ValueError in one sentence for a table that nobody knows."""
-    from studies.meta_dt import by_episode  # which reads the queue itself
+    from studies import steps  # which reads the queue itself, as the next
+    from studies.meta_dt import by_episode
 
     known = {table.name: partial(render, table, kept) for table in tables} | dict(STUDIES)
     known |= {f"{table.name}-by-episode": partial(by_episode.render, table, kept) for table in tables}
+    known |= {f"{table.name}-steps": partial(steps.render, table, kept) for table in tables}
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] not in known:
