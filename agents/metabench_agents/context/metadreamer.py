@@ -37,6 +37,7 @@ Choices and deviations, with reasons:
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -421,11 +422,7 @@ def train_in_rounds(benchmark: str, config: Config, seed: int, run: Run) -> Meta
             row |= fit_round(network.model, known, config.model, config.rounds, (seed, iteration, 3))
             row["trusted"] = float(row["held_skill"] >= config.rounds.least_skill)
             if row["trusted"]:
-                if config.dream.fresh:
-                    renew(network, config, state.sight, (seed, iteration, 4))
-                row |= dream_round(
-                    network.core, network.model, known, state.sight, context, config.rounds, config.dream, generator
-                )
+                row |= dream(state, config, (seed, iteration), generator)
             if config.evaluate_every and (iteration + 1) % config.evaluate_every == 0:
                 row |= adaptation(agent, benchmark, config.evaluate_splits, config.exploration_episodes + 1)
             row["time/seconds"] = time.perf_counter() - start
@@ -433,6 +430,28 @@ def train_in_rounds(benchmark: str, config: Config, seed: int, run: Run) -> Meta
             advance(iteration + 1, f"return {row.get('return_posterior', row.get('return_prior', 0.0)):8.2f}")
             run.save(iteration + 1, rounds_tensors(state), {"collector": state.collector.state()})
     return agent
+
+
+def dream(state: Rounds, config: Config, key: tuple[int, int], generator: torch.Generator) -> dict[str, float]:
+    """Learns policies in the model, and keeps the one that earns most there; no real step is taken for the choice.
+
+    Args:
+        state: Its network's policy becomes the best one.
+        config: How many, and how each learns.
+        key: Seed and iteration.
+        generator: Of the first; the others have streams of their own.
+    """
+    network, found = state.network, []
+    given = (network.model, state.known, state.sight, config.model.context, config.rounds, config.dream)
+    for number in range(config.dream.tries):
+        if config.dream.fresh or number:
+            renew(network, config, state.sight, (*key, 4, number) if number else (*key, 4))
+        told = dream_round(network.core, *given, stream(*key, 5, number) if number else generator)
+        found.append((told["dream_return"], told, copy.deepcopy(network.core.state_dict())))
+    best = max(found, key=lambda each: each[0])
+    network.core.load_state_dict(best[2])
+    worst = {"dream_worst": min(each[0] for each in found)} if config.dream.tries > 1 else {}
+    return best[1] | worst
 
 
 def renew(network: MetaDreamerNetwork, config: Config, sight: Sight, key: Sequence[int]) -> None:

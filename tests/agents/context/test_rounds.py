@@ -201,6 +201,29 @@ def test_a_model_without_skill_is_not_dreamt_in(tmp_path):
     assert all(torch.equal(policy[f"network/core.{name}"], value) for name, value in fresh.items())
 
 
+def test_the_policy_that_earns_most_in_the_model_stays(tmp_path):
+    """The first try is the run with one; a better one takes its place, and no real step is taken for that."""
+    one, three = (with_settings(SMALL, {"iterations": 1, "dream.tries": tries}) for tries in (1, 3))
+    metadreamer.train(ID, one, seed=3, run=Run(tmp_path / "one", show=False))
+    metadreamer.train(ID, three, seed=3, run=Run(tmp_path / "three", show=False))
+    single, best = rows(tmp_path / "one")[0], rows(tmp_path / "three")[0]
+    assert best["dream_worst"] <= single["dream_return"] <= best["dream_return"] and "dream_worst" not in single
+    assert best["frames"] == single["frames"] and best["held_skill"] == single["held_skill"]
+
+    state, made, generator = metadreamer.build_rounds(ID, three, 3), [], torch.Generator()
+
+    def dreamt(policy, *given):
+        made.append({name: tensor.clone() for name, tensor in policy.state_dict().items()})
+        return {"dream_return": [1.0, 3.0, 2.0][len(made) - 1]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadreamer, "dream_round", dreamt)
+        assert metadreamer.dream(state, three, (3, 0), generator) == {"dream_return": 3.0, "dream_worst": 1.0}
+    kept = state.network.core.state_dict()
+    assert all(torch.equal(kept[name], made[1][name]) for name in kept)
+    assert not all(torch.equal(made[0][name], made[1][name]) for name in kept)
+
+
 def test_an_unknown_learner_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown learner 'x'; available: sac, ppo"):
         metadreamer.train(ID, with_settings(SMALL, {"learner": "x"}), seed=0, run=Run(tmp_path, show=False))
