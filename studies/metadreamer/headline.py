@@ -1,0 +1,102 @@
+"""The picture on MetaDreamer's page: what HighwayMerge's agents return after so many real steps.
+
+    python -m studies.metadreamer.headline docs/images/highway-merge-rounds.png
+
+Made of the learning curves of `studies/evidence` (tables highway-merge-rounds and highway-merge-rl2) and of the older
+runs of PEARL in `results/`: a trial's last episode on the split `test`. RL² is not evaluated meanwhile; its dots are
+its runs' ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import metabench
+from metabench.evaluation.results import Result
+from metabench.runs import result_path
+from metabench.sweep import Job
+from studies.efficiency import Curve
+from studies.evidence import CURVE, KEPT, read_queue
+from studies.steps import curve_of
+
+BENCHMARK = "HighwayMerge-v0"
+EARLIER = Path(__file__).parent / "results" / BENCHMARK
+LINES = (  # label, colour
+    ("MetaDreamer in rounds", "#CC79A7"),
+    ("PEARL, tuned, the same view", "#0072B2"),
+    ("PEARL, 40 iterations, without the view", "#56B4E9"),
+    ("RL², the same view", "#E69F00"),
+)
+INK, FAINT = "#282C34", "#C9C6BE"
+
+
+def jobs_of(table: str, row: str) -> list[Job]:
+    """The runs of a row that are kept."""
+    found = next(t for t in read_queue() if t.name == table)
+    return [job for r in found.rows if r.name == row for job in r.jobs if (KEPT / job.key() / CURVE).exists()]
+
+
+def curves(table: str, row: str) -> list[Curve]:
+    """Their learning curves."""
+    found = [curve_of(KEPT / job.key() / CURVE) for job in jobs_of(table, row)]
+    return [curve for curve in found if curve is not None]
+
+
+def ends(table: str, row: str) -> list[tuple[float, float]]:
+    """Real steps and the last episode's return at the end of runs that are not evaluated meanwhile."""
+    found = []
+    for job in jobs_of(table, row):
+        returns = Result.load(result_path(KEPT / job.key(), "test")).array()
+        last = (KEPT / job.key() / CURVE).read_text().splitlines()[-1]
+        found.append((float(last.split(",")[0]), float(returns[..., -1].mean())))
+    return found
+
+
+def draw(path: Path) -> None:
+    """Writes the picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.6), dpi=144, layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    references = metabench.spec(BENCHMARK).references("test")
+    low, high = references["random"]["mean"], references["oracle"]["mean"]
+    for share in (0.0, 0.5, 0.75, 1.0):
+        level = low + share * (high - low)
+        axis.axhline(level, color=FAINT, lw=0.8, zorder=0)
+        name = {0.0: "random", 1.0: "planner that knows the drivers"}.get(share, f"{100 * share:.0f} % of the way")
+        axis.text(4.8e6, level + 0.08, name, color=INK, fontsize=8, ha="right")
+    earlier = [curve_of(p) for p in sorted(EARLIER.glob("pearl-R8-s[0-9]-curve.csv"))]
+    families = (
+        curves("highway-merge-rounds", "R8IR8"),
+        curves("highway-merge-rounds", "pearl-tuned"),
+        [curve for curve in earlier if curve is not None],
+    )
+    for (label, colour), found in zip(LINES, families, strict=False):
+        _lines(axis, found, label, colour)
+    label, colour = LINES[3]
+    for number, (frames, value) in enumerate(ends("highway-merge-rl2", "rl2")):
+        axis.plot(frames, value, "o", color=colour, label="" if number else label, ms=5)
+    axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=9, loc="lower left")
+    figure.savefig(path)
+
+
+def _lines(axis: Any, found: Sequence[Curve], label: str, colour: str) -> None:
+    for curve in found:
+        axis.plot(curve.frames, curve.returns, color=colour, lw=0.9, alpha=0.45)
+    if found:
+        rows = min(len(curve.frames) for curve in found)
+        frames, returns = (
+            np.mean([column[:rows] for column in columns], axis=0) for columns in zip(*found, strict=True)
+        )
+        axis.plot(frames, returns, color=colour, lw=2.4, marker="o" if rows < 4 else "", label=label)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
