@@ -83,8 +83,21 @@ def open_to_all(app, error):
         told = text.replace('role="heading">', 'role="heading" aria-level="2">').replace("<pre>", '<pre tabindex="0">')
         told = re.sub(r'<div class="table-wrapper([^"]*)">', r'<div class="table-wrapper\1" tabindex="0">', told)
         told = re.sub(r"<p>(<img [^>]*/(?:idea|speed)-[^>]*>)</p>", _DRAWN, told)
+        told = re.sub(r'<div class="stack .*?</table>', label_cells, told, flags=re.DOTALL)
         if told != text:
             path.write_text(told)
+
+
+def label_cells(match):
+    """A table whose cells say which column they are of: on a phone its rows are cards."""
+    text = match[0]
+    heads = [re.sub(r"<[^>]+>", "", head).strip() for head in re.findall(r"<th\b.*?</th>", text, re.DOTALL)]
+
+    def label(row):
+        cells = iter(heads)
+        return re.sub(r"<td\b", lambda cell: f'{cell[0]} data-label="{next(cells)}"', row[0])
+
+    return re.sub(r"<tr\b.*?</tr>", label, text, flags=re.DOTALL)
 
 
 _DRAWN = r'<p class="drawn" tabindex="0" role="region" aria-label="figure">\1</p>'

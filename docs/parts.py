@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import leaders
 import numpy as np
 
 from metabench.evaluation.results import Result
@@ -157,7 +158,9 @@ def results_page() -> str:
     table = (
         "| paper | claims | found here | verdict | where |\n| --- | --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
     )
-    return f"# Results\n\n{record['lead']}\n\n{table}\n{record['below']}\n"
+    boards = f"## What leads the boards\n\n{leaders.LEAD}\n\n{leaders.results_table(ranked()[1])}"
+    claims = f"## What papers claim, and what was found\n\n{record['lead']}\n\n::::{{container}} stack\n{table}::::\n"
+    return f"# Results\n\n{boards}\n{claims}\n{record['below']}\n"
 
 
 def _value(wanted: dict[str, Any]) -> str:
