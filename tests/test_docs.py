@@ -154,6 +154,21 @@ def test_trained_agents_lead_current_boards_or_nobody_does(parts, leaders):
     assert any(line.row for line in lines) and leaders.results_table(tables).count("<a ") == 2 * len(lines)
 
 
+def test_what_the_theme_leaves_out_is_named(tmp_path):
+    from types import SimpleNamespace
+
+    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(conf)
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<p><img alt="A: b" src="_images/idea-x.svg"></p><aside class="toc-drawer x"><th class="head"><p></p></th>'
+    )
+    conf.open_to_all(SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=tmp_path), None)
+    told = page.read_text()
+    assert 'aria-label="figure: A: b"' in told and 'aria-label="this page"' in told and "<th" not in told
+
+
 def test_a_title_is_text(leaders):
     assert leaders._plain("RL² (GRU)") == "RL² (GRU)"
     assert leaders._plain("a](http://b) | <b>`x`</b>") == "a(http:b)  bxb"
