@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,12 @@ MODULES = [
     "sweep.engine",
     "stacks",
 ]
-AGENTS = ["rl2", "belief.varibad", "belief.dynamite", "belief.dynamite_iql", "context.pearl", "context.metadreamer"]
-AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "sequence.incontext.ad"]
-AGENTS += ["sequence.incontext.dpt", "oracle.sac_oracle", "parts.config"]
+AGENTS = sorted(
+    point.value.removeprefix("metabench_agents.")
+    for point in entry_points(group="metabench.agents")
+    if point.value.startswith("metabench_agents.")
+)
+AGENTS += ["parts.config"]
 GROUP = "MetaWorld"  # one film has all of its classes
 LONG = 20  # rows from which a table is folded
 

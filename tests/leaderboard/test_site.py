@@ -466,3 +466,16 @@ def test_cores_that_nobody_told_change_no_id():
     assert Training(env_steps=5, cores=2).model_dump(mode="json")["cores"] == 2
     with pytest.raises(ValueError):
         Training(env_steps=5, cores=0)
+
+
+def test_random_leads_nothing(tmp_path, capsys):
+    from metabench.cli.main import main
+    from metabench.leaderboard.site.build import overview_data
+
+    root = tmp_path / "leaderboards"
+    boards = write_boards(root, [board("grid", "GridNavigation-v0")])
+    enter(root, boards, "grid", "random")
+    (told,) = overview_data([rank(boards["grid"], "online", read_entries(root, boards))], boards)["boards"]
+    assert told["leaders"] == {"online": None} and told["ranked"] == 1
+    assert not main(["board", "list", str(root)])
+    assert "no entry yet" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from metabench.leaderboard.logs import SHARES
 from metabench.leaderboard.ranking import Entry, Row, Table, rank, read_entries
 from metabench.leaderboard.records import Board, schemas
 from metabench.leaderboard.site import pages
+from metabench.leaderboard.site.heat import leader
 
 MARK = Path("data") / "overview.json"  # what tells a folder that holds a site from one that holds something else
 CSV_COLUMNS = (
@@ -151,11 +152,11 @@ def _files(
 
 
 def overview_data(tables: Sequence[Table], boards: Mapping[str, Board]) -> dict[str, Any]:
-    """Every board with the leader of each track."""
+    """Every board with the leader of each track; none where only those are that everybody is measured above."""
     told = []
     for board in boards.values():
         own = [table for table in tables if table.board is board]
-        leaders = {table.track: row_data(table.rows[0]) if table.rows else None for table in own}
+        leaders = {table.track: row_data(row) if (row := leader(table)) else None for table in own}
         told.append({**board.model_dump(mode="json"), "leaders": leaders, "ranked": sum(len(t.rows) for t in own)})
     return {"boards": told}
 
