@@ -218,7 +218,8 @@ QUALITIES = {
     "random": "uniform actions",
     "medium": "policies a third to a half of the way from random to the oracle",
     "expert": "the oracle, with a little noise",
-    "mixed": "each task's first 70 episodes medium, the last 30 expert",
+    "mixed": "medium policies (each task's first 70 episodes) and by the oracle with a little noise (the last 30)",
+    "mixed-2": "uniform actions (each task's first 30 episodes), medium policies (40) and the oracle with a little noise (30)",
     "replay": "ten stages from random to expert, in order (noise distillation)",
     "history": "tabular learners from nothing, every episode of each in order",
 }
@@ -239,13 +240,13 @@ def _dataset_page(id: str, records: Sequence[dict[str, Any]]) -> str:
         "| split | tasks | episodes | steps | mean return | task means | size | seconds to make | manifest's sha256 |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
+    seen = "Learners see what agents see." if quality == "history" else "Behaviours see the hidden task."
     levels = name.benchmark.references(records[0]["split"])
     told = ", ".join(f"{level} {levels[level]['mean']:.2f}" for level in ("random", "oracle") if level in levels)
     split = records[0]["split"]
     return f"""# {id.removeprefix("metabench/")}
 
-Played on [{benchmark}](../families/{name.benchmark.group or benchmark}.md) by {QUALITIES.get(quality, quality)}. Behaviours see the hidden
-task.
+Played on [{benchmark}](../families/{name.benchmark.group or benchmark}.md) by {QUALITIES.get(quality, quality)}. {seen}
 
 {head}{chr(10).join(rows)}
 

@@ -112,6 +112,11 @@ def test_a_dataset_page_says_what_was_measured(parts):
     assert len(pages) == 1 + len({record["id"] for record in parts.datasets()})
     page = pages["point-robot-mixed-v0"]
     assert 'missing="generate"' in page and "-7.61" in page and "../families/PointRobot-v0.md" in page
+    assert (
+        "Behaviours see the hidden task" in page
+        and "uniform actions (each task's first 30" in pages["point-robot-mixed-2-v0"]
+    )
+    assert "Learners see what agents see" in pages["dark-room-history-v0"]
 
 
 def test_the_first_page_shows_the_boards(parts):
