@@ -8,7 +8,7 @@ export MKL_NUM_THREADS ?= 1
 # Tests run side by side in as many processes.
 WORKERS ?= 2
 
-.PHONY: run test test-all check format docs films bench references evidence gpu gpu-rehearsal clean
+.PHONY: run test test-all check format docs films bench learn references evidence gpu gpu-rehearsal clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -49,6 +49,9 @@ films: $(VENV)/.ready  ## the documentation's films that are missing; wants Open
 
 bench: $(VENV)/.ready  ## speed ratios against references timed in the same run; wants a quiet machine
 	$(BIN)/python -m pytest -q -m benchmark tests/benchmarks
+
+learn: $(VENV)/.ready  ## whether agents still learn: short runs whose returns must end in stored intervals; under 20 minutes on two cores
+	$(BIN)/python -m studies.learn --workers $(WORKERS)
 
 references: $(VENV)/.ready  ## measure random and oracle again and rewrite references*.json
 	$(BIN)/python scripts/measure_references.py

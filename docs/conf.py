@@ -73,7 +73,7 @@ def forward(app, error):
 
 
 def open_to_all(app, error):
-    """What scrolls can be reached by keyboard, and captions that are headings say which: the theme leaves both out."""
+    """What scrolls can be reached by keyboard; headings and landmarks say which they are: the theme leaves these out."""
     if error is not None or app.builder.name != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
@@ -82,12 +82,35 @@ def open_to_all(app, error):
         text = path.read_text()
         told = text.replace('role="heading">', 'role="heading" aria-level="2">').replace("<pre>", '<pre tabindex="0">')
         told = re.sub(r'<div class="table-wrapper([^"]*)">', r'<div class="table-wrapper\1" tabindex="0">', told)
-        told = re.sub(r"<p>(<img [^>]*/(?:idea|speed)-[^>]*>)</p>", _DRAWN, told)
+        for bare, named in _NAMED.items():
+            told = told.replace(bare, named)
+        told = re.sub(r'<p>(<img alt="([^"]*)"[^>]*/(?:idea|speed)-[^>]*>)</p>', _DRAWN, told)
+        told = re.sub(r'<div class="stack .*?</table>', label_cells, told, flags=re.DOTALL)
         if told != text:
             path.write_text(told)
 
 
-_DRAWN = r'<p class="drawn" tabindex="0" role="region" aria-label="figure">\1</p>'
+_NAMED = {
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="pages">',
+    '<aside class="toc-drawer': '<aside aria-label="this page" class="toc-drawer',
+    '<th class="head"><p></p></th>': '<td class="head"></td>',  # no heading: it is the corner of a table
+    '<div class="content-icon-container">': '<div class="content-icon-container" role="region" aria-label="tools">',
+}
+
+
+def label_cells(match):
+    """A table whose cells say which column they are of: on a phone its rows are cards."""
+    text = match[0]
+    heads = [re.sub(r"<[^>]+>", "", head).strip() for head in re.findall(r"<th\b.*?</th>", text, re.DOTALL)]
+
+    def label(row):
+        cells = iter(heads)
+        return re.sub(r"<td\b", lambda cell: f'{cell[0]} data-label="{next(cells)}"', row[0])
+
+    return re.sub(r"<tr\b.*?</tr>", label, text, flags=re.DOTALL)
+
+
+_DRAWN = r'<p class="drawn" tabindex="0" role="region" aria-label="figure: \2">\1</p>'
 
 
 def inline_math(writer, node):

@@ -1,6 +1,7 @@
 """Writes the generated pages: benchmarks, datasets, API, results, the studies' notes, what the first page shows of the boards.
 
 Everything comes from the code, from records or from `films/`, so that nothing is typed twice; `make docs` runs this first.
+`python docs/generate.py --readme` writes README's table of what leads each board, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import inspect
 import json
 import re
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
 
 import metabench
+from metabench.evaluation.results import write_atomically
 from metabench.registry import NAMESPACE, Spec
 from metabench.tasks import latent_ranges, param_ranges
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import parts  # noqa: E402  beside this file, wherever that is run from
+import leaders  # noqa: E402  beside this file, wherever that is run from
+import parts  # noqa: E402
 import rewards  # noqa: E402
 
 FILMS = json.loads((HERE / "films" / "films.json").read_text())
@@ -63,9 +67,12 @@ MODULES = [
     "sweep.engine",
     "stacks",
 ]
-AGENTS = ["rl2", "belief.varibad", "belief.dynamite", "belief.dynamite_iql", "context.pearl", "context.metadreamer"]
-AGENTS += ["sequence.meta_dt", "sequence.prompt_dt", "sequence.dt", "sequence.bc", "sequence.incontext.ad"]
-AGENTS += ["sequence.incontext.dpt", "oracle.sac_oracle", "parts.config"]
+AGENTS = sorted(
+    point.value.removeprefix("metabench_agents.")
+    for point in entry_points(group="metabench.agents")
+    if point.value.startswith("metabench_agents.")
+)
+AGENTS += ["parts.config"]
 GROUP = "MetaWorld"  # one film has all of its classes
 LONG = 20  # rows from which a table is folded
 
@@ -396,7 +403,18 @@ def write_datasets(folder: Path) -> None:
         (folder / f"{name}.md").write_text(text)
 
 
+def write_readme(path: Path = leaders.README) -> None:
+    """README's table of what leads each board."""
+    text = path.read_text()
+    if (new := leaders.update_readme(text, parts.ranked()[1])) != text:
+        write_atomically(path, new.encode())
+        print(f"written: {path}")
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--readme"]:
+        write_readme()
+        sys.exit()
     write_families(HERE / "families")
     write_api(HERE / "api")
     write_notes(HERE / "notes")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import leaders
 import numpy as np
 
 from metabench.evaluation.results import Result
@@ -157,7 +158,9 @@ def results_page() -> str:
     table = (
         "| paper | claims | found here | verdict | where |\n| --- | --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
     )
-    return f"# Results\n\n{record['lead']}\n\n{table}\n{record['below']}\n"
+    boards = f"## What leads the boards\n\n{leaders.LEAD}\n\n{leaders.results_table(ranked()[1])}"
+    claims = f"## What papers claim, and what was found\n\n{record['lead']}\n\n::::{{container}} stack\n{table}::::\n"
+    return f"# Results\n\n{boards}\n{claims}\n{record['below']}\n"
 
 
 def _value(wanted: dict[str, Any]) -> str:
@@ -215,7 +218,8 @@ QUALITIES = {
     "random": "uniform actions",
     "medium": "policies a third to a half of the way from random to the oracle",
     "expert": "the oracle, with a little noise",
-    "mixed": "each task's first 70 episodes medium, the last 30 expert",
+    "mixed": "medium policies (each task's first 70 episodes) and by the oracle with a little noise (the last 30)",
+    "mixed-2": "uniform actions (each task's first 30 episodes), medium policies (40) and the oracle with a little noise (30)",
     "replay": "ten stages from random to expert, in order (noise distillation)",
     "history": "tabular learners from nothing, every episode of each in order",
 }
@@ -236,13 +240,13 @@ def _dataset_page(id: str, records: Sequence[dict[str, Any]]) -> str:
         "| split | tasks | episodes | steps | mean return | task means | size | seconds to make | manifest's sha256 |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
+    seen = "Learners see what agents see." if quality == "history" else "Behaviours see the hidden task."
     levels = name.benchmark.references(records[0]["split"])
     told = ", ".join(f"{level} {levels[level]['mean']:.2f}" for level in ("random", "oracle") if level in levels)
     split = records[0]["split"]
     return f"""# {id.removeprefix("metabench/")}
 
-Played on [{benchmark}](../families/{name.benchmark.group or benchmark}.md) by {QUALITIES.get(quality, quality)}. Behaviours see the hidden
-task.
+Played on [{benchmark}](../families/{name.benchmark.group or benchmark}.md) by {QUALITIES.get(quality, quality)}. {seen}
 
 {head}{chr(10).join(rows)}
 

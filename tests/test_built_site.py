@@ -6,6 +6,7 @@ import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
+import axe
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -116,3 +117,34 @@ def test_no_page_scrolls_sideways(pages, width):
                 wide.append(f"{'/'.join(inside)}: {over} px")
         browser.close()
     assert not wide, wide
+
+
+AXED = (
+    "index",
+    "results",
+    "speed",
+    "evaluation",
+    "agents/index",
+    "agents/meta-dt",
+    "families/index",
+    "families/GridSwitch-v0",
+)
+AXED += ("families/MetaWorld", "datasets/index", "boards/index", "boards/entries", "boards/boards/grid-switch-2")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing(width, scheme):
+    """One page of every kind; axe's rules, the best practices included."""
+    playwright, source = pytest.importorskip("playwright.sync_api"), axe.script()
+    found = {}
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+        for name in AXED:
+            page.goto((SITE / f"{name}.html").resolve().as_uri())
+            if wrong := axe.violations(page, source):
+                found[name] = wrong
+        browser.close()
+    assert not found, found

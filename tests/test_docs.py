@@ -98,7 +98,7 @@ def test_the_papers_claims_have_numbers_from_records(parts):
     told = [
         Result.load(p).array().mean() for p in ROOT.glob("studies/dynamite/results/GridSwitch-v0/dynamite-s?-test.json")
     ]
-    assert f"DynaMITE-RL {np.mean(told):.2f}" in page and "{" not in page
+    assert f"DynaMITE-RL {np.mean(told):.2f}" in page and "{" not in page.replace("{container}", "")
     for path, anchor in re.findall(r"\]\(([\w/-]+\.md)(?:#([\w-]+))?\)", page):
         text = (ROOT / "docs" / path).read_text()
         heads = {
@@ -112,6 +112,11 @@ def test_a_dataset_page_says_what_was_measured(parts):
     assert len(pages) == 1 + len({record["id"] for record in parts.datasets()})
     page = pages["point-robot-mixed-v0"]
     assert 'missing="generate"' in page and "-7.61" in page and "../families/PointRobot-v0.md" in page
+    assert (
+        "Behaviours see the hidden task" in page
+        and "uniform actions (each task's first 30" in pages["point-robot-mixed-2-v0"]
+    )
+    assert "Learners see what agents see" in pages["dark-room-history-v0"]
 
 
 def test_the_first_page_shows_the_boards(parts):
@@ -121,6 +126,66 @@ def test_the_first_page_shows_the_boards(parts):
         table,
     )
     assert "random" not in table
+
+
+@pytest.fixture(scope="module")
+def leaders(parts):
+    return parts.leaders
+
+
+def test_the_readmes_table_of_boards_is_the_one_that_is_made(parts, leaders):
+    text = (ROOT / "README.md").read_text()
+    assert leaders.update_readme(text, parts.ranked()[1]) == text, "python docs/generate.py --readme"
+    with pytest.raises(ValueError, match="no place"):
+        leaders.update_readme("# metabench", parts.ranked()[1])
+
+
+def test_trained_agents_lead_current_boards_or_nobody_does(parts, leaders):
+    boards, tables = parts.ranked()
+    lines = list(leaders.leaders(tables))
+    assert {line.table.board.id for line in lines} == {b.id for b in boards.values() if not b.superseded_by}
+    table = leaders.readme_table(tables).splitlines()[2:]
+    assert len(table) == len(lines)
+    for line, text in zip(lines, table, strict=True):
+        assert f"[{line.table.board.id}](leaderboards/{line.table.board.id})" in text
+        assert f"| {line.table.levels['random']:.2f} | {line.table.levels['oracle']:.2f} |" in text
+        if line.row is None:
+            assert "no entry yet" in text
+            continue
+        assert line.row.entry.submission.trains and line.table.track != "oracle"
+        better = [row for row in line.table.rows if row.rank < line.row.rank]
+        assert not any(row.entry.submission.trains for row in better)
+        assert f"{line.row.mean:.2f}" in text and line.row.entry.submission.place.as_posix() in text
+    assert any(line.row for line in lines) and leaders.results_table(tables).count("<a ") == 2 * len(lines)
+
+
+def test_what_the_theme_leaves_out_is_named(tmp_path):
+    from types import SimpleNamespace
+
+    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(conf)
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<p><img alt="A: b" src="_images/idea-x.svg"></p><aside class="toc-drawer x"><th class="head"><p></p></th>'
+    )
+    conf.open_to_all(SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=tmp_path), None)
+    told = page.read_text()
+    assert 'aria-label="figure: A: b"' in told and 'aria-label="this page"' in told and "<th" not in told
+
+
+def test_a_title_is_text(leaders):
+    assert leaders._plain("RL² (GRU)") == "RL² (GRU)"
+    assert leaders._plain("a](http://b) | <b>`x`</b>") == "a(http:b)  bxb"
+
+
+def test_a_table_that_is_cards_on_a_phone_says_its_columns():
+    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(conf)
+    html = '<div class="stack x"><table><thead><tr><th class="head"><p>one</p></th><th><p>two</p></th></tr></thead><tr>'
+    told = conf.label_cells(re.match(".*", html + "<td><p>1</p></td><td>2</td></tr></table>"))
+    assert '<td data-label="one"><p>1</p></td><td data-label="two">2</td>' in told
 
 
 def test_a_tutorial_is_executed_and_a_fault_stops_it(tmp_path):

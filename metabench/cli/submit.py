@@ -25,6 +25,7 @@ from metabench.leaderboard.track import TrackName, track_for
 from metabench.registry import spec
 from metabench.runs import read_record
 from metabench.sweep.engine import Engine
+from metabench.sweep.folder import JOB
 from metabench.sweep.uses import Entry, evaluate_with
 
 Runs = Annotated[
@@ -67,6 +68,9 @@ class Story:
 
     hardware: str = ""
     """What it was trained on."""
+
+    cores: int | None = None
+    """Cores of processors that a run used at a time; 1 by default for runs of a sweep, which have one thread."""
 
     datasets: tuple[str, ...] = ()
     """For the offline tracks: ID=SHA256 of every dataset that was read."""
@@ -112,6 +116,7 @@ def command(
         raise ValueError("submit wants the folders of all training runs, or the name of an agent that does not train")
     at_least(1, repetitions=repetitions)
     at_least(0, hours=story.hours)
+    at_least(1, cores=story.cores)
     chosen = board_of(boards_in(root), board)
     entrants, plugin, trains = _entrants(runs, chosen, policies, repetitions)
     about = _about(story, authors, runs if trains else (), plugin, entrants[0].agent)
@@ -155,12 +160,13 @@ def _about(story: Story, authors: tuple[str, ...], runs: Sequence[str], plugin: 
     }
     pairs = [text.partition("=") for text in told.pop("datasets")]
     sets = [Dataset(id=id, sha256=digest) for id, _, digest in pairs]
-    hours, hardware = told.pop("hours", None), told.pop("hardware")
+    hours, hardware, cores = told.pop("hours", None), told.pop("hardware"), told.pop("cores", None)
+    if cores is None and runs and all((Path(run) / JOB).is_file() for run in runs):
+        cores = 1
     if story.card:
         told["card"] = story.card.read_text()
-    training = (
-        training_of([Path(run) for run in runs], sets, hours, hardware) if runs else training_of((), (), None, "")
-    )
+    folders = [Path(run) for run in runs]
+    training = training_of(folders, sets, hours, hardware, cores) if runs else training_of((), (), None, "")
     return About(plugin=plugin, trains=bool(runs), authors=authors, training=training, **told)
 
 

@@ -20,6 +20,7 @@ from metabench.leaderboard.replay import Fault
 
 CURVES = "curves.json"  # in the folder of the leaderboards: an entry's place to the curves of its runs
 ROWS = 1000  # of a run's log that an entry keeps
+SHARES = (0.5, 0.75)  # of the way from random to the oracle: where the steps that training took are told
 _COUNTS, _NUMBERS = ("iteration", "frames"), ("return", "seconds")
 _LONGEST = 10**7  # bytes of the file of curves
 
@@ -32,6 +33,16 @@ class Curve(NamedTuple):
     seed: int | None
     frames: Sequence[float]  # [K] environment steps
     returns: Sequence[float]  # [K]
+
+
+class Milestone(NamedTuple):
+    """How much training it took to come some way from random to the oracle."""
+
+    share: float  # of the way
+    level: float  # return of an episode while training
+    steps: float  # environment steps until then, median over the runs; infinite where half of them never came so far
+    came: int  # runs that did
+    runs: int  # whose curve is known
 
 
 class _Told(Record):
@@ -49,9 +60,10 @@ def log_of(rows: Iterable[Mapping[str, Any]]) -> str:
     Args:
         rows: Of `metrics.jsonl`; kept are `iteration`, `frames`, `return`, and the seconds since training began.
     """
-    told, spent = [], 0.0
+    told, spent, last = [], 0.0, 0
     for row in rows:
-        spent += float(row.get("time/seconds") or 0.0)
+        spent += seconds_of(row, last)
+        last = max(last, int(row.get("frames", last)))
         kept: dict[str, Any] = {name: int(row[name]) for name in _COUNTS if name in row}
         if kept and (value := _finite(row.get("return"))) is not None:
             kept["return"] = value
@@ -61,6 +73,14 @@ def log_of(rows: Iterable[Mapping[str, Any]]) -> str:
     if len(told) > ROWS:
         told = [told[round(place)] for place in np.linspace(0, len(told) - 1, ROWS)]
     return "".join(json.dumps(row) + "\n" for row in told)
+
+
+def seconds_of(row: Mapping[str, Any], last: int) -> float:
+    """What a row of metrics took, by its seconds or its speed since `last` environment steps; 0 if it tells neither."""
+    if row.get("time/seconds"):
+        return float(row["time/seconds"])
+    speed = row.get("time/frames_per_s")
+    return max(0.0, int(row.get("frames", last)) - last) / float(speed) if speed else 0.0
 
 
 def read_log(index: int, text: str) -> list[dict[str, Any]]:
@@ -89,6 +109,34 @@ def curves_of(logs: Mapping[int, str], seeds: Sequence[int | None]) -> tuple[Cur
             frames, returns = zip(*points, strict=True)
             found.append(Curve(seeds[index], frames, returns))
     return tuple(found)
+
+
+def milestones(curves: Sequence[Curve], levels: Mapping[str, float]) -> tuple[Milestone, ...]:
+    """When the return in training first passed each of `SHARES` of the way from random to the oracle.
+
+    Args:
+        curves: Of an entry's runs.
+        levels: The yardsticks' mean returns. Where there is no oracle, the best of the others stands for it.
+
+    Returns:
+        None at all where no curve is known, or no level lies above random's.
+    """
+    low = levels.get("random")
+    others = [value for name, value in levels.items() if name != "random"]
+    if not curves or low is None or not others:
+        return ()
+    high = levels.get("oracle", max(others))
+    if high <= low:
+        return ()
+    return tuple(_milestone(curves, share, low + share * (high - low)) for share in SHARES)
+
+
+def _milestone(curves: Sequence[Curve], share: float, level: float) -> Milestone:
+    steps = [
+        next((float(at) for at, value in zip(curve.frames, curve.returns, strict=True) if value >= level), math.inf)
+        for curve in curves
+    ]
+    return Milestone(share, level, float(np.median(steps)), sum(map(math.isfinite, steps)), len(steps))
 
 
 def read_curves(root: Path) -> dict[str, tuple[Curve, ...]]:

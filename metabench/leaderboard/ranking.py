@@ -13,7 +13,7 @@ from metabench.evaluation.stats import Interval, iqm, normalise, performance_pro
 from metabench.evaluation.summary import BOOTSTRAP_SEED, reference_levels
 from metabench.evaluation.traces import read_returns
 from metabench.leaderboard.folder import MAX_CARD, Folder, entries_in
-from metabench.leaderboard.logs import Curve, curves_of, read_curves
+from metabench.leaderboard.logs import Curve, Milestone, curves_of, milestones, read_curves
 from metabench.leaderboard.names import foreign, lent
 from metabench.leaderboard.records import (
     CARD,
@@ -65,6 +65,7 @@ class Row(NamedTuple):
     tasks: Array  # [tasks] score, mean over the runs
     profile: Array | None  # [thresholds] share of runs x tasks above each; None without references
     reached: bool  # data-efficiency: whether the normalised score reaches the board's target
+    milestones: tuple[Milestone, ...]  # environment steps to levels, by the curves; none where no curve is known
 
 
 class Table(NamedTuple):
@@ -180,7 +181,7 @@ def rank(board: Board, track: TrackName, entries: Sequence[Entry]) -> Table:
     for entry in sorted(mine, key=lambda e: (e.submission.date, e.submission.id)):
         if entry.tier != "claimed" and not entry.foreign:
             newest[entry.submission.agent, entry.submission.version] = entry
-    rows = [_row(board, track, entry, levels if scaled else None, newest) for entry in mine]
+    rows = [_row(board, track, entry, levels, scaled, newest) for entry in mine]
     ranked = sorted((row for row in rows if not row.why_unranked), key=lambda row: _order(board, row))
     rest = sorted((row for row in rows if row.why_unranked), key=lambda row: (-row.score.estimate, row.entry.sha256))
     placed = tuple(row._replace(rank=place) for place, row in enumerate(ranked, 1))
@@ -199,9 +200,11 @@ def _row(
     board: Board,
     track: TrackName,
     entry: Entry,
-    levels: Mapping[str, float] | None,
+    yardsticks: Mapping[str, float],
+    scaled: bool,
     newest: Mapping[tuple[str, str], Entry],
 ) -> Row:
+    levels = yardsticks if scaled else None
     returns = np.stack([result.array() for result in entry.results.results])  # [run, task, repeat, episode]
     scores = normalise(returns, levels["random"], levels["oracle"]) if levels else returns
     judged = scores[..., TRACKS[track].judged].mean(axis=(2, 3))  # [run, task]
@@ -216,6 +219,7 @@ def _row(
         tasks=judged.mean(axis=0),
         profile=performance_profile(judged, THRESHOLDS) if levels else None,
         reached=levels is not None and board.target is not None and interval.estimate >= board.target,
+        milestones=milestones(entry.curves, yardsticks),
     )
 
 

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from metabench.evaluation.results import PROTOCOL_VERSION, Protocol, Record, Result, parse
 from metabench.leaderboard.track import TRACKS, TrackName
@@ -59,6 +66,13 @@ class Training(Record):
     datasets: tuple[Dataset, ...] = ()
     hours: float | None = Field(default=None, ge=0, le=10**7)  # wall clock
     hardware: Line = ""
+    cores: int | None = Field(default=None, ge=1, le=10**6)  # of processors, that a run used at a time
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Cores that are not told are left out: entries from before keep their id and their signature."""
+        told: dict[str, Any] = dumped(self)
+        return {name: value for name, value in told.items() if name != "cores" or value is not None}
 
 
 class Run(Record):

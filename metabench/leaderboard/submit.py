@@ -22,6 +22,7 @@ from metabench.evaluation.results import Protocol, sync_folder, write_atomically
 from metabench.leaderboard.folder import MAX_BYTES, Folder
 from metabench.leaderboard.keys import AuthorKey, author_key
 from metabench.leaderboard.logs import log_of as log_of  # by its older place too
+from metabench.leaderboard.logs import seconds_of
 from metabench.leaderboard.records import (
     CARD,
     RESULT,
@@ -266,21 +267,24 @@ def open_yardstick(name: str, board: Board, runs: int) -> list[Entrant]:
     return [Entrant(plugin.build(board.benchmark, board.split, run), None, {}, sha, source=name) for run in range(runs)]
 
 
-def training_of(folders: Sequence[Path], datasets: Sequence[Dataset], hours: float | None, hardware: str) -> Training:
-    """What the runs' own metrics say of one run's training: the most any of them used."""
+def training_of(
+    folders: Sequence[Path],
+    datasets: Sequence[Dataset],
+    hours: float | None,
+    hardware: str,
+    cores: int | None = None,
+) -> Training:
+    """What the runs' own metrics say of one run's training: the most any of them used; and what is told beside them."""
     frames, seconds = 0, 0.0
     for folder in folders:
         last, spent = 0, 0.0
         for row in read_metrics(folder):
-            now = int(row.get("frames", last))
-            if "time/seconds" in row:
-                spent += row["time/seconds"]
-            elif row.get("time/frames_per_s"):
-                spent += (now - last) / row["time/frames_per_s"]
-            last = max(last, now)
+            spent += seconds_of(row, last)
+            last = max(last, int(row.get("frames", last)))
         frames, seconds = max(frames, last), max(seconds, spent)
     known = hours if hours is not None else (round(seconds / 3600, 4) if seconds else None)
-    return Training(env_steps=0 if datasets else frames, datasets=tuple(datasets), hours=known, hardware=hardware)
+    steps = 0 if datasets else frames
+    return Training(env_steps=steps, datasets=tuple(datasets), hours=known, hardware=hardware, cores=cores)
 
 
 def cpu_flags() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import axe
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -220,3 +221,24 @@ def test_text_stands_out_from_its_ground(browser, site):
             page.goto((site / target).as_uri())
             assert page.evaluate(script) == [], (scheme, target)
         context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_axe_finds_nothing(browser, site, width, scheme):
+    source = axe.script()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    (entry,) = (site / "entries" / "grid" / "zero").glob("*.html")
+    for path in (site / "index.html", site / "entries.html", site / "boards" / "grid.html", entry):
+        page.goto(path.as_uri())
+        assert axe.violations(page, source) == [], path.name
+    context.close()
+
+
+def test_axe_finds_what_is_wrong(browser):
+    source = axe.script()
+    page = browser.new_page()
+    page.set_content('<html><body><main><h1>x</h1><img src="data:,"></main></body></html>')
+    assert {line.split()[0] for line in axe.violations(page, source)} >= {"image-alt", "html-has-lang"}
+    page.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metabench.leaderboard.logs import CURVES, curves_of, log_of, read_curves, read_log
+from metabench.leaderboard.logs import CURVES, Curve, curves_of, log_of, milestones, read_curves, read_log
 from metabench.leaderboard.replay import Fault
 
 ROOT = Path(__file__).parent.parent.parent / "leaderboards"
@@ -52,6 +52,35 @@ def test_what_is_no_log_is_refused(line):
 def test_steps_that_go_back_are_refused():
     with pytest.raises(Fault, match="goes back"):
         read_log(0, '{"frames": 9}\n{"frames": 8}\n')
+
+
+def test_seconds_follow_from_the_speed_where_no_row_tells_them():
+    metrics = [{"iteration": k, "frames": 100 * k, "return": k, "time/frames_per_s": 50.0} for k in (1, 2)]
+    assert [row["seconds"] for row in read_log(0, log_of(metrics))] == [2.0, 4.0]
+
+
+LEVELS = {"random": -10.0, "oracle": 10.0, "filter": 4.0}  # 50 % is a return of 0, 75 % of 5
+
+
+def test_steps_to_a_level_are_the_median_of_the_first_that_pass():
+    curves = (
+        Curve(0, (10, 20, 30, 40), (-9.0, 0.0, -3.0, 6.0)),  # passes a half at 20, and falls back
+        Curve(1, (10, 20, 30, 40), (-9.0, -1.0, 0.5, 4.9)),  # at 30; never three quarters
+        Curve(2, (10, 20, 30, 40), (1.0, 5.0, 5.0, 5.0)),  # at 10 and 20
+    )
+    half, three = milestones(curves, LEVELS)
+    assert half == (0.5, 0.0, 20.0, 3, 3)
+    assert three == (0.75, 5.0, 40.0, 2, 3)
+    _, three = milestones(curves[:2], LEVELS)
+    assert three == (0.75, 5.0, float("inf"), 1, 2), "the median of one that came and one that did not is no number"
+
+
+def test_steps_to_a_level_want_curves_and_levels():
+    curves = (Curve(0, (10, 20), (0.0, 3.0)),)
+    assert milestones((), LEVELS) == ()
+    assert milestones(curves, {"oracle": 1.0}) == milestones(curves, {"random": 1.0}) == ()
+    assert milestones(curves, {"random": 1.0, "oracle": 1.0}) == ()
+    assert milestones(curves, {"random": 0.0, "zero": -1.0, "filter": 4.0})[0] == (0.5, 2.0, 20.0, 1, 1)
 
 
 def test_curves_beside_the_boards_are_read_and_bounded(tmp_path):

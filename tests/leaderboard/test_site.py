@@ -151,7 +151,7 @@ def check_pages(root, site):
         assert len(rows) == len(table.rows) == len(told)
         for cells, row, data in zip(rows, table.rows, told, strict=True):
             assert cells[:3] == [str(row.rank), row.entry.submission.title, repr(row.score.estimate)]
-            assert cells[6] == repr(row.mean)
+            assert cells[10] == repr(row.mean)
             assert data["score"] == row.score._asdict() and data["rank"] == row.rank
             assert data["training"]["env_steps"] == row.entry.submission.training.env_steps
             assert (site / "entries" / f"{data['place']}.html").is_file()
@@ -421,3 +421,61 @@ def test_no_cell_is_a_formula():
     from metabench.leaderboard.site.build import _harmless
 
     assert [_harmless(v) for v in ("=1+1", "@x", "-1", -1, "a=1")] == ["'=1+1", "'@x", "'-1", -1, "a=1"]
+
+
+def test_steps_to_a_level_and_budget_stand_on_board_and_entry(tmp_path):
+    import csv
+
+    root = tmp_path / "leaderboards"
+    boards = write_boards(root, [board("grid", "GridNavigation-v0")])  # random -1.24, oracle 11.04
+    returns = ((-1.0, 5.0, 6.0), (-1.0, 6.0, 8.2))  # 50 % is 4.9, 75 % is 7.97
+    for agent, logged, cores in (("noisy", True, 3), ("quiet", False, None)):
+        runs = entrants("GridNavigation-v0", 2, other=0 if logged else 10)
+        if logged:
+            steps = ((1, 200), (2, 400), (3, 1000))
+            rows = [
+                [{"iteration": k, "frames": at, "return": r} for (k, at), r in zip(steps, own, strict=True)]
+                for own in returns
+            ]
+            runs = [run._replace(log=log_of(own)) for run, own in zip(runs, rows, strict=True)]
+        training = Training(env_steps=1000, hours=0.5, cores=cores)
+        folder = submit(boards["grid"], runs, about(agent=agent, title=agent, training=training), root)
+        assert verify(folder, boards).accepted
+        record(verify(folder, boards))
+        told = json.loads((folder / "submission.json").read_text())["training"]
+        assert told.get("cores", "left out") == (cores or "left out")
+    build(root, boards, tmp_path / "site")
+    page = (tmp_path / "site" / "boards" / "grid.html").read_text()
+    every = re.findall(r"<tr data-text.*?</tr>", page, re.DOTALL)
+    lines = {re.search(r"entries/grid/(\w+)/", line)[1]: line for line in every}
+    cells = {name: re.findall(r"<td[^>]*>([^<]*)</td>", line) for name, line in lines.items()}
+    assert " | ".join(["1 k", "400", "not reached", "1,800", "3"]) in " | ".join(cells["noisy"])
+    assert cells["quiet"].count("-") == 2 and "?" in cells["quiet"]
+    lines = (tmp_path / "site" / "data" / "boards" / "grid.csv").read_text().splitlines()
+    rows = {row["agent"]: row for row in csv.DictReader(lines)}
+    assert [rows["noisy"][name] for name in ("cores", "steps_to_50", "steps_to_75")] == ["3", "400.0", "inf"]
+    assert [rows["quiet"][name] for name in ("cores", "steps_to_50", "steps_to_75")] == ["", "", ""]
+    (entry,) = (tmp_path / "site" / "entries" / "grid" / "noisy").glob("*.html")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", entry.read_text()))
+    assert facts["steps to 50 %"] == "400" and facts["steps to 75 %"] == "not reached (1 of 2 runs)"
+    assert facts["seconds a run"] == "1,800" and facts["cores a run"] == "3"
+
+
+def test_cores_that_nobody_told_change_no_id():
+    assert "cores" not in Training(env_steps=5).model_dump(mode="json")
+    assert Training(env_steps=5, cores=2).model_dump(mode="json")["cores"] == 2
+    with pytest.raises(ValueError):
+        Training(env_steps=5, cores=0)
+
+
+def test_random_leads_nothing(tmp_path, capsys):
+    from metabench.cli.main import main
+    from metabench.leaderboard.site.build import overview_data
+
+    root = tmp_path / "leaderboards"
+    boards = write_boards(root, [board("grid", "GridNavigation-v0")])
+    enter(root, boards, "grid", "random")
+    (told,) = overview_data([rank(boards["grid"], "online", read_entries(root, boards))], boards)["boards"]
+    assert told["leaders"] == {"online": None} and told["ranked"] == 1
+    assert not main(["board", "list", str(root)])
+    assert "no entry yet" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from metabench.cli.arguments import Boards, folder_of_boards
 from metabench.cli.console import out, plain, show, table
 from metabench.leaderboard.ranking import rank, read_entries
 from metabench.leaderboard.records import boards_in
+from metabench.leaderboard.site.heat import leader
 
 
 def command(root: Boards = Path("leaderboards")) -> None:
@@ -21,9 +22,12 @@ def command(root: Boards = Path("leaderboards")) -> None:
     shown = table("board", "benchmark", "track", "leads~", "score>", "entries>", gap=1)
     for board in boards.values():
         for number, track in enumerate(board.tracks):
-            ranked = rank(board, track, entries).rows
-            lead = (plain(ranked[0].entry.submission.title), f"{ranked[0].score.estimate:.3f}") if ranked else ("", "")
+            found = rank(board, track, entries)
+            first_of_all = leader(found)  # never random actions
+            lead = ("no entry yet", "")
+            if first_of_all:
+                lead = (plain(first_of_all.entry.submission.title), f"{first_of_all.score.estimate:.3f}")
             first = number == 0 or not out.is_terminal  # every line by itself tells its board to `grep`
             head = (f"[bold]{plain(board.id)}[/]", plain(board.benchmark)) if first else ("", "")
-            shown.add_row(*head, plain(track), *lead, str(len(ranked)))
+            shown.add_row(*head, plain(track), *lead, str(len(found.rows)))
     show(shown)

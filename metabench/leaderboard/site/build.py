@@ -6,6 +6,7 @@ import csv
 import ctypes
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -18,14 +19,17 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from metabench.leaderboard import published
+from metabench.leaderboard.logs import SHARES
 from metabench.leaderboard.ranking import Entry, Row, Table, rank, read_entries
 from metabench.leaderboard.records import Board, schemas
 from metabench.leaderboard.site import pages
+from metabench.leaderboard.site.heat import leader
 
 MARK = Path("data") / "overview.json"  # what tells a folder that holds a site from one that holds something else
 CSV_COLUMNS = (
     *("track", "rank", "title", "agent", "version", "authors", "date", "tier", "normalised"),
     *("score", "low", "high", "mean_return", "runs", "env_steps", "hours"),
+    *("cores", *(f"steps_to_{share:.0%}".rstrip("%") for share in SHARES)),
 )
 ASSETS = Path(__file__).parent / "assets"
 _DRAFT = ".draft-"
@@ -148,11 +152,11 @@ def _files(
 
 
 def overview_data(tables: Sequence[Table], boards: Mapping[str, Board]) -> dict[str, Any]:
-    """Every board with the leader of each track."""
+    """Every board with the leader of each track; none where only those are that everybody is measured above."""
     told = []
     for board in boards.values():
         own = [table for table in tables if table.board is board]
-        leaders = {table.track: row_data(table.rows[0]) if table.rows else None for table in own}
+        leaders = {table.track: row_data(row) if (row := leader(table)) else None for table in own}
         told.append({**board.model_dump(mode="json"), "leaders": leaders, "ranked": sum(len(t.rows) for t in own)})
     return {"boards": told}
 
@@ -181,7 +185,9 @@ def board_csv(tables: Sequence[Table]) -> str:
             s = row.entry.submission
             who = (s.title, s.agent, s.version, "; ".join(s.authors), s.date, row.entry.tier)
             numbers = (table.normalised, *row.score, row.mean, len(s.runs), s.training.env_steps, s.training.hours)
-            writer.writerow([_harmless(value) for value in (table.track, row.rank, *who, *numbers)])
+            steps = [m.steps for m in row.milestones] or [None] * len(SHARES)  # inf: not reached
+            told = (table.track, row.rank, *who, *numbers, s.training.cores, *steps)
+            writer.writerow([_harmless(value) for value in told])
     return text.getvalue()
 
 
@@ -209,6 +215,7 @@ def row_data(row: Row) -> dict[str, Any]:
         "tasks": row.tasks.tolist(),
         "runs": len(s.runs),
         "training": s.training.model_dump(mode="json"),
+        "milestones": [{**m._asdict(), "steps": m.steps if math.isfinite(m.steps) else None} for m in row.milestones],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metabench.evaluation.stats import Interval
+from metabench.leaderboard.logs import SHARES, Milestone
 from metabench.leaderboard.ranking import THRESHOLDS, Entry, Row, Table
 from metabench.leaderboard.records import Board
 from metabench.leaderboard.site.charts import Line, bounds, color, interval_bar, legend, line_chart, number, shade
@@ -120,9 +122,13 @@ def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) ->
         "return per episode": f"{row.mean:.2f}",
         "rank": f"{row.rank} of {len(table.rows)}" if row.rank else "unranked",
         "environment steps a run": f"{s.training.env_steps:,}" if s.training.env_steps else "none",
+        **{f"steps to {m.share:.0%}".replace("%", " %"): _came(m) for m in row.milestones},
         "seconds a run": "not told" if s.training.hours is None else f"{s.training.hours * 3600:,.0f}",
-        "cores and hardware": s.training.hardware or "not told",
+        "cores a run": "not told" if s.training.cores is None else f"{s.training.cores}",
+        "hardware": s.training.hardware or "not told",
     }
+    if not s.trains:  # it has no run that took something
+        about = {name: value for name, value in about.items() if value != "not told"}
     made_with = {
         **s.versions,
         "instruction sets": ", ".join(s.cpu_flags),
@@ -186,12 +192,35 @@ def _section(table: Table) -> Section:
 def _columns(table: Table, several: bool) -> list[Column]:
     score = "IQM" if table.normalised else "IQM of return"
     columns = [Column("rank"), Column("agent", "text"), Column(score, "", "descending")]
-    columns += [Column("95 % interval", "text wide", ""), Column("", "text wide", ""), Column("tier", "text wide")]
+    columns += [Column("95 % interval", "text wide", ""), Column("tier", "text wide"), Column("env steps")]
+    columns += [
+        Column("to 50 %", "wide"),
+        Column("to 75 %", "wide"),
+        Column("seconds", "wide"),
+        Column("cores", "wide"),
+    ]
     columns.append(Column("return", "wide", "descending"))
     if several:
         columns += [Column("first episode", "wide", "descending"), Column("last episode", "wide", "descending")]
-    columns += [Column("env steps"), Column("datasets", "wide"), Column("hours", "wide")]
-    return [*columns, Column("runs", "wide", "descending"), Column("date", "wide", "descending")]
+    columns += [Column("datasets", "wide"), Column("runs", "wide", "descending")]
+    return [*columns, Column("date", "wide", "descending")]
+
+
+def _cells_of(row: Row) -> list[tuple[str, str]]:
+    """What sorts the cells of a row's milestones, and what stands in them; a dash where no curve is known."""
+    if not row.milestones:
+        return [("", "-") for _ in SHARES]
+    return [(repr(m.steps) if m.came else "", _steps(m)) for m in row.milestones]
+
+
+def _steps(found: Milestone) -> str:
+    return big(round(found.steps)) if math.isfinite(found.steps) else "not reached"
+
+
+def _came(found: Milestone) -> str:
+    """A milestone in words: median over the runs, and how many came so far where some did not."""
+    some = f" ({found.came} of {found.runs} runs)" if 0 < found.came < found.runs else ""
+    return f"{_steps(found)}{some}"
 
 
 def _figures(table: Table, names: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -273,6 +302,7 @@ _TEMPLATES = environment(
     filters={
         "bar": _bar,
         "big": big,
+        "milestones": _cells_of,
         "card": card,
         "color": color,
         "is_baseline": lambda row: row.entry.submission.agent in BASELINES,

@@ -2,6 +2,7 @@
 
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,23 @@ def test_the_publishing_job_checks_nothing_out():
 
 def test_the_script_can_be_run():
     assert (ROOT / ".ci" / "leaderboard").stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.parametrize("hostile", ["", "<script>alert(1)</script>", "words that are no table"])
+def test_of_readme_the_table_of_boards_is_kept_and_nothing_else(tmp_path, hostile):
+    """The job that commits records takes README's table from the job that made it, and no other word."""
+    keep = jobs((ROOT / ".github" / "workflows" / "leaderboard.yml").read_text())["keep"]
+    script = keep[keep.index("first=") : keep.index("git add")]
+    readme = "# x\n<!-- boards: leaders -->\n| old |\n<!-- end of boards -->\nend\n"
+    made = readme.replace("| old |", f"<!-- no records: why -->\n| new |\n{hostile}".rstrip()).replace("# x", "# evil")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "README.md").write_text(made)
+    (tmp_path / "README.md").write_text(readme)
+    subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=tmp_path,
+        env={"RUNNER_TEMP": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        check=True,
+    )
+    wanted = readme if hostile else made.replace("# evil", "# x")
+    assert (tmp_path / "README.md").read_text() == wanted
