@@ -247,7 +247,7 @@ class DecisionBelief(NamedTuple):
     observation: Tensor | None  # [B, O] of the last tick
     streams: tuple[np.ndarray, np.ndarray]
     answers: Answers | tuple[()] = ()  # of the running episodes
-    count: Tensor | tuple[()] = ()  # [B] int64 how many of them there are
+    given: Tensor | tuple[()] = ()  # [B] int64 how many of them there are
 
 
 class DecisionAgent:
@@ -268,12 +268,12 @@ class DecisionAgent:
         network, first = self.network, torch.as_tensor(np.asarray(step.first))
         observation = torch.as_tensor(np.asarray(step.observation)).float()
         tokens, alone = [network.queries(observation)[:, None]], None
-        answers, count = belief.answers, belief.count
+        answers, given = belief.answers, belief.given
         if belief.observation is not None:
             action = torch.as_tensor(np.asarray(step.action)).long()
             if network.answers:
-                answers, count = _answered(belief, action, first, network.answers)
-                alone = _told(count)
+                answers, given = _answered(belief, action, first, network.answers)
+                alone = _told(given)
                 tokens.insert(0, network.answered(Answers(*(column[:, : alone.shape[1]] for column in answers))))
             final = torch.as_tensor(np.asarray(step.final)).float()
             came = Transitions(
@@ -286,18 +286,18 @@ class DecisionAgent:
         passing = 1 + (0 if alone is None else alone.shape[1])
         output, memory = network.body.read(belief.memory, torch.cat(tokens, dim=1), passing, alone)
         chosen, streams = choose(network.head(output), belief.streams, self.sample)
-        return chosen, DecisionBelief(memory, observation, streams, answers, count)
+        return chosen, DecisionBelief(memory, observation, streams, answers, given)
 
 
 def _answered(belief: DecisionBelief, action: Tensor, first: Tensor, most: int) -> tuple[Answers, Tensor]:
     """The answers of the running episodes with the last one `[B]`, and how many they are; none where one begins."""
     assert belief.observation is not None
     newest = Answers(belief.observation[:, None], action[:, None])
-    if not isinstance(belief.answers, Answers) or not isinstance(belief.count, Tensor):
+    if not isinstance(belief.answers, Answers) or not isinstance(belief.given, Tensor):
         return newest, torch.where(first, 0, torch.ones_like(action))
     pairs = zip(newest, belief.answers, strict=True)
     answers = Answers(*(torch.cat((new, old), dim=1)[:, :most] for new, old in pairs))
-    return answers, torch.where(first, 0, (belief.count + 1).clamp(max=most))
+    return answers, torch.where(first, 0, (belief.given + 1).clamp(max=most))
 
 
 def _told(count: Tensor) -> Tensor:
