@@ -15,8 +15,10 @@ Deviations, with reasons:
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
   benchmarks whose episodes may end early are refused, unless `view.whole` rests such episodes out to their limit.
 - `core="transformer"` has a causal transformer in the GRU's place, over all ticks of the trial, with rotary positions
-  (Parisotto et al. 2020, arXiv 1910.06764, for on-policy learning; here without its memory of segments: the context is
-  the trial). While it plays, keys and values are kept. It acts eagerly whatever `form` says: its memory grows.
+  (for on-policy learning: Parisotto et al. 2020, arXiv 1910.06764; here without its memory of segments, for the context
+  is the trial). As theirs, the policy begins without memory; by output layers that begin at zero, which cost nothing,
+  in place of their gates (`transformer.gate=gru`). While it plays, keys and values are kept. It acts eagerly whatever
+  `form` says: its memory grows.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class TransformerConfig:
 
     layers: int = field(default=2, metadata={"low": 1})  # blocks
     heads: int = field(default=4, metadata={"low": 1})  # of attention; they must divide the width
-    gate: Gate = "gru"  # how a layer enters the stream: gru (GTrXL's gates), small (added, from zero on), none (added)
+    gate: Gate = "small"  # how layers enter the stream: small (added, from zero on), gru (GTrXL's gates), none (added)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class Agent:
 
     def __init__(self, network: Network, protocol: str = PROTOCOL_VERSION):
         self.network, self.protocol = network.eval(), protocol
+        self.attends = None if isinstance(network.core, GRU) else "trial"  # which steps are seen at once
 
     def begin(self, num_trials: int) -> RL2Memory:
         """Nothing has been seen."""

@@ -216,6 +216,17 @@ def test_a_captured_iteration_improves_as_the_eager_one_does():
         assert all(float(one[name]) == pytest.approx(float(other[name]), abs=1e-3) for name in one)
 
 
+@pytest.mark.slow
+def test_it_learns_to_adapt(tmp_path):
+    """600,000 frames of GridNavigation: far from random, and better once the goal has been found."""
+    config = rl2.Config(frames=600_000, core="transformer", ppo=PPO(learning_rate=1e-3))
+    agent = rl2.train("GridNavigation-v0", config, seed=0, run=Run(tmp_path, show=False))
+    curve = metabench.evaluate(agent, "GridNavigation-v0", split="train").trials().mean(axis=0)
+    random = metabench.spec("GridNavigation-v0").references("train")["random"]["mean"]
+    assert curve[0] > random + 2.0
+    assert curve[1:].mean() > curve[0] + 1.5, "later episodes do not use what the first one found"
+
+
 def test_a_trial_may_be_longer_than_those_it_was_trained_on(tmp_path):
     """Rotary positions have no last one: a hundred episodes of a policy trained on four."""
     agent = rl2.train("GridNavigation-v0", CONFIG, seed=0, run=Run(tmp_path, show=False))

@@ -257,6 +257,7 @@ class DecisionAgent:
 
     def __init__(self, network: DecisionNetwork, sample: bool, protocol: str = PROTOCOL_VERSION):
         self.network, self.sample, self.protocol = network.eval(), sample, protocol
+        self.attends = network.body.window  # steps of the trial
 
     def begin(self, num_trials: int) -> DecisionBelief:
         """Nothing has been seen."""
