@@ -159,25 +159,23 @@ def test_a_query_sees_the_newest_answers_it_is_told():
     assert gap[0] == 0 and (gap[1:] > 0).all(), "an answer shows a query what is not in its prefix"
 
 
-def test_answers_are_the_tasks_own_and_then_anothers(data):
-    """The answers' states and labels are the task's up to a number drawn evenly, and then the next history's."""
-    histories = load_histories(ID, data, "test")
-    config = dpt.Config(answers=6, queries=5, network=SMALL, fitting=ContextFitting(batch=10))
-    key = torch.cat((histories.observation, histories.expert[:, None].float()), dim=1).long()
-    known = [
-        {tuple(row) for row in key[start : start + length].tolist()}
-        for start, length in zip(histories.start.tolist(), histories.length.tolist(), strict=True)
-    ]
-    generator, own = torch.Generator().manual_seed(0), np.zeros(6)
-    for _ in range(100):
-        which = torch.arange(10)
-        answers = dpt._draw_answers(histories, which, config, 5, generator)
-        rows = torch.cat((answers.observation, answers.action[..., None].float()), dim=2).long().tolist()
-        for k, row in enumerate(rows):
-            is_own, is_next = (np.array([tuple(pair) in known[(k + shift) % 10] for pair in row]) for shift in (0, -1))
-            assert (is_own | is_next).all()
-            own += is_own
-    assert own[0] / 1000 > 6 / 7 and (np.diff(own) < 0).all(), "some of the others' are right by chance"
+def test_answers_are_steps_of_the_context_and_the_newest_are_right(data):
+    """They stand in front of the context, which is the same steps; how many are sound is drawn evenly, or is none."""
+    histories, generator, right = load_histories(ID, data, "test"), torch.Generator().manual_seed(0), np.zeros(6)
+    rows = torch.cat([draw_stretches(histories, 100, 60, 1.0, generator)[0] for _ in range(10)])
+    agree = histories.action[rows] == histories.expert[rows]
+    answers, ordered = dpt._draw_answers(histories, rows, agree, 6, generator)
+    assert torch.equal(ordered.sort(dim=1).values, rows.sort(dim=1).values)
+    pairs = torch.cat((histories.observation, histories.action[:, None].float()), dim=1)[ordered]
+    asked = torch.cat((answers.observation, answers.action[..., None].float()), dim=2)
+    assert (asked[:, :, None] == pairs[:, None, :6]).all(-1).any(-1).all(), "an answer is not in front"
+    for k in range(6):
+        where = (pairs == asked[:, k, None]).all(-1).float().argmax(1, keepdim=True)
+        step = ordered.gather(1, where)[:, 0]
+        right[k] = (histories.action[step] == histories.expert[step]).double().mean()
+    chance = float(agree.double().mean())
+    sound = (1 - dpt.UNSOUND) * np.arange(6, 0, -1) / 7
+    assert right == pytest.approx(sound + (1 - sound) * chance, abs=0.05)
 
 
 def test_without_answers_all_is_as_it_was(data):
@@ -187,12 +185,13 @@ def test_without_answers_all_is_as_it_was(data):
     old = dpt.draw_questions(histories, config, 5, torch.Generator().manual_seed(0))
     new = dpt.draw_questions(histories, with_settings(config, {"answers": 4}), 5, torch.Generator().manual_seed(0))
     assert old.answers == () and old.told == () and new.told.shape == (7,) and new.answers.action.shape == (5, 4)
-    for one, other in zip((*old.context, *old[1:4]), (*new.context, *new[1:4]), strict=True):
-        assert torch.equal(one, other)
+    assert all(torch.equal(one, other) for one, other in zip(old[1:4], new[1:4], strict=True))
     without, also = with_answers(0).state_dict(), with_answers().state_dict()
     assert {name for name in also if name not in without} == {"answer.weight", "answer.bias", "age.weight"}
     assert all(torch.equal(value, also[name]) for name, value in without.items())
     assert dpt.Config().answers == 0 and dpt.recommended(ID).answers > 0
+    with pytest.raises(ValueError, match="--answers must be at most the 12 steps of --network.window, got 13"):
+        dpt.draw_questions(histories, with_settings(config, {"answers": 13}), 5, torch.Generator())
 
 
 @pytest.mark.parametrize(("labels", "low", "high"), [("exact", 1, 1), ("noisy", 0.55, 0.65), ("taken", 0.3, 0.9)])

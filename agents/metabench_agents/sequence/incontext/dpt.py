@@ -17,7 +17,7 @@ no such thing: the next draw takes back what the last one meant, and the walk di
 with the training goals as its prior, drawn from so, finds DarkRoom's outer goals as late as the network does
 (`python -m studies.incontext.exact`). The paper's theorem (second-hand here) lets the prediction depend on the states
 and optimal actions of the episode so far, P(a* | s_q, D, xi). `answers` does so: beside the query stand the last states
-of the episode with the actions that were answered there; in training, states of the task with their labels.
+of the episode with the actions that were answered there.
 
 Deviations:
 - The query stands behind the context, in place of before it, so that the context's keys and values can be kept while
@@ -25,8 +25,10 @@ Deviations:
 - The context is a stretch of a learner's history, in random order, in place of a random policy's transitions; while
   acting it is the whole trial so far, the running episode included, in its own order.
 - Queries are states of the same history, in place of evenly drawn ones; so are the answers' states.
-- Of a context's answers only the newest ones, their number drawn evenly, are the task's; those before are another
-  task's. So the network learns to drop what it was about when the context rules it out: a goal that was not there.
+- Answers are steps of the context in which the learner did what the label says; before the newest of them, and in three
+  of ten contexts in place of all, any of its steps. So the network learns to go by them, but not where the context has
+  shown that they led nowhere. Conditioned on its own actions as if they could not be wrong, a network that once stays
+  where no reward is takes that for proof that the goal is there, and stays for good.
 - When the window is full, its older half is dropped (`context.py`).
 """
 
@@ -65,6 +67,7 @@ from metabench_agents.sequence.incontext.training import fit_network
 from metabench_agents.sequence.transformer import MASKED
 
 NAME = "dpt"
+UNSOUND = 0.3  # share of contexts none of whose answers is known to be right
 
 
 @dataclass(frozen=True)
@@ -192,12 +195,20 @@ def draw_questions(histories: Histories, config: Config, actions: int, generator
     if config.labels != "taken" and not len(histories.expert):
         raise ValueError(f"{config.data} does not know what the oracle would have done: --labels taken")
     batch, steps, count = config.fitting.batch, config.network.window, config.queries
+    if config.answers > steps:
+        raise ValueError(f"--answers must be at most the {steps} steps of --network.window, got {config.answers}")
     rows, which = draw_stretches(histories, batch, steps, config.fitting.from_start, generator)
     order = torch.rand(batch, steps, generator=generator).argsort(dim=1)
     rows = rows.gather(1, order)
     query = _anywhere(histories, which, count, generator)
     label = _labels(histories, query, config, actions, generator)
-    questions = Questions(
+    prefix = torch.randint(steps + 1, (count,), generator=generator)
+    answers, told = (), ()
+    if config.answers:
+        told = torch.randint(config.answers + 1, (count,), generator=generator)
+        right = histories.action[rows] == _labels(histories, rows, config, actions, generator)
+        answers, rows = _draw_answers(histories, rows, right, config.answers, generator)
+    return Questions(
         context=Transitions(
             histories.observation[rows],
             histories.action[rows].long(),
@@ -205,13 +216,11 @@ def draw_questions(histories: Histories, config: Config, actions: int, generator
             histories.following[rows],
         ),
         observation=histories.observation[query],
-        prefix=torch.randint(steps + 1, (count,), generator=generator),
+        prefix=prefix,
         label=label,
+        answers=answers,
+        told=told,
     )
-    if not config.answers:
-        return questions
-    told = torch.randint(config.answers + 1, (count,), generator=generator)
-    return questions._replace(answers=_draw_answers(histories, which, config, actions, generator), told=told)
 
 
 def _anywhere(histories: Histories, which: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -230,14 +239,26 @@ def _labels(histories: Histories, rows: Tensor, config: Config, actions: int, ge
 
 
 def _draw_answers(
-    histories: Histories, which: Tensor, config: Config, actions: int, generator: torch.Generator
-) -> Answers:
-    """Answers for the tasks of the histories `which`: the newest are theirs, the others those of the next history."""
-    many = config.answers
-    changed = torch.randint(many + 1, (len(which), 1), generator=generator)  # how many are the task's
-    own, other = (_anywhere(histories, of, many, generator) for of in (which, which.roll(1)))
-    rows = torch.where(torch.arange(many) < changed, own, other)
-    return Answers(histories.observation[rows], _labels(histories, rows, config, actions, generator))
+    histories: Histories, rows: Tensor, right: Tensor, most: int, generator: torch.Generator
+) -> tuple[Answers, Tensor]:
+    """Answers among what the learners did in their contexts, and the contexts' rows with these steps in front.
+
+    Args:
+        histories: Where from.
+        rows: `[B, n]` of the contexts.
+        right: `[B, n]` bool where the learner did what the label says.
+        most: K, how many.
+        generator: Of all chance.
+    """
+    sound = torch.randint(most + 1, (len(rows), 1), generator=generator)  # how many, the newest, are known to be right
+    sound = torch.where(torch.rand(len(rows), 1, generator=generator) < UNSOUND, 0, sound)
+    best, some = (
+        (torch.rand(rows.shape, generator=generator) + first).topk(most, dim=1).indices for first in (right, 0.0)
+    )
+    chosen = torch.where(torch.arange(most) < sound, best, some)
+    front = torch.ones_like(rows).scatter_(1, chosen, 0).argsort(dim=1, stable=True)
+    answered = rows.gather(1, chosen)
+    return Answers(histories.observation[answered], histories.action[answered].long()), rows.gather(1, front)
 
 
 class DecisionBelief(NamedTuple):
