@@ -190,7 +190,7 @@ def test_without_answers_all_is_as_it_was(data):
     assert {name for name in also if name not in without} == {"answer.weight", "answer.bias", "age.weight"}
     assert all(torch.equal(value, also[name]) for name, value in without.items())
     assert dpt.Config().answers == 0 and dpt.recommended(ID).answers > 0
-    with pytest.raises(ValueError, match="--answers must be at most the 12 steps of --network.window, got 13"):
+    with pytest.raises(ValueError, match=r"--answers must be at most the 12 steps of --network\.window, got 13"):
         dpt.draw_questions(histories, with_settings(config, {"answers": 13}), 5, torch.Generator())
 
 
