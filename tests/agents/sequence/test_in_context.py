@@ -1,5 +1,7 @@
 """AD and DPT: histories as tensors, losses by hand, what tokens see, the cache, and that they learn in context."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -189,7 +191,7 @@ def test_without_answers_all_is_as_it_was(data):
     without, also = with_answers(0).state_dict(), with_answers().state_dict()
     assert {name for name in also if name not in without} == {"answer.weight", "answer.bias", "age.weight"}
     assert all(torch.equal(value, also[name]) for name, value in without.items())
-    assert dpt.Config().answers == 0 and dpt.recommended(ID).answers > 0
+    assert dpt.Config().answers == 0
     with pytest.raises(ValueError, match=r"--answers must be at most the 12 steps of --network\.window, got 13"):
         dpt.draw_questions(histories, with_settings(config, {"answers": 13}), 5, torch.Generator())
 
@@ -373,7 +375,7 @@ def test_dpt_learns_in_context(tmp_path, monkeypatch):
     monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "data"))
     generate("grid-navigation/history-v0", "train", episodes=50 * 40)
     network, fitting = ContextSettings(layers=2, heads=2, width=64, window=120), ContextFitting(updates=1500, batch=16)
-    config = with_settings(dpt.recommended(ID), {"network": network, "fitting": fitting})
+    config = dpt.Config(network=network, fitting=replace(fitting, from_start=0.5), skip=1, answers=8)
     agent = dpt.train(ID, config, seed=0, run=Run(tmp_path / "run", show=False))
     protocol = Protocol(benchmark=ID, split="test", episodes=30, repeats=20, seed=0)
     curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)

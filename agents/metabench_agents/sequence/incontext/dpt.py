@@ -86,11 +86,6 @@ class Config(Computing):
     sample: bool = True  # play actions drawn from the prediction; the likeliest otherwise
 
 
-def recommended(benchmark: str) -> Config:
-    """The settings that `metabench train` begins with: answers, and more of what comes before the first reward."""
-    return Config(answers=8, skip=1, fitting=ContextFitting(from_start=0.5))
-
-
 class Transitions(NamedTuple):
     """Transitions, of any leading shape."""
 
