@@ -32,7 +32,7 @@ _CORE = {
 }
 _AGENTS = {
     "belief": {
-        **{name: name for name in ("varibad", "dynamite", "dynamite_iql", "decoders", "tick_transformer")},
+        **{name: name for name in ("varibad", "dynamite", "dynamite_iql", "decoders")},
         **{"inference": "encoders", "belief_model": "model", "session_model": "sessions", "actor": "policy"},
     },
     "context": {
@@ -48,6 +48,7 @@ _AGENTS = {
         **{"nn": "layers", "features": "features", "disentanglement": "disentanglement"},
         **{"losses": "losses", "memory": "memory", "run": "run"},
     },
+    "parts.attention": {"tick_transformer": "ticks"},
     "parts.fast": {"fast_gru": "gru", "fast_pairs": "pairs", "linear": "linear", "precision": "precision"},
 }
 MOVED: Mapping[str, str] = _CORE | {

@@ -14,15 +14,21 @@ Deviations, with reasons:
 - Rewards are divided by a running scale of the discounted return, so that one setting serves tasks of any reward size.
 - Every update sees whole trials: back-propagation through time is never truncated. Trials must be of one length, so
   benchmarks whose episodes may end early are refused, unless `view.whole` rests such episodes out to their limit.
+- `core="transformer"` has a causal transformer in the GRU's place, over all ticks of the trial, with rotary positions
+  (for on-policy learning: Parisotto et al. 2020, arXiv 1910.06764; here without its memory of segments, for the context
+  is the trial). As theirs, the policy begins without memory; by output layers that begin at zero, which cost nothing,
+  in place of their gates (`transformer.gate=gru`). While it plays, keys and values are kept. It acts eagerly whatever
+  `form` says: its memory grows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +37,7 @@ from torch import Tensor, nn
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
+from metabench_agents.parts.attention.ticks import CausalTransformer, Gate, TickCache
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
@@ -59,6 +66,8 @@ from metabench_agents.parts.seeds import Stack, common_point, save_all
 from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "rl2"
+CoreKind = Literal["gru", "transformer"]
+Memory: TypeAlias = Tensor | TickCache  # what a core remembers of B trials: its hidden state [B, H], or keys and values
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,22 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the transformer; its width is `network.hidden`."""
+
+    layers: int = field(default=2, metadata={"low": 1})  # blocks
+    heads: int = field(default=4, metadata={"low": 1})  # of attention; they must divide the width
+    gate: Gate = "small"  # how layers enter the stream: small (added, from zero on), gru (GTrXL's gates), none (added)
+
+
+@dataclass(frozen=True)
 class Config(Computing):
     """Settings of one training run."""
 
     frames: int = 3_000_000  # environment steps in all
     trials: int = 128  # trials played together, one per slot
+    core: CoreKind = "gru"  # what remembers the trial: gru or transformer
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)  # where that is the core
     network: NetworkConfig = field(default_factory=NetworkConfig)  # its sizes
     ppo: PPO = field(default_factory=PPO)  # how policy and value learn; a part of a pass has whole trials
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
@@ -90,15 +110,21 @@ def recommended(benchmark: str) -> Config:
 
 
 class Network(nn.Module):
-    """Tick -> embedding -> GRU -> policy and value."""
+    """Tick -> embedding -> memory -> policy and value.
 
-    def __init__(self, config: NetworkConfig, env: Any):
+    Args:
+        config: Sizes.
+        env: Whose observations and actions it has.
+        transformer: What remembers in place of a GRU.
+    """
+
+    def __init__(self, config: NetworkConfig, env: Any, transformer: TransformerConfig | None = None):
         super().__init__()
         self.space = env.single_action_space
         self.scaler = make_scaler(env.single_observation_space, config.normalise)
         ticks = env.single_observation_space.shape[0] + action_size(self.space) + 2
         self.embed = linear(ticks, config.embed)
-        self.core = GRU(config.embed, config.hidden)
+        self.core = GRU(config.embed, config.hidden) if transformer is None else attending(config, transformer)
         self.skip = config.skip
         self.trunk = linear(config.hidden + (config.embed if config.skip else 0), config.head)
         self.policy = ActionHead(config.head, self.space)
@@ -109,6 +135,21 @@ class Network(nn.Module):
         code = encode_action(action, self.space, absent)
         last = torch.stack((reward, first.to(reward.dtype)), dim=-1)
         return torch.relu(self.embed(torch.cat((self.scaler(observation), code, last), dim=-1)))
+
+    def begin(self, trials: int, device: torch.device | None = None) -> Memory:
+        """What is remembered of trials that have not begun."""
+        if isinstance(self.core, GRU):
+            return torch.zeros(trials, self.core.hidden, device=device)
+        return self.core.begin(trials, device)
+
+    def remember(self, embedded: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """A tick `[B, E]` to what is known after it `[B, H]`, and the memory of it; the one before stays as it is."""
+        if isinstance(memory, TickCache):
+            assert isinstance(self.core, CausalTransformer)
+            return self.core.step(embedded, memory)
+        assert isinstance(self.core, GRU)
+        hidden = self.core.step(embedded, memory)
+        return hidden, hidden
 
     def heads(self, embedded: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the policy `[..., A]` and values `[...]`."""
@@ -121,8 +162,16 @@ class Network(nn.Module):
         absent = torch.zeros_like(batch.first)
         absent[0] = True
         embedded = self.tick(batch.observation, batch.previous_action, batch.previous_reward, batch.first, absent)
+        if isinstance(self.core, CausalTransformer):
+            return self.heads(embedded, self.core.sequence(embedded))
         start = embedded.new_zeros(embedded.shape[1], self.core.hidden)
         return self.heads(embedded, self.core(embedded, start))
+
+
+def attending(config: NetworkConfig, transformer: TransformerConfig) -> CausalTransformer:
+    """A transformer as the core."""
+    sizes = {"layers": transformer.layers, "heads": transformer.heads}
+    return CausalTransformer(config.embed, config.hidden, **sizes, place="rotary", gate=transformer.gate)
 
 
 def loss(
@@ -142,7 +191,7 @@ def loss(
 class RL2Memory(NamedTuple):
     """What the agent remembers of its trials."""
 
-    hidden: Tensor  # [B, H]
+    hidden: Memory  # of the core: [B, H], or a cache of keys and values
     begun: bool  # whether a tick has been seen
 
 
@@ -158,10 +207,11 @@ class Agent:
 
     def __init__(self, network: Network, protocol: str = PROTOCOL_VERSION):
         self.network, self.protocol = network.eval(), protocol
+        self.attends = None if isinstance(network.core, GRU) else "trial"  # which steps are seen at once
 
     def begin(self, num_trials: int) -> RL2Memory:
-        """Zeros: nothing has been seen."""
-        return RL2Memory(torch.zeros(num_trials, self.network.core.hidden), False)
+        """Nothing has been seen."""
+        return RL2Memory(self.network.begin(num_trials), False)
 
     @torch.inference_mode()
     def act(self, step: Timestep, belief: RL2Memory) -> tuple[np.ndarray, RL2Memory]:
@@ -172,37 +222,37 @@ class Agent:
         absent = nothing_before(first, belief.begun, self.protocol)
         reward = torch.where(absent, 0.0, reward.float())
         embedded = self.network.tick(observation.float(), action, reward, first, absent)
-        hidden = self.network.core.step(embedded, belief.hidden)
-        params, _ = self.network.heads(embedded, hidden)
-        return self.network.policy.to_env(self.network.policy.sample(params, None)), RL2Memory(hidden, True)
+        known, memory = self.network.remember(embedded, belief.hidden)
+        params, _ = self.network.heads(embedded, known)
+        return self.network.policy.to_env(self.network.policy.sample(params, None)), RL2Memory(memory, True)
 
 
 class Reply(NamedTuple):
     """What a network says to a tick."""
 
-    hidden: Tensor  # [B, H] after it
+    hidden: Memory  # after it
     value: Tensor  # [B]
     action: Tensor  # [B] or [B, A] in the policy's units
     log_prob: Tensor  # [B]
 
 
-def reply(network: Network, seen: tuple[Tensor, ...], hidden: Tensor, noise: Tensor) -> Reply:
+def reply(network: Network, seen: tuple[Tensor, ...], hidden: Memory, noise: Tensor) -> Reply:
     """One tick, as a pure function: `seen` are the arguments of `Network.tick`, `noise` `[B, A]` picks the action."""
     embedded = network.tick(*seen)
-    hidden = network.core.step(embedded, hidden)
-    params, value = network.heads(embedded, hidden)
+    known, hidden = network.remember(embedded, hidden)
+    params, value = network.heads(embedded, known)
     action = network.policy.place(params, noise)
     return Reply(hidden, value, action, network.policy.log_prob(params, action))
 
 
-Act = Callable[[tuple[Tensor, ...], Tensor, Tensor], Reply]
+Act = Callable[[tuple[Tensor, ...], Memory, Tensor], Reply]
 Draw = Callable[..., Tensor]
 
 
 class Table:
     """A vector environment whose slots play together, and what came of its last tick."""
 
-    def __init__(self, env: Any, seeds: Any, where: slice, hidden: Tensor):
+    def __init__(self, env: Any, seeds: Any, where: slice, hidden: Memory):
         observation, _ = env.reset(seed=seeds)
         self.env, self.where, self.hidden = env, where, hidden
         self.shown = Stream(observation, env.single_action_space)
@@ -279,8 +329,8 @@ def play_trials(
     envs = envs if isinstance(envs, list) else [envs]
     for env in envs:
         where = slice(start, start + env.num_envs)
-        hidden = torch.zeros(env.num_envs, network.core.hidden, device=device.kind)
-        tables.append(Table(env, seed[where] if isinstance(seed, list) else seed + start, where, hidden))
+        begun = network.begin(env.num_envs, device.kind)
+        tables.append(Table(env, seed[where] if isinstance(seed, list) else seed + start, where, begun))
         start = where.stop
     ticks, here = len(out.reward), device.kind.type == "cpu"
     ahead = None if here else draw(ticks)
@@ -382,7 +432,23 @@ def vector_envs(benchmark: str, slots: int, config: Config, device: Device) -> l
 def fresh(config: Config, env: Any, seed: int) -> Network:
     """The network that a seed begins with."""
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    return Network(config.network, env)
+    return Network(config.network, env, config.transformer if config.core == "transformer" else None)
+
+
+def acting(network: Network, device: Device) -> Act:
+    """`reply` of a network in the device's form; a memory that grows is in no graph, and has it eager."""
+
+    def said(*asked: Any) -> Reply:
+        return reply(network, *asked)
+
+    if isinstance(network.core, GRU):
+        return device.function(said)
+
+    def eager(*asked: Any) -> Reply:
+        with contextlib.nullcontext() if device.kind.type == "cpu" else device.float32():
+            return said(*asked)
+
+    return eager
 
 
 def env_seed(seed: int, iteration: int) -> int:
@@ -411,7 +477,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> Agent | Dec
     if checkpoint:
         done, scale, rate = checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
         unpack(checkpoint.tensors, {"network": network}, {"adam": optimiser})
-    act = device.function(lambda *asked: reply(network, *asked))
+    act = acting(network, device)
     passes = device.function(lambda *given: improve(network, optimiser, config.ppo, device, *given))
     batch = empty_rollout(network, envs[0], ticks, config.trials)
     iterations = -(-config.frames // steps)
@@ -457,6 +523,8 @@ class Seeds:
     def __init__(
         self, benchmark: str, config: Config, seeds: Sequence[int], device: Device, saved: Sequence[Checkpoint] = ()
     ):
+        if config.core != "gru":
+            raise ValueError("seeds that learn together remember in a GRU: train the transformer's one by one")
         if config.ppo.target_kl:
             raise ValueError("seeds that learn together all go through every pass: leave out --ppo.target-kl")
         self.config, self.seeds, self.device = config, seeds, device
@@ -585,6 +653,6 @@ def load(path: Path) -> Agent | DecidingAgent:
     settings, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, settings["config"])
     env = make_viewed(settings["benchmark"], 1, config.view)
-    network = Network(config.network, env)
+    network = Network(config.network, env, config.transformer if config.core == "transformer" else None)
     unpack(checkpoint.tensors, {"network": network}, {})
     return deciding(Agent(network, settings["protocol"]), settings["benchmark"], config.view)

@@ -66,6 +66,9 @@ class Story:
     hours: float | None = None
     """Wall-clock hours of one training run; from its metrics by default."""
 
+    seconds_per_step: float | None = None
+    """Wall-clock seconds of one step of one trial while it plays, where that is worth telling: in long trials."""
+
     hardware: str = ""
     """What it was trained on."""
 

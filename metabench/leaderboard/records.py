@@ -82,6 +82,13 @@ class Run(Record):
     policy_sha256: Sha256  # of its files; the evaluation's seed follows from it
 
 
+class Playing(Record):
+    """What the agent needs to play, where that is told: for trials of many episodes."""
+
+    context: Annotated[int, Field(ge=1)] | Literal["trial"] | None = None  # steps of the trial it attends to at once
+    seconds_per_step: float | None = Field(default=None, gt=0, le=10**4)  # wall clock, by who submits
+
+
 class Submission(Record):
     """Everything a reader wants to know of an entry; the numbers themselves are in the other files."""
 
@@ -107,6 +114,14 @@ class Submission(Record):
     files: Mapping[Line, Sha256]  # every other file of the folder
     author_key: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""  # whose the agent's name is
     signature: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{128})?$")] = ""  # of `signed` by that key
+    playing: Playing | None = None  # entries of before do not tell, and keep their bytes
+
+    @model_serializer(mode="wrap")
+    def _as_told(self, plainly: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = plainly(self)
+        if self.playing is None:
+            told.pop("playing", None)
+        return told
 
     @model_validator(mode="after")
     def _honest(self) -> Self:

@@ -30,6 +30,7 @@ from metabench.leaderboard.records import (
     SUBMISSION,
     Board,
     Dataset,
+    Playing,
     Results,
     Run,
     Submission,
@@ -74,11 +75,13 @@ class About:
     plugin: str = ""  # the agent's name among the installed ones, if it has one
     trains: bool = True
     training: Training = field(default_factory=lambda: Training(env_steps=0))
+    seconds_per_step: float | None = None  # of one trial while it plays; how long a context is its agent says
     card: str = ""  # Markdown; a short one is written if it is empty
     key: AuthorKey | None = None  # to sign with; by default the key of who runs this, see `keys.author_key`
 
 
-_TOLD = tuple(part.name for part in fields(About) if part.name not in ("card", "key"))  # what stands in the record
+_ASIDE = ("card", "key", "seconds_per_step")
+_TOLD = tuple(part.name for part in fields(About) if part.name not in _ASIDE)  # what stands in the record as it is
 
 
 class Entrant(NamedTuple):
@@ -198,6 +201,7 @@ def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submissi
             versions=versions(),
             cpu_flags=cpu_flags(),
             files={},
+            playing=playing_of(entrants, about.seconds_per_step),
             **told,
         )
     except ValidationError as error:
@@ -217,6 +221,13 @@ def planned(board: Board, entrants: Sequence[Entrant], about: About) -> Submissi
     if size > MAX_BYTES:
         raise ValueError(f"the policies have {size:,} bytes, more than the {MAX_BYTES:,} allowed; leave them out")
     return submission
+
+
+def playing_of(entrants: Sequence[Entrant], seconds: float | None) -> Playing | None:
+    """What the agents need to play: the longest context that they say they attend to, and the seconds of a step."""
+    told = [context for e in entrants if (context := getattr(e.agent, "attends", None)) is not None]
+    longest = "trial" if "trial" in told else max(told, default=None)
+    return Playing(context=longest, seconds_per_step=seconds) if told or seconds is not None else None
 
 
 def _seal(draft: Path, plan: Submission, root: Path, key: AuthorKey | None) -> Path:

@@ -40,6 +40,7 @@ DREAM = {
 ONE_STEP = {"inner.episodes": 2}
 RUNS = {
     "rl2": (rl2, WHOLE),
+    "rl2-transformer": (rl2, {**WHOLE, "core": "transformer"}),
     "varibad": (varibad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
     "dynamite": (dynamite, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1}),
     "secbad": (secbad, {**WHOLE, "warmup.iterations": 0, "fit.updates": 1, "segments.candidates": 4}),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
-from metabench_agents.belief.tick_transformer import CausalTransformer
+from metabench_agents.parts.attention.ticks import CausalTransformer
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.layers import (
     GRU,

@@ -167,6 +167,7 @@ class DecidingAgent:
         self.own, self.sight, self.space = own, sight, space
         self.name, self.protocol = own.name, getattr(own, "protocol", PROTOCOL_VERSION)
         self.track, self.privileged = getattr(own, "track", "online"), getattr(own, "privileged", False)
+        self.attends = getattr(own, "attends", None)
 
     def begin(self, num_trials: int) -> Deciding:
         """Nothing seen, nothing decided."""

@@ -12,7 +12,7 @@ import numpy as np
 from metabench.evaluation.stats import Interval
 from metabench.leaderboard.logs import SHARES, Milestone
 from metabench.leaderboard.ranking import THRESHOLDS, Entry, Row, Table
-from metabench.leaderboard.records import Board
+from metabench.leaderboard.records import Board, Playing
 from metabench.leaderboard.site.charts import Line, bounds, color, interval_bar, legend, line_chart, number, shade
 from metabench.leaderboard.site.heat import BASELINES, heat, leader
 from metabench.leaderboard.site.render import card, environment
@@ -113,6 +113,16 @@ def board_page(board: Board, tables: Sequence[Table], boards: Mapping[str, Board
     )
 
 
+def _playing(told: Playing | None) -> dict[str, str]:
+    """The lines of what an agent needs to play; none where it is not told."""
+    lines: dict[str, str] = {}
+    if told and told.context is not None:
+        lines["context"] = "the whole trial" if told.context == "trial" else f"{told.context:,} steps"
+    if told and told.seconds_per_step is not None:
+        lines["seconds a step of a trial"] = f"{told.seconds_per_step:.2g}"
+    return lines
+
+
 def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) -> str:
     """The page of one submission: what it reached, from what, and what verification found."""
     s, board = entry.submission, table.board
@@ -126,6 +136,7 @@ def entry_page(entry: Entry, row: Row, table: Table, docs: str | None = None) ->
         "seconds a run": "not told" if s.training.hours is None else f"{s.training.hours * 3600:,.0f}",
         "cores a run": "not told" if s.training.cores is None else f"{s.training.cores}",
         "hardware": s.training.hardware or "not told",
+        **_playing(s.playing),
     }
     if not s.trains:  # it has no run that took something
         about = {name: value for name, value in about.items() if value != "not told"}

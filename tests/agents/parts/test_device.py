@@ -97,6 +97,19 @@ def test_other_shapes_and_constants_are_other_graphs():
     assert len(captured.graphs) == MOST_GRAPHS
 
 
+def attention(x, dropout):
+    many = x.view(1, 1, 3, 1)
+    return nn.functional.scaled_dot_product_attention(many, many, many, is_causal=True, dropout_p=dropout)
+
+
+def test_attention_without_dropout_draws_nothing():
+    captured = Captured(lambda x: attention(x, 0.0), CPU)
+    for call in range(5):
+        x = torch.arange(3.0) + call
+        assert torch.allclose(captured(x), attention(x, 0.0))
+    assert len(captured.graphs) == 1
+
+
 @pytest.mark.parametrize(
     ("function", "why"),
     [
@@ -104,6 +117,7 @@ def test_other_shapes_and_constants_are_other_graphs():
         (lambda x: x * float(x.sum()), "reads a value"),
         (lambda x: x[x > 0], "shape depends"),
         (lambda x: nn.functional.dropout(x, 0.5), "random numbers"),
+        (lambda x: attention(x, 0.5), "random numbers"),
     ],
 )
 def test_what_a_graph_cannot_keep_is_refused(function, why):

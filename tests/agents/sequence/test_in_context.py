@@ -1,8 +1,11 @@
 """AD and DPT: histories as tensors, losses by hand, what tokens see, the cache, and that they learn in context."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 from metabench_agents.sequence.incontext import ad, dpt
 from metabench_agents.sequence.incontext.context import ContextFitting, ContextSettings, choose
@@ -131,6 +134,68 @@ def test_a_query_sees_its_prefix_and_itself_alone():
     assert gap[1] > 0 and gap[0] == gap[2] == gap[3] == 0
 
 
+def with_answers(many=3):
+    torch.manual_seed(0)
+    return dpt.DecisionNetwork(ID, SMALL, many)
+
+
+def some_answers(told, rows=3, many=3):
+    generator = torch.Generator().manual_seed(4)
+    cells = torch.randint(5, (rows, many, 2), generator=generator).float()
+    answers = dpt.Answers(cells, torch.randint(5, (rows, many), generator=generator))
+    return some_questions(rows)._replace(answers=answers, told=torch.tensor(told))
+
+
+def test_a_query_sees_the_newest_answers_it_is_told():
+    network, questions = with_answers(), some_answers([0, 1, 3, 2])
+    logits = network(questions)
+    for which, seen in enumerate(([1, 2, 3], [2, 3], [2])):  # of the four queries, those that are told of it
+        changed = questions.answers._replace(action=questions.answers.action.clone())
+        changed.action[:, which] = (changed.action[:, which] + 1) % 5
+        gap = (network(questions._replace(answers=changed)) - logits).abs().amax(dim=(0, 2))
+        assert (gap > 0).nonzero()[:, 0].tolist() == seen
+    aged = dpt.Answers(*(column.flip(1) for column in questions.answers))  # the same answers in another order
+    assert (network(questions._replace(answers=aged)) - logits).abs().amax(dim=(0, 2))[2] > 0
+    later = questions._replace(context=questions.context._replace(reward=questions.context.reward + 1.0))
+    gap = (network(later) - logits).abs().amax(dim=(0, 2))
+    assert gap[0] == 0 and (gap[1:] > 0).all(), "an answer shows a query what is not in its prefix"
+
+
+def test_answers_are_steps_of_the_context_and_the_newest_are_right(data):
+    """They stand in front of the context, which is the same steps; how many are sound is drawn evenly, or is none."""
+    histories, generator, right = load_histories(ID, data, "test"), torch.Generator().manual_seed(0), np.zeros(6)
+    rows = torch.cat([draw_stretches(histories, 100, 60, 1.0, generator)[0] for _ in range(10)])
+    agree = histories.action[rows] == histories.expert[rows]
+    answers, ordered = dpt._draw_answers(histories, rows, agree, 6, generator)
+    assert torch.equal(ordered.sort(dim=1).values, rows.sort(dim=1).values)
+    pairs = torch.cat((histories.observation, histories.action[:, None].float()), dim=1)[ordered]
+    asked = torch.cat((answers.observation, answers.action[..., None].float()), dim=2)
+    assert (asked[:, :, None] == pairs[:, None, :6]).all(-1).any(-1).all(), "an answer is not in front"
+    for k in range(6):
+        where = (pairs == asked[:, k, None]).all(-1).float().argmax(1, keepdim=True)
+        step = ordered.gather(1, where)[:, 0]
+        right[k] = (histories.action[step] == histories.expert[step]).double().mean()
+    chance = float(agree.double().mean())
+    sound = (1 - dpt.UNSOUND) * np.arange(6, 0, -1) / 7
+    assert right == pytest.approx(sound + (1 - sound) * chance, abs=0.05)
+
+
+def test_without_answers_all_is_as_it_was(data):
+    """The same draws, the same names of the tensors: what was published before there were answers."""
+    histories = load_histories(ID, data, "test")
+    config = dpt.Config(labels="noisy", queries=7, network=SMALL, fitting=ContextFitting(batch=5))
+    old = dpt.draw_questions(histories, config, 5, torch.Generator().manual_seed(0))
+    new = dpt.draw_questions(histories, with_settings(config, {"answers": 4}), 5, torch.Generator().manual_seed(0))
+    assert old.answers == () and old.told == () and new.told.shape == (7,) and new.answers.action.shape == (5, 4)
+    assert all(torch.equal(one, other) for one, other in zip(old[1:4], new[1:4], strict=True))
+    without, also = with_answers(0).state_dict(), with_answers().state_dict()
+    assert {name for name in also if name not in without} == {"answer.weight", "answer.bias", "age.weight"}
+    assert all(torch.equal(value, also[name]) for name, value in without.items())
+    assert dpt.Config().answers == 0
+    with pytest.raises(ValueError, match=r"--answers must be at most the 12 steps of --network\.window, got 13"):
+        dpt.draw_questions(histories, with_settings(config, {"answers": 13}), 5, torch.Generator())
+
+
 @pytest.mark.parametrize(("labels", "low", "high"), [("exact", 1, 1), ("noisy", 0.55, 0.65), ("taken", 0.3, 0.9)])
 def test_labels_are_what_they_are_called(data, labels, low, high):
     """Of labels that are uniform with probability one half, one in ten is right by chance."""
@@ -187,8 +252,10 @@ def test_ads_cache_equals_the_whole_forward(monkeypatch):
         assert torch.allclose(network(stretch)[:, -1], logits[t], atol=1e-5), t
 
 
-def test_dpts_cache_equals_the_whole_forward(monkeypatch):
-    network, logits = networks()[1], []
+@pytest.mark.parametrize("answers", [0, 3])
+def test_dpts_cache_equals_the_whole_forward(monkeypatch, answers):
+    """And an episode of fifteen steps begins without answers."""
+    network, logits = with_answers(answers), []
     agent = dpt.DecisionAgent(network, True)
     monkeypatch.setattr(dpt, "choose", lambda told, *rest: (logits.append(told), choose(told, *rest))[1])
     seen = ticks(agent, 40)
@@ -212,11 +279,45 @@ def test_dpts_cache_equals_the_whole_forward(monkeypatch):
         )
         query = torch.as_tensor(np.asarray(steps[t].observation)).float()[:, None]
         questions = dpt.Questions(context, query, torch.tensor([t - begin]), torch.zeros(4, 1).long())
+        if answers:
+            last = range(t - 1, max(t - t % 15, t - answers) - 1, -1)
+            given = dpt.Answers(
+                stacked([s.observation for s in steps], torch.zeros(4, 0, 2), last).float(),
+                stacked([s[2] for s in seen], torch.zeros(4, 0), last).long(),
+            )
+            questions = questions._replace(answers=given, told=torch.tensor([len(last)]))
         assert torch.allclose(network(questions)[:, 0], logits[t], atol=1e-5), t
 
 
+def test_trials_whose_episodes_began_at_different_ticks_have_answers_of_their_own():
+    """Each of two trials, one of which begins an episode in between, is answered as it is alone."""
+    agent = dpt.DecisionAgent(with_answers(), True)
+
+    def step(t, rows):
+        cells = np.array([[t % 5, t % 3], [t % 4, t % 5]], np.float32)
+        first, action = np.array([t == 0, t in (0, 4)]), np.array([t % 5, (t + 2) % 5])
+        return Timestep(*(column[rows] for column in (cells, action, np.array([0.1 * t, 1.0]), first, cells)))
+
+    beliefs = {rows: agent.begin(len(rows)) for rows in ((0, 1), (0,), (1,))}
+    logits = {}
+    for t in range(9):
+        for rows, belief in beliefs.items():
+            told = []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(dpt, "choose", lambda said, *rest, told=told: (told.append(said), choose(said, *rest))[1])
+                _, beliefs[rows] = agent.act(step(t, list(rows)), belief)
+            logits[rows] = told[0]
+        assert torch.allclose(logits[0, 1][0], logits[(0,)][0], atol=1e-5)
+        assert torch.allclose(logits[0, 1][1], logits[(1,)][0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: ad.HistoryAgent(networks()[0], True), lambda: dpt.DecisionAgent(networks()[1], True)]
+    "make",
+    [
+        lambda: ad.HistoryAgent(networks()[0], True),
+        lambda: dpt.DecisionAgent(networks()[1], True),
+        lambda: dpt.DecisionAgent(with_answers(), True),
+    ],
 )
 def test_beliefs_are_values(make):
     agent = make()
@@ -237,6 +338,7 @@ def test_actions_are_drawn_as_often_as_predicted():
 def test_a_run_is_continued_to_the_same_bits_and_read_again(algorithm, data, tmp_path):
     fitting = ContextFitting(updates=200, batch=2, warmup=5)
     config = algorithm.Config(data=data, split="test", network=SMALL, fitting=fitting)
+    config = with_settings(config, {"answers": 3} if algorithm is dpt else {})
     whole = algorithm.train(ID, config, seed=3, run=Run(tmp_path / "whole", show=False))
     run = Run(tmp_path / "parts", show=False)
     run.request_stop()  # after a hundred updates
@@ -265,3 +367,18 @@ def test_ad_learns_in_context(tmp_path, monkeypatch):
     protocol = Protocol(benchmark=ID, split="test", episodes=30, repeats=20, seed=0)
     curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)
     assert curve[-5:].mean() > curve[0] + 3.0
+
+
+@pytest.mark.slow
+def test_dpt_learns_in_context(tmp_path, monkeypatch):
+    """As AD, and nearer to the optimum: its labels are the oracle's."""
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path / "data"))
+    generate("grid-navigation/history-v0", "train", episodes=50 * 40)
+    network, fitting = ContextSettings(layers=2, heads=2, width=64, window=120), ContextFitting(updates=1500, batch=16)
+    config = dpt.Config(network=network, fitting=replace(fitting, from_start=0.5), skip=1, answers=8)
+    agent = dpt.train(ID, config, seed=0, run=Run(tmp_path / "run", show=False))
+    protocol = Protocol(benchmark=ID, split="test", episodes=30, repeats=20, seed=0)
+    curve = metabench.evaluate(agent, protocol).trials().mean(axis=0)
+    oracle, random = (metabench.spec(ID).references("test")[name]["mean"] for name in ("oracle", "random"))
+    assert curve[-5:].mean() > curve[0] + 3.0
+    assert (curve[-5:].mean() - random) / (oracle - random) > 0.8

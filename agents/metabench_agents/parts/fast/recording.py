@@ -42,7 +42,7 @@ class Recording(TorchDispatchMode):
         if func is torch.ops.aten.lift_fresh.default and args[0].ndim:
             raise RuntimeError("a tensor is made of Python's numbers, which a graph cannot copy: make it before")
         for tag, why in _REFUSED.items():
-            if tag in func.tags and not _by_numbers(func, args):
+            if tag in func.tags and not _harmless(func, args):
                 raise RuntimeError(f"{func} {why}")
         out = func(*args, **(kwargs or {}))
         given = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
@@ -67,8 +67,13 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _by_numbers(func: Any, args: Any) -> bool:
-    """Whether an indexing goes by whole numbers, so that its shape is known, and not by a mask."""
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+
+def _harmless(func: Any, args: Any) -> bool:
+    """An indexing by whole numbers, so that its shape is known, and not by a mask; attention without dropout."""
+    if func is _ATTENTION:
+        return len(args) < 4 or args[3] == 0.0
     if func is not torch.ops.aten.index.Tensor:
         return False
     return all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1])

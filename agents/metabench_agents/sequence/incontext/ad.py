@@ -142,6 +142,7 @@ class HistoryAgent:
 
     def __init__(self, network: HistoryNetwork, sample: bool, protocol: str = PROTOCOL_VERSION):
         self.network, self.sample, self.protocol = network.eval(), sample, protocol
+        self.attends = network.body.window  # steps of the trial
 
     def begin(self, num_trials: int) -> HistoryBelief:
         """Nothing has been seen."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import metabench
 from metabench import SlotRng
-from metabench_agents.sequence.transformer import TokenCache, Transformer, TransformerSettings, causal
+from metabench_agents.sequence.transformer import MASKED, TokenCache, Transformer, TransformerSettings, causal
 
 MOST_VALUES = 32  # of a column of cells that is given one place per value
 
@@ -97,9 +97,10 @@ class ContextMemory(NamedTuple):
 class ContextBody(nn.Module):
     """The transformer, which keeps in mind what it has read."""
 
-    def __init__(self, settings: ContextSettings, *, placed: bool):
+    def __init__(self, settings: ContextSettings, *, placed: bool, passing: int = 1):
         super().__init__()
         self.window, self.layers, self.width = settings.window, settings.layers, settings.width
+        self.room = settings.window + passing  # tokens: those that are kept, and at most so many that are not
         self.transformer = Transformer(settings.transformer)
         self.place = nn.Embedding(settings.window + 1, settings.width) if placed else None
         if self.place is not None:
@@ -113,30 +114,45 @@ class ContextBody(nn.Module):
         """`[B, T, D]` and `[1, T, T]` to outputs `[B, T, D]`."""
         return self.transformer(self.placed(tokens), bias)
 
-    def read(self, memory: ContextMemory, tokens: Tensor, passing: int = 0) -> tuple[Tensor, ContextMemory]:
+    def read(
+        self, memory: ContextMemory, tokens: Tensor, passing: int = 0, alone: Tensor | None = None
+    ) -> tuple[Tensor, ContextMemory]:
         """The output `[B, D]` of the last of n new tokens `[B, n, D]`, and the memory after them.
 
         Args:
             memory: What has been read; not changed.
             tokens: What is new; all but the last `passing` are remembered.
             passing: How many of them are not.
+            alone: `[1 or B, passing - 1]` bool, of the passing tokens before the last: they see nobody but themselves,
+                and the last one sees those for which this is true. None where they are as all others.
         """
         new = tokens.shape[1]
         known, cache = memory.tokens, memory.cache
         if cache is None:
-            cache = TokenCache.empty(self.layers, len(tokens), self.window + 1, self.width)
+            cache = TokenCache.empty(self.layers, len(tokens), self.room, self.width)
         if len(known) + new - passing > self.window:
             known = known[len(known) - self.window // 2 :]
-            cache = TokenCache.empty(self.layers, len(tokens), self.window + 1, self.width)
+            cache = TokenCache.empty(self.layers, len(tokens), self.room, self.width)
             tokens = torch.cat((torch.stack(known, dim=1), tokens), dim=1)
         begin, count = cache.length, tokens.shape[1]
         bias = causal(begin + count)[:, begin:]
+        if alone is not None and alone.shape[1]:
+            bias = _with_alone(bias, alone)
         output, grown = self.transformer.extend(self.placed(tokens, begin), bias, cache, slice(-1, None))
         kept = tokens[:, count - new : count - passing].unbind(1)
         if passing:  # their room is free again
             grown.written[0] -= passing
             grown = grown._replace(length=grown.length - passing)
         return output[:, 0], ContextMemory((*known, *kept), grown)
+
+
+def _with_alone(bias: Tensor, alone: Tensor) -> Tensor:
+    """`[1, n, T]` as `[1 or B, n, T]` where the tokens before the last are alone, and seen by it or not."""
+    bias, few = bias.repeat(len(alone), 1, 1), alone.shape[1]
+    bias[:, -few - 1 : -1] = MASKED
+    bias[:, -few - 1 : -1, -few - 1 : -1].diagonal(dim1=1, dim2=2).zero_()
+    bias[:, -1, -few - 1 : -1].masked_fill_(~alone, MASKED)
+    return bias
 
 
 def choose(logits: Tensor, streams: tuple[np.ndarray, np.ndarray], sample: bool) -> tuple[np.ndarray, tuple]:

@@ -12,12 +12,23 @@ The oracles of the grids are exact, so the labels are (`labels="exact"`). `noisy
 uniform actions; `taken` ones are what the learner did. So what bad labels cost can be told from what partial
 observability costs (in DarkKeyToDoor the query does not say whether the key is at hand).
 
+Posterior sampling is of a whole episode: a task is drawn and its policy followed. An action drawn anew at every step is
+no such thing: the next draw takes back what the last one meant, and the walk dithers about where it began. Exact Bayes
+with the training goals as its prior, drawn from so, finds DarkRoom's outer goals as late as the network does
+(`python -m studies.incontext.exact`). The paper's theorem (second-hand here) lets the prediction depend on the states
+and optimal actions of the episode so far, P(a* | s_q, D, xi). `answers` does so: beside the query stand the last states
+of the episode with the actions that were answered there.
+
 Deviations:
 - The query stands behind the context, in place of before it, so that the context's keys and values can be kept while
   queries come and go: each of the `queries` of an update sees the first j transitions, j drawn evenly.
 - The context is a stretch of a learner's history, in random order, in place of a random policy's transitions; while
   acting it is the whole trial so far, the running episode included, in its own order.
-- Queries are states of the same history, in place of evenly drawn ones.
+- Queries are states of the same history, in place of evenly drawn ones; so are the answers' states.
+- Answers are steps of the context in which the learner did what the label says; before the newest of them, and in three
+  of ten contexts in place of all, any of its steps. So the network learns to go by them, but not where the context has
+  shown that they led nowhere. Conditioned on its own actions as if they could not be wrong, a network that once stays
+  where no reward is takes that for proof that the goal is there, and stays for good.
 - When the window is full, its older half is dropped (`context.py`).
 """
 
@@ -56,6 +67,7 @@ from metabench_agents.sequence.incontext.training import fit_network
 from metabench_agents.sequence.transformer import MASKED
 
 NAME = "dpt"
+UNSOUND = 0.3  # share of contexts none of whose answers is known to be right
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Config(Computing):
     labels: Literal["exact", "noisy", "taken"] = "exact"  # the oracle's, some of them uniform, or the learner's own
     noise: float = field(default=0.5, metadata={"low": 0.0, "high": 1.0})  # share of uniform ones among noisy labels
     queries: int = field(default=32, metadata={"low": 1})  # of each context in an update
+    answers: int = 0  # own last actions of the episode that a query goes by, so that it stays with what it began
     network: ContextSettings = field(default_factory=ContextSettings)  # its sizes
     fitting: ContextFitting = field(default_factory=ContextFitting)  # its training
     sample: bool = True  # play actions drawn from the prediction; the likeliest otherwise
@@ -82,25 +95,45 @@ class Transitions(NamedTuple):
     following: Tensor  # [..., O]
 
 
+class Answers(NamedTuple):
+    """What was answered before, the newest first."""
+
+    observation: Tensor  # [B, K, O] where
+    action: Tensor  # [B, K] int64
+
+
 class Questions(NamedTuple):
-    """M queries of B contexts of n transitions each."""
+    """M queries of B contexts of n transitions each, with K answers."""
 
     context: Transitions  # [B, n]
     observation: Tensor  # [B, M, O]
     prefix: Tensor  # [M] int64 how many of the transitions each query sees
     label: Tensor  # [B, M] int64
+    answers: Answers | tuple[()] = ()
+    told: Tensor | tuple[()] = ()  # [M] int64 how many of the answers each query sees
 
 
 class DecisionNetwork(nn.Module):
-    """Transitions and a query to logits of the best action."""
+    """Transitions, answers and a query to logits of the best action.
 
-    def __init__(self, benchmark: str, settings: ContextSettings):
+    Args:
+        benchmark: Whose observations and actions they are.
+        settings: Sizes.
+        answers: The most that are given.
+    """
+
+    def __init__(self, benchmark: str, settings: ContextSettings, answers: int = 0):
         super().__init__()
         self.actions, self.seen = number_of_actions(benchmark), SeenFeatures(benchmark)
         self.transition = nn.Linear(2 * self.seen.size + self.actions + 1, settings.width)
         self.query = nn.Linear(self.seen.size, settings.width)
-        self.body = ContextBody(settings, placed=False)
+        self.body = ContextBody(settings, placed=False, passing=answers + 1)
         self.head = nn.Linear(settings.width, self.actions)
+        self.answers = answers
+        if answers:
+            self.answer = nn.Linear(self.seen.size + self.actions, settings.width)
+            self.age = nn.Embedding(answers, settings.width)
+            nn.init.normal_(self.age.weight, std=0.02)
 
     def transitions(self, seen: Transitions) -> Tensor:
         """Their tokens `[..., D]`."""
@@ -112,19 +145,35 @@ class DecisionNetwork(nn.Module):
         """Their tokens `[..., D]`."""
         return self.query(self.seen(observation))
 
+    def answered(self, answers: Answers) -> Tensor:
+        """Their tokens `[B, K, D]`."""
+        done = F.one_hot(answers.action, self.actions).float()
+        tokens = self.answer(torch.cat((self.seen(answers.observation), done), dim=-1))
+        return tokens + self.age.weight[: tokens.shape[1]]
+
     def forward(self, questions: Questions) -> Tensor:
         """Logits `[B, M, A]`."""
-        context = self.transitions(questions.context)
-        tokens = torch.cat((context, self.queries(questions.observation)), dim=1)
-        return self.head(self.body(tokens, visible(context.shape[1], questions.prefix))[:, context.shape[1] :])
+        context, queries = self.transitions(questions.context), self.queries(questions.observation)
+        if isinstance(questions.answers, Answers):
+            assert isinstance(questions.told, Tensor)
+            parts = (context, self.answered(questions.answers), queries)
+            bias = visible(context.shape[1], questions.prefix, parts[1].shape[1], questions.told)
+        else:
+            parts, bias = (context, queries), visible(context.shape[1], questions.prefix)
+        return self.head(self.body(torch.cat(parts, dim=1), bias)[:, -queries.shape[1] :])
 
 
-def visible(context: int, prefix: Tensor) -> Tensor:
-    """`[1, n + M, n + M]` what may be seen: by transitions those before; by a query its prefix and itself."""
-    total = context + len(prefix)
-    place = torch.arange(total, device=prefix.device)
-    last = torch.cat((place[:context], prefix - 1))  # the last transition each token sees
+def visible(context: int, prefix: Tensor, answers: int = 0, told: Tensor | None = None) -> Tensor:
+    """`[1, n + K + M, n + K + M]` what may be seen.
+
+    By transitions those before, by an answer itself alone, by a query its prefix, the answers it is told, and itself.
+    """
+    before = context + answers
+    place = torch.arange(before + len(prefix), device=prefix.device)
+    last = torch.cat((place[:context], torch.full_like(place[:answers], -1), prefix - 1))  # transition each token sees
     seen = (place[None] <= last[:, None]) & (place[None] < context) | (place[None] == place[:, None])
+    if told is not None:
+        seen[before:, context:before] = place[None, :answers] < told[:, None]
     return torch.where(seen, 0.0, MASKED)[None]
 
 
@@ -141,15 +190,19 @@ def draw_questions(histories: Histories, config: Config, actions: int, generator
     if config.labels != "taken" and not len(histories.expert):
         raise ValueError(f"{config.data} does not know what the oracle would have done: --labels taken")
     batch, steps, count = config.fitting.batch, config.network.window, config.queries
+    if config.answers > steps:
+        raise ValueError(f"--answers must be at most the {steps} steps of --network.window, got {config.answers}")
     rows, which = draw_stretches(histories, batch, steps, config.fitting.from_start, generator)
     order = torch.rand(batch, steps, generator=generator).argsort(dim=1)
     rows = rows.gather(1, order)
-    asked = torch.rand(batch, count, generator=generator, dtype=torch.float64) * histories.length[which, None]
-    query = histories.start[which, None] + asked.long()
-    label = (histories.action if config.labels == "taken" else histories.expert)[query].long()
-    if config.labels == "noisy":
-        wild = torch.randint(actions, label.shape, generator=generator)
-        label = torch.where(torch.rand(label.shape, generator=generator) < config.noise, wild, label)
+    query = _anywhere(histories, which, count, generator)
+    label = _labels(histories, query, config, actions, generator)
+    prefix = torch.randint(steps + 1, (count,), generator=generator)
+    answers, told = (), ()
+    if config.answers:
+        told = torch.randint(config.answers + 1, (count,), generator=generator)
+        right = histories.action[rows] == _labels(histories, rows, config, actions, generator)
+        answers, rows = _draw_answers(histories, rows, right, config.answers, generator)
     return Questions(
         context=Transitions(
             histories.observation[rows],
@@ -158,9 +211,49 @@ def draw_questions(histories: Histories, config: Config, actions: int, generator
             histories.following[rows],
         ),
         observation=histories.observation[query],
-        prefix=torch.randint(steps + 1, (count,), generator=generator),
+        prefix=prefix,
         label=label,
+        answers=answers,
+        told=told,
     )
+
+
+def _anywhere(histories: Histories, which: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows `[B, count]` of the histories `which`, evenly drawn."""
+    share = torch.rand(len(which), count, generator=generator, dtype=torch.float64)
+    return histories.start[which, None] + (share * histories.length[which, None]).long()
+
+
+def _labels(histories: Histories, rows: Tensor, config: Config, actions: int, generator: torch.Generator) -> Tensor:
+    """What is taught to be best in the steps `rows`, of their shape."""
+    label = (histories.action if config.labels == "taken" else histories.expert)[rows].long()
+    if config.labels == "noisy":
+        wild = torch.randint(actions, label.shape, generator=generator)
+        label = torch.where(torch.rand(label.shape, generator=generator) < config.noise, wild, label)
+    return label
+
+
+def _draw_answers(
+    histories: Histories, rows: Tensor, right: Tensor, most: int, generator: torch.Generator
+) -> tuple[Answers, Tensor]:
+    """Answers among what the learners did in their contexts, and the contexts' rows with these steps in front.
+
+    Args:
+        histories: Where from.
+        rows: `[B, n]` of the contexts.
+        right: `[B, n]` bool where the learner did what the label says.
+        most: K, how many.
+        generator: Of all chance.
+    """
+    sound = torch.randint(most + 1, (len(rows), 1), generator=generator)  # how many, the newest, are known to be right
+    sound = torch.where(torch.rand(len(rows), 1, generator=generator) < UNSOUND, 0, sound)
+    best, some = (
+        (torch.rand(rows.shape, generator=generator) + first).topk(most, dim=1).indices for first in (right, 0.0)
+    )
+    chosen = torch.where(torch.arange(most) < sound, best, some)
+    front = torch.ones_like(rows).scatter_(1, chosen, 0).argsort(dim=1, stable=True)
+    answered = rows.gather(1, chosen)
+    return Answers(histories.observation[answered], histories.action[answered].long()), rows.gather(1, front)
 
 
 class DecisionBelief(NamedTuple):
@@ -169,6 +262,8 @@ class DecisionBelief(NamedTuple):
     memory: ContextMemory
     observation: Tensor | None  # [B, O] of the last tick
     streams: tuple[np.ndarray, np.ndarray]
+    answers: Answers | tuple[()] = ()  # of the running episodes
+    given: Tensor | tuple[()] = ()  # [B] int64 how many of them there are
 
 
 class DecisionAgent:
@@ -178,6 +273,7 @@ class DecisionAgent:
 
     def __init__(self, network: DecisionNetwork, sample: bool, protocol: str = PROTOCOL_VERSION):
         self.network, self.sample, self.protocol = network.eval(), sample, protocol
+        self.attends = network.body.window  # steps of the trial
 
     def begin(self, num_trials: int) -> DecisionBelief:
         """Nothing has been seen."""
@@ -188,26 +284,50 @@ class DecisionAgent:
         """An action for this tick."""
         network, first = self.network, torch.as_tensor(np.asarray(step.first))
         observation = torch.as_tensor(np.asarray(step.observation)).float()
-        tokens = [network.queries(observation)]
+        tokens, alone = [network.queries(observation)[:, None]], None
+        answers, given = belief.answers, belief.given
         if belief.observation is not None:
+            action = torch.as_tensor(np.asarray(step.action)).long()
+            if network.answers:
+                answers, given = _answered(belief, action, first, network.answers)
+                alone = _told(given)
+                tokens.insert(0, network.answered(Answers(*(column[:, : alone.shape[1]] for column in answers))))
             final = torch.as_tensor(np.asarray(step.final)).float()
             came = Transitions(
                 belief.observation,
-                torch.as_tensor(np.asarray(step.action)).long(),
+                action,
                 torch.as_tensor(np.asarray(step.reward)).float(),
                 torch.where(first[:, None], final, observation),
             )
-            tokens.insert(0, network.transitions(came))
-        output, memory = network.body.read(belief.memory, torch.stack(tokens, dim=1), passing=1)
+            tokens.insert(0, network.transitions(came)[:, None])
+        passing = 1 + (0 if alone is None else alone.shape[1])
+        output, memory = network.body.read(belief.memory, torch.cat(tokens, dim=1), passing, alone)
         chosen, streams = choose(network.head(output), belief.streams, self.sample)
-        return chosen, DecisionBelief(memory, observation, streams)
+        return chosen, DecisionBelief(memory, observation, streams, answers, given)
+
+
+def _answered(belief: DecisionBelief, action: Tensor, first: Tensor, most: int) -> tuple[Answers, Tensor]:
+    """The answers of the running episodes with the last one `[B]`, and how many they are; none where one begins."""
+    assert belief.observation is not None
+    newest = Answers(belief.observation[:, None], action[:, None])
+    if not isinstance(belief.answers, Answers) or not isinstance(belief.given, Tensor):
+        return newest, torch.where(first, 0, torch.ones_like(action))
+    pairs = zip(newest, belief.answers, strict=True)
+    answers = Answers(*(torch.cat((new, old), dim=1)[:, :most] for new, old in pairs))
+    return answers, torch.where(first, 0, (belief.given + 1).clamp(max=most))
+
+
+def _told(count: Tensor) -> Tensor:
+    """`[1 or B, most]` bool which answers there are, the newest first; one row where all trials have as many."""
+    told = torch.arange(int(count.max())) < count[:, None]
+    return told[:1] if bool((told == told[:1]).all()) else told
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> DecisionAgent:
     """Trains on the histories of the benchmark's training tasks; continues the run in `run.folder` to the same bits."""
     saved = run.begin(NAME, benchmark, config, seed)
     torch.manual_seed(int(np.random.SeedSequence([seed]).generate_state(1)[0]))
-    network = DecisionNetwork(benchmark, config.network)
+    network = DecisionNetwork(benchmark, config.network, config.answers)
     histories = load_histories(benchmark, config.data, config.split, config.skip)
     network.seen.learn_scales(histories.observation)
 
@@ -223,6 +343,6 @@ def load(path: Path) -> DecisionAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     settings, saved = load_config(path), load_checkpoint(path)
     config = read_config(Config, settings["config"])
-    network = DecisionNetwork(settings["benchmark"], config.network)
+    network = DecisionNetwork(settings["benchmark"], config.network, config.answers)
     unpack(saved.tensors, {"dpt": network}, {})
     return DecisionAgent(network, config.sample, settings["protocol"])

@@ -1,0 +1,1 @@
+"""Attention over the ticks of a trial."""

@@ -1,0 +1,1 @@
+"""Learning in context in a dark room: what exact inference would do."""

@@ -1,0 +1,40 @@
+"""Exact Bayes in DarkRoom: its inference by hand, and that what a DPT is taught decides what it finds."""
+
+import numpy as np
+import pytest
+
+import metabench
+from studies.incontext.exact import BEST, CELLS, draw, goals, play, prior, weights
+
+
+def test_the_best_actions_are_the_oracles():
+    for goal in (0, 40, 77):
+        env = metabench.make_vec("DarkRoom-v0", 1)
+        oracle = metabench.spec("DarkRoom-v0").oracle
+        assert oracle == "metabench.yardsticks.dark_room:dark_room"
+        from metabench.yardsticks.dark_room import to_goal
+
+        seen = np.array([[*divmod(cell, 9), goal] for cell in range(CELLS)], dtype=np.float64)
+        assert np.array_equal(to_goal(seen), BEST[:, goal])
+        env.close()
+
+
+def test_weights_by_hand():
+    believed = np.zeros(CELLS)
+    believed[[3, 5, 8]] = (0.5, 0.3, 0.2)
+    visited, keeps = np.zeros((2, CELLS), dtype=bool), np.ones((2, CELLS), dtype=bool)
+    visited[0, 3], keeps[0, 5] = True, False
+    left = weights(believed, visited, keeps)
+    assert left[0, [3, 5, 8]] == pytest.approx([0, 0.0003 / 0.2003, 0.2 / 0.2003])
+    assert left[1] == pytest.approx(believed)
+    visited[1, [3, 5, 8]] = True
+    assert weights(believed, visited, None)[1] == pytest.approx(np.full(CELLS, 1 / CELLS))
+    assert draw(np.array([[0.2, 0.5, 0.3]] * 3), np.array([0.1, 0.6, 0.99])).tolist() == [0, 1, 2]
+    assert prior(0.0).sum() == pytest.approx(1) and (prior(0.0) > 0).sum() == 55 and (prior(0.05) > 0).all()
+
+
+def test_staying_with_what_one_began_finds_goals_that_drawing_every_step_does_not():
+    """With the same knowledge, on goals that are seven or eight steps away; five per cent of the prior is on them."""
+    hidden = np.repeat(goals("ood"), 2)
+    found = {way: play(hidden, prior(0.05), way, episodes=40)[:, -5:].mean() for way in ("step", "answers", "goal")}
+    assert found["step"] < 2 < 8 < min(found["answers"], found["goal"])
