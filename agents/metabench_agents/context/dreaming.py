@@ -37,9 +37,7 @@ class DreamConfig:
     deviation: float = 0.7  # of the policy's actions at the start
     reward_scale: float = 0.2  # what imagined rewards are multiplied by
     fresh: bool = True  # whether each round's policy starts anew; an old one is bound to an old model's faults
-    tries: int = field(
-        default=1, metadata={"low": 1}
-    )  # policies of a round; the one that earns most there stays
+    tries: int = field(default=1, metadata={"low": 1})  # policies of a round; the one that earns most there stays
     ppo: PPO = field(default_factory=_ppo)  # how it learns
 
 
