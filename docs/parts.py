@@ -163,10 +163,24 @@ def results_page() -> str:
     return f"# Results\n\n{boards}\n{claims}\n{record['below']}\n"
 
 
+def _records(wanted: dict[str, Any]) -> list[Path]:
+    """Results that a claim rests on: files of a study, or the kept runs of a line of the evidence queue."""
+    if "records" in wanted:
+        return sorted((ROOT / "studies").glob(wanted["records"]))
+    found, settings = [], set()
+    for path in sorted((ROOT / "studies" / "evidence").glob("*/job.json")):
+        told = json.loads(path.read_text())["settings"]
+        if (told["benchmark"], told["name"]) == (wanted["benchmark"], wanted["run"]):
+            found.append(path.parent / "result.json")
+            settings.add(json.dumps(told, sort_keys=True))
+    assert len(settings) <= 1, f"two lines of the queue are called {wanted['run']!r}"
+    return found
+
+
 def _value(wanted: dict[str, Any]) -> str:
     """A number from records: the mean return of an episode over runs, or how far it is between two others."""
-    paths = sorted((ROOT / "studies").glob(wanted["records"]))
-    assert paths, f"there are no records {wanted['records']}"
+    paths = _records(wanted)
+    assert paths, f"there are no records of {wanted}"
     episode = wanted.get("episode")
     means = []
     for path in paths:

@@ -83,7 +83,7 @@ def draw(path: Path) -> None:
         axis.plot(frames, value, "o", color=colour, label="" if number else label, ms=5)
     axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9, loc="lower left")
+    axis.legend(frameon=False, fontsize=9, loc=(0.53, 0.06))
     figure.savefig(path)
 
 
