@@ -122,7 +122,7 @@ def test_a_dataset_page_says_what_was_measured(parts):
 def test_the_first_page_shows_the_boards(parts):
     table = parts.heat_table("boards/")
     assert re.search(
-        r'<a href="boards/entries/grid-switch/rl2/[\w-]+\.html" title="95 % interval [\d. to]+, track online">0\.',
+        r'<a href="boards/entries/grid-switch-2/rl2/[\w-]+\.html" title="95 % interval [\d. to]+, track online">0\.',
         table,
     )
     assert "random" not in table
