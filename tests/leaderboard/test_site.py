@@ -173,6 +173,8 @@ def test_the_projects_own_leaderboards(tmp_path):
         assert chosen.task_digest == spec.table().digest(chosen.split)
         if chosen.id == "point-robot-3":  # where agents draw their first steps, one trial a goal says little
             assert chosen.repeats == 20 and chosen.episodes == 3
+        elif chosen.id == "sparse-point-robot":  # likewise
+            assert chosen.repeats == 20 and chosen.episodes == spec.episodes
         elif chosen.id in ("dark-room", "grid-navigation-long"):  # what is learned over a long trial
             assert chosen.episodes == 100 and chosen.repeats * spec.table().size(chosen.split) >= 20
         elif chosen.id != "metaworld-reach":  # whose evidence would be too large
