@@ -58,9 +58,9 @@ class Efficiency(NamedTuple):
     reached: int  # how many runs reach it
 
 
-def efficiency(curves: Sequence[Curve], threshold: float) -> Efficiency:
-    """Of several runs that differ by their seed."""
-    steps = tuple(steps_to_reach(curve, threshold) for curve in curves)
+def efficiency(curves: Sequence[Curve], threshold: float, window: int = 3) -> Efficiency:
+    """Of several runs that differ by their seed; `window` evaluations are averaged."""
+    steps = tuple(steps_to_reach(curve, threshold, window) for curve in curves)
     # With infinities numpy's median of an even count is infinite or nan; the upper of the two middle ones is meant.
     median = sorted(steps)[len(steps) // 2] if steps else float("inf")
     return Efficiency(median, steps, sum(np.isfinite(steps)))

@@ -19,7 +19,7 @@ import numpy as np
 import metabench
 from metabench.sweep import Job
 from metabench.sweep.folder import JOB
-from studies.efficiency import Curve, Efficiency, steps_to_reach, thresholds
+from studies.efficiency import Curve, Efficiency, efficiency, thresholds
 from studies.evidence import CURVE, KEPT, Table, read_queue
 
 COLUMN = "test/last"
@@ -32,12 +32,6 @@ def curve_of(path: Path, column: str = COLUMN) -> Curve | None:
     if not rows:
         return None
     return Curve(np.array([float(row["frames"]) for row in rows]), np.array([float(row[column]) for row in rows]))
-
-
-def reached(curves: Sequence[Curve], level: float) -> Efficiency:
-    """Steps of each run to the first evaluation at or above a return, and their median."""
-    steps = tuple(steps_to_reach(curve, level, window=1) for curve in curves)
-    return Efficiency(sorted(steps)[len(steps) // 2], steps, sum(np.isfinite(steps)))
 
 
 def _cell(found: Efficiency) -> str:
@@ -55,7 +49,7 @@ def render(table: Table, kept: Path = KEPT) -> str:
         if not curves:
             continue
         levels = _levels(jobs[0])
-        cells = [_cell(reached(curves, level)) for level in levels.values()]
+        cells = [_cell(efficiency(curves, level, window=1)) for level in levels.values()]
         last, real = np.mean([c.returns[-1] for c in curves]), np.mean([c.frames[-1] for c in curves])
         lines.append(f"| {row.name} | {len(curves)} | {' | '.join(cells)} | {real:,.0f} | {last:.2f} |")
         keys.append(f"{row.name}: {' '.join(job.key() for job in jobs)}")

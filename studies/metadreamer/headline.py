@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 import metabench
+from metabench.colors import color_of
 from metabench.evaluation.results import Result
+from metabench.plotting.style import FAINT, INK, clean, new_figure
 from metabench.runs import result_path
 from metabench.sweep import Job
 from studies.efficiency import Curve
@@ -26,13 +28,12 @@ from studies.steps import curve_of
 
 BENCHMARK = "HighwayMerge-v0"
 EARLIER = Path(__file__).parent / "results" / BENCHMARK
-LINES = (  # label, colour
-    ("MetaDreamer in rounds", "#CC79A7"),
-    ("PEARL, tuned, the same view", "#0072B2"),
-    ("PEARL, 40 iterations, without the view", "#56B4E9"),
-    ("RL², the same view", "#E69F00"),
+LINES = (  # label, agent, how its lines are drawn
+    ("MetaDreamer in rounds", "metadreamer", "-"),
+    ("PEARL, tuned, the same view", "pearl", "-"),
+    ("PEARL, 40 iterations, without the view", "pearl", ":"),
+    ("RL², the same view", "rl2", "-"),
 )
-INK, FAINT = "#282C34", "#C9C6BE"
 
 
 def jobs_of(table: str, row: str) -> list[Job]:
@@ -59,9 +60,7 @@ def ends(table: str, row: str) -> list[tuple[float, float]]:
 
 def draw(path: Path) -> None:
     """Writes the picture."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.6), dpi=144, layout="constrained", facecolor="white")
+    figure = new_figure(9.0, 4.6)
     axis = figure.subplots()
     references = metabench.spec(BENCHMARK).references("test")
     low, high = references["random"]["mean"], references["oracle"]["mean"]
@@ -76,26 +75,27 @@ def draw(path: Path) -> None:
         curves("highway-merge-rounds", "pearl-tuned"),
         [curve for curve in earlier if curve is not None],
     )
-    for (label, colour), found in zip(LINES, families, strict=False):
-        _lines(axis, found, label, colour)
-    label, colour = LINES[3]
+    for (label, agent, style), found in zip(LINES, families, strict=False):
+        _lines(axis, found, label, color_of(agent), style)
+    label, agent, _ = LINES[3]
     for number, (frames, value) in enumerate(ends("highway-merge-rl2", "rl2")):
-        axis.plot(frames, value, "o", color=colour, label="" if number else label, ms=5)
+        axis.plot(frames, value, "o", color=color_of(agent), label="" if number else label, ms=5)
     axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
-    axis.spines[["top", "right"]].set_visible(False)
+    clean(axis)
+    axis.grid(visible=False)  # the levels are its lines
     axis.legend(frameon=False, fontsize=9, loc=(0.53, 0.06))
     figure.savefig(path)
 
 
-def _lines(axis: Any, found: Sequence[Curve], label: str, colour: str) -> None:
+def _lines(axis: Any, found: Sequence[Curve], label: str, colour: str, style: str) -> None:
     for curve in found:
-        axis.plot(curve.frames, curve.returns, color=colour, lw=0.9, alpha=0.45)
+        axis.plot(curve.frames, curve.returns, color=colour, lw=0.9, ls=style, alpha=0.45)
     if found:
         rows = min(len(curve.frames) for curve in found)
         frames, returns = (
             np.mean([column[:rows] for column in columns], axis=0) for columns in zip(*found, strict=True)
         )
-        axis.plot(frames, returns, color=colour, lw=2.4, marker="o" if rows < 4 else "", label=label)
+        axis.plot(frames, returns, color=colour, lw=2.4, ls=style, marker="o" if rows < 4 else "", label=label)
 
 
 if __name__ == "__main__":

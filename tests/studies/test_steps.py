@@ -4,7 +4,8 @@ import math
 
 from metabench.evaluation.results import write_atomically
 from studies import evidence
-from studies.steps import curve_of, reached, render
+from studies.efficiency import efficiency
+from studies.steps import curve_of, render
 
 
 def test_curves_keep_what_was_evaluated(tmp_path):
@@ -23,9 +24,9 @@ def test_the_median_run_counts_and_those_that_never_arrive(tmp_path):
         path = tmp_path / f"{number}.csv"
         path.write_text("frames,test/last\n" + "".join(f"{10 * (k + 1)},{r}\n" for k, r in enumerate(returns)))
         curves.append(curve_of(path))
-    found = reached(curves, 4.0)
+    found = efficiency(curves, 4.0, window=1)
     assert found.steps == (20.0, 10.0, math.inf) and found.median == 20.0 and found.reached == 2
-    assert math.isinf(reached(curves, 5.5).median)
+    assert math.isinf(efficiency(curves, 5.5, window=1).median)
 
 
 def test_a_table_names_the_runs_it_is_made_of():
