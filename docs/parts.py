@@ -105,12 +105,13 @@ def split_picture(chosen: Spec) -> str:
     span = np.where(high > low, high - low, 1.0)
     drawn = []
     for row, (split, color) in enumerate(SPLITS.items()):
-        shown = np.unique(points[split], axis=0)
-        for values in shown:
+        places = []
+        for values in np.unique(points[split], axis=0):
             place = (values - low) / span
             x = MARGIN + float(place[0]) * (WIDTH - 2 * MARGIN)
             y = HEIGHT - MARGIN - float(place[1]) * (HEIGHT - 2 * MARGIN) if len(names) > 1 else 80 + 45 * row
-            drawn.append(_mark(split, x, y, color))
+            places.append((x, y))
+        drawn.append(_dots(places, color) if split == "train" else "".join(_mark(split, *p, color) for p in places))
     more = len(param_ranges(chosen.family().context_type)) - len(names)
     labels = [f"{n} ({_short(a)} to {_short(b)})" for n, a, b in zip(names, low, high, strict=True)]
     legend = "".join(
@@ -130,6 +131,12 @@ def split_picture(chosen: Spec) -> str:
         f"{legend}{''.join(drawn)}{below}</svg>"
         f"<figcaption>Where the tasks of each split lie.{note}</figcaption></figure>\n"
     )
+
+
+def _dots(places: list[tuple[float, float]], color: str) -> str:
+    """Training tasks as one line of round ends: there may be thousands."""
+    line = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+    return f'<path d="{line}" stroke="{color}" stroke-width="6.8" stroke-linecap="round" stroke-opacity=".55" fill="none"/>'
 
 
 def _mark(split: str, x: float, y: float, color: str) -> str:
