@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,16 @@ def load_plugin(name: str) -> Algorithm | Yardstick:
 
 
 def open_run(algorithm: Any, folder: Path, **options: Any) -> Any:
-    """The run that an algorithm trains in: of the class it brings, or else a `metabench.runs.Run`."""
-    return getattr(algorithm, "Run", runs.Run)(folder, **options)
+    """The run that an algorithm trains in: of the class it brings, or else a `metabench.runs.Run`.
+
+    Raises:
+        ValueError: In one sentence: its class does not know one of the options.
+    """
+    kind = getattr(algorithm, "Run", runs.Run)
+    known = inspect.signature(kind).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(f"the agent's own {kind.__module__}.{kind.__name__} has no {unknown[0]}")
+    return kind(folder, **options)
 
 
 def load_run(folder: Path) -> Trained:

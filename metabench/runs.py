@@ -8,6 +8,7 @@ which save what they like beside these files.
 - `checkpoint.safetensors`: what our agents continue from; `policy.safetensors`: only what acting needs.
 - `result.json` of the split `test`, `result-<split>.json` of the others.
 - `saved.json`: how far a run without a checkpoint of ours is.
+- `checkpoints/`: earlier checkpoints, where they are kept until they were played; `curve.jsonl`: what they reached.
 - `.run.lock`: held by who writes, and gone with its process.
 """
 
@@ -33,6 +34,7 @@ from metabench.evaluation.results import PROTOCOL_VERSION, Record, Result, check
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 SAVED, LOCK = "saved.json", ".run.lock"
+KEPT, CURVE = "checkpoints", "curve.jsonl"
 _LOG_SIZE = "metrics_bytes"  # a checkpoint's note of how long the log was, in which times have more digits or fewer
 LEARNERS = ("adam", "optimiser", "optimizer", "replay", "buffer", "target")  # tensors under these are for training only
 _RESULT_NAME = re.compile(r"^result(-(?P<split>.+))?\.json$")
@@ -98,13 +100,17 @@ def parse_record(content: bytes, what: str = CONFIG) -> RunRecord:
     return parse(RunRecord, text, f"record of a run ({what})")
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; none if there is no such file. A line that was cut by a kill is left out.
+
+    Args:
+        folder: Of the run.
+        name: Another of its files with rows, curve.jsonl for instance.
 
     Raises:
         ValueError: In one sentence, for a line that is no JSON object.
     """
-    path = folder / METRICS
+    path = folder / name
     if not path.is_file():
         return []
     *lines, _ = path.read_bytes().split(b"\n")  # what follows the last line's end was cut
@@ -371,11 +377,14 @@ class Run:
         folder: Where everything goes. A folder that holds the same run is continued.
         show: Whether to draw a progress bar.
         checkpoint_every: Iterations between checkpoints.
+        keep_every: Iterations between checkpoints that are all kept, each in `checkpoints/`, for a learning curve
+            (`metabench.learning`); takes the place of `checkpoint_every`. 0: only the last is kept.
     """
 
-    def __init__(self, folder: Path, *, show: bool = True, checkpoint_every: int = 50):
+    def __init__(self, folder: Path, *, show: bool = True, checkpoint_every: int = 50, keep_every: int = 0):
         self.folder, self.show = Path(folder), show
-        self._every, self._stop = checkpoint_every, False
+        self.keep_every = keep_every
+        self._every, self._stop = keep_every or checkpoint_every, False
         self._held: _Writer | None = None
 
     _followers: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
@@ -442,6 +451,7 @@ class Run:
         """
         record = {"iteration": iteration, "metrics_bytes": self._sync_metrics()}
         write_atomically(self.folder / SAVED, json.dumps(record).encode())
+        self._keep(iteration)
         self._stop_if_asked(iteration)
 
     def close(self) -> None:
@@ -490,6 +500,13 @@ class Run:
         with (self.folder / METRICS).open("ab") as metrics:
             os.fsync(metrics.fileno())
             return metrics.tell()
+
+    def _keep(self, iteration: int) -> None:
+        """Keeps the checkpoint beside those that follow, if it is a `checkpoint.safetensors`."""
+        path = self.folder / KEPT / f"{iteration:08d}.safetensors"
+        if self.keep_every and not path.exists() and (self.folder / CHECKPOINT).is_file():
+            path.parent.mkdir(exist_ok=True)
+            os.link(self.folder / CHECKPOINT, path)  # the next checkpoint takes the name, not the content
 
     def _stop_if_asked(self, iteration: int) -> None:
         if self._stop:

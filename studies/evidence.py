@@ -30,13 +30,14 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metabench.evaluation.results import Result, write_atomically
 from metabench.evaluation.stats import Interval, mean, stratified_bootstrap
-from metabench.runs import CONFIG, METRICS, read_results, result_path
+from metabench.runs import CONFIG, METRICS, read_metrics, read_results, result_path
+from metabench.runs import CURVE as PLAYED
 from metabench.sweep import Engine, Job
 from metabench.sweep.folder import JOB, Place
 from metabench.sweep.grid import parse_seeds
@@ -59,7 +60,7 @@ PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evid
 STUDIES: Mapping[str, Callable[[], str]] = {
     name: make for study in (dynamite, meta_dt, metadreamer, highway, itch, maml) for name, make in study.TABLES.items()
 }
-_OPTIONS = {"episodes", "repeats", "datasets", "splits"}  # of a table, handed on to its jobs
+_OPTIONS = {"episodes", "repeats", "datasets", "splits", "curve"}  # of a table, handed on to its jobs
 
 
 class Row(NamedTuple):
@@ -115,7 +116,9 @@ def keep(job: Job, out: Path = RUNS, kept: Path = KEPT) -> None:
         target.mkdir(parents=True, exist_ok=True)
         result.save(result_path(target, split))
     write_atomically(target / CONFIG, (source / CONFIG).read_bytes())
-    if (source / METRICS).exists():
+    if played := read_metrics(source, PLAYED):
+        write_atomically(target / CURVE, _played(played).encode())
+    elif (source / METRICS).exists():
         write_atomically(target / CURVE, _curve((source / METRICS).read_text().splitlines()).encode())
     write_atomically(target / JOB, (source / JOB).read_bytes())  # last: it says that the others are there
 
@@ -130,6 +133,15 @@ def _curve(lines: Sequence[str]) -> str:
     for row in rows:
         if any(name in row for name in columns):
             writer.writerow((row["frames"], *(round(row[name], 4) if name in row else "" for name in columns)))
+    return text.getvalue()
+
+
+def _played(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A learning curve of checkpoints, a line to each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [name for name in rows[0] if name != "iteration"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{k: v for k, v in row.items() if k != "iteration"} for row in rows])
     return text.getvalue()
 
 

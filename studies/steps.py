@@ -28,7 +28,7 @@ COLUMN = "test/last"
 def curve_of(path: Path, column: str = COLUMN) -> Curve | None:
     """What a kept learning curve says of a column; None where it has none."""
     with path.open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get(column)]
+        rows = [row for row in csv.DictReader(file) if row.get(column) and "frames" in row]
     if not rows:
         return None
     return Curve(np.array([float(row["frames"]) for row in rows]), np.array([float(row[column]) for row in rows]))

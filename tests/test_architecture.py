@@ -25,7 +25,8 @@ LAYERS = [  # the core's files and rooms; each imports only what stands before i
         "drawing",
         "envs",
     ),
-    *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "yardsticks", "datasets", "checks"),
+    *("registry", "families", "agent", "stacks", "evaluation", "runs", "plugins", "learning", "yardsticks"),
+    *("datasets", "checks"),
     *("leaderboard", "loading", "settings", "sweep", "plotting", "tracking", "cli"),
 ]
 HEAVY = {"torch", "mujoco", "metaworld", "highway_env", "numba"}

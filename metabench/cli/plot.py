@@ -26,7 +26,7 @@ def command(
         tyro.conf.Positional,
         tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
     ] = (),
-    x: Literal["frames", "seconds"] = "frames",
+    x: Literal["frames", "updates", "seconds"] = "frames",
     out: Path = Path("runs.png"),
 ) -> None:
     """Plot training runs: learning curves with intervals over runs, and what their results say.
@@ -41,7 +41,8 @@ def command(
 
     Args:
         runs: Folders of training runs.
-        x: What learning is plotted against: environment steps, or seconds of training.
+        x: What learning is plotted against: environment steps, updates (of agents that learn from data, trained with
+            --curve-every), or seconds of training.
         out: Where the picture goes: .png, .svg or .pdf (of several benchmarks one each), or one .html of all.
     """
     if not runs:

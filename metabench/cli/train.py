@@ -21,6 +21,7 @@ from metabench.cli.summarise import summary_table
 from metabench.cli.trainable import trainable_agents
 from metabench.evaluation.evaluate import evaluate as play
 from metabench.evaluation.summary import summarise
+from metabench.learning import Points, play_kept
 from metabench.plugins import load_plugin, open_run
 from metabench.registry import Spec, spec
 from metabench.runs import Stopped, iterations_done, result_path
@@ -68,6 +69,7 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
         progress: Literal["bar", "none"] = "bar",
         track: Kind = "none",
         seeds: str = "",
+        curve_every: int = 0,
     ) -> None:
         """Train an agent on a benchmark's training tasks, then evaluate it.
 
@@ -84,16 +86,23 @@ def command_of(name: str, algorithm: Any, config: Any) -> Callable[..., None]:
             track: Where metrics are shown beside metrics.jsonl (`pip install 'metabench[tensorboard]'`, `[wandb]`).
             seeds: Several that learn together in one process, as 0-15 or 0,2,5, each into a run of its own as
                 --seed would; what a GPU is best used for. `folder` then holds their folders. rl2 and sac-oracle can.
+            curve_every: Iterations between points of a learning curve that is played on the training tasks once all is
+                learned, into curve.jsonl, for agents that meet no task while they learn: an iteration of one that
+                learns from data is 100 updates. 0 for none.
         """
+        at_least(0, curve_every=curve_every)
         if seeds:
+            if curve_every:
+                raise ValueError("--curve-every is of one run: give --seed, or leave it out with --seeds")
             if track != "none":
                 raise ValueError("--track follows one run: give --seed, or leave it out with --seeds")
             train_together(name, algorithm, benchmark, config, parse_seeds(seeds), folder, evaluate, progress == "bar")
             return
-        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar", track)
+        curve = Points(curve_every) if curve_every else None
+        train(name, algorithm, benchmark, config, seed, folder, evaluate, progress == "bar", track, curve)
 
     command.__annotations__["config"] = Annotated[algorithm.Config, tyro.conf.arg(name="")]
-    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar", "none", "")
+    command.__defaults__ = (config, 0, None, ("test", "ood"), "bar", "none", "", 0)
     return command
 
 
@@ -107,11 +116,12 @@ def train(
     splits: Sequence[str],
     show: bool,
     track: Kind = "none",
+    curve: Points | None = None,
 ) -> None:
     """Trains, then evaluates on `splits`; whatever is wrong with the arguments is told before anything is written."""
     chosen = checked(benchmark, config, (seed,), splits)
     folder = folder or place(chosen.id, name, seed)
-    run = open_run(algorithm, folder, show=show)
+    run = open_run(algorithm, folder, show=show, **({"keep_every": curve.every} if curve else {}))
     settings = dataclasses.asdict(config) | {"agent": name, "benchmark": chosen.id, "seed": seed}
     with tracker(track, folder, settings) as follower, stoppable(run, folder):
         if follower is not None:
@@ -122,6 +132,8 @@ def train(
         result = play(agent, chosen.id, split=split, train_seed=seed, name=name)
         result.save(result_path(folder, split))
         summaries.append(summarise([result]))
+    if curve:
+        play_kept(folder, chosen.id, curve)
     if summaries:
         print_table(summary_table(summaries))
     say(f"written: {plain(folder)}")

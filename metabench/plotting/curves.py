@@ -15,16 +15,16 @@ from metabench.evaluation.stats import stratified_bootstrap as bootstrap
 from metabench.evaluation.summary import BOOTSTRAP_SEED, Group, Source, reference_levels
 from metabench.plotting.style import smooth
 from metabench.rng import Array
-from metabench.runs import is_run, read_metrics, read_record, read_results
+from metabench.runs import CURVE, is_run, read_metrics, read_record, read_results
 
-X = Literal["frames", "seconds"]
+X = Literal["frames", "updates", "seconds"]
 POINTS = 200  # of a learning curve
 
 
 class Learning(NamedTuple):
     """How the return rose in one run."""
 
-    x: Array  # [K] environment steps, or seconds of training
+    x: Array  # [K] environment steps, updates, or seconds of training
     y: Array  # [K] mean return of an episode
 
 
@@ -68,6 +68,8 @@ def _learning(folder: Path, x: X) -> Learning | None:
             if "return" in row and row["return"] is not None:
                 points.append((total, row["return"]))
         points = points if total > 0 else []
+    elif x == "updates":
+        return _played(read_metrics(folder, CURVE))
     else:
         points = [(row["frames"], row["return"]) for row in rows if {"frames", "return"} <= row.keys()]
     points = [(float(a), float(b)) for a, b in points if b is not None and np.isfinite(b)]
@@ -75,6 +77,13 @@ def _learning(folder: Path, x: X) -> Learning | None:
         return None
     across, up = np.array(points).T
     return Learning(across, np.array(smooth(up.tolist())))
+
+
+def _played(rows: Sequence[Mapping[str, Any]]) -> Learning | None:
+    """What the checkpoints of a run that learned from data have reached, on the split that was played first."""
+    means = [name for name in (rows[0] if rows else ()) if name.endswith("/mean")]
+    points = [(row["update"], row[means[0]]) for row in rows if "update" in row] if means else []
+    return Learning(*np.array(points, dtype=np.float64).T) if points else None
 
 
 def label_runs(found: Sequence[TrainedRun]) -> dict[str, list[TrainedRun]]:

@@ -23,7 +23,7 @@ from metabench.plotting.curves import (
 from metabench.plotting.style import INK, clean, headline, new_figure, title
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # groups of one agent have its colour and differ in these
-AXES = {"frames": "environment steps (millions)", "seconds": "seconds of training"}
+AXES = {"frames": "environment steps (millions)", "updates": "updates", "seconds": "seconds of training"}
 
 
 def draw_benchmark(benchmark: str, found: Sequence[TrainedRun], x: X = "frames") -> Any:

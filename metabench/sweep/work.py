@@ -3,7 +3,8 @@
 train       `agent` on `benchmark` with the changed settings `config`, in the folder of the run as `metabench train`
             makes it; then evaluated on `splits` (test and ood by default). If given: `episodes` of an evaluation's
             trial and `repeats` of each task; `name` in the results; `datasets`, pairs of id and split that are made
-            first where they are missing; `checkpoint_every` iterations.
+            first where they are missing; `checkpoint_every` iterations; `curve`: a learning curve is played of
+            checkpoints `every` so many iterations on `splits` (`metabench.learning.Points`).
 evaluate    `agent`, a yardstick's name or a run's folder, on `benchmark` and `split` (test). If given: `episodes`,
             `repeats` and `version` of the protocol; `name`; `sha256` of a run's policy, which is checked; `trace`:
             whether to keep the evidence; `agent_seed` of a yardstick's own randomness, the job's by default.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from metabench.evaluation.evaluate import evaluate, standard_protocol
 from metabench.evaluation.results import PROTOCOL_VERSION, Protocol
+from metabench.learning import Points, play_kept
 from metabench.plugins import load_agent, load_plugin, open_run
 from metabench.registry import spec
 from metabench.runs import RESULT, result_path
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 SPLITS = ("test", "ood")  # what is evaluated after training
 TRACE = "trace.npz"
 
-_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "repeats", "name", "datasets", "checkpoint_every"}
+_TRAIN = {"agent", "benchmark", "config", "splits", "episodes", "repeats", "name", "datasets"}
+_TRAIN |= {"checkpoint_every", "curve"}
 _EVALUATE = {"agent", "benchmark", "split", "episodes", "repeats", "version", "name", "sha256", "trace", "agent_seed"}
 _GENERATE = {"id", "split", "shard", "episodes", "agent", "state_every"}
 _STUDY = {"function", "arguments"}
@@ -110,6 +113,9 @@ def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
 
         generate(id, split)  # nothing to do where it is; waits for whoever makes it
     every = {"checkpoint_every": settings["checkpoint_every"]} if "checkpoint_every" in settings else {}
+    points = Points(**settings["curve"]) if "curve" in settings else None
+    if points:
+        every["keep_every"] = points.every
     run = open_run(algorithm, folder, show=False, **every)
     with behind_a_checkpoint(run):
         agent = algorithm.train(benchmark, config, seed=seed, run=run)
@@ -119,6 +125,8 @@ def _train(settings: Mapping[str, Any], seed: int, folder: Path) -> None:
         if not path.exists():
             played = _protocol(settings, split, 0, version)
             evaluate(agent, played, train_seed=seed, name=settings.get("name", settings["agent"])).save(path)
+    if points:
+        play_kept(folder, benchmark, points)
 
 
 def _evaluate(settings: Mapping[str, Any], seed: int, folder: Path) -> None:

@@ -38,10 +38,14 @@ class Run(runs.Run):
         threads: Threads of torch; one is the fastest for small networks on a shared machine.
         show: Whether to draw a progress bar.
         checkpoint_every: Iterations between checkpoints.
+        keep_every: Iterations between checkpoints that are all kept; `metabench.runs.Run` has more. An iteration of an
+            agent that learns from data is `BLOCK` updates.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1, show: bool = True, checkpoint_every: int = 50):
-        super().__init__(folder, show=show, checkpoint_every=checkpoint_every)
+    def __init__(
+        self, folder: Path, *, threads: int = 1, show: bool = True, checkpoint_every: int = 50, keep_every: int = 0
+    ):
+        super().__init__(folder, show=show, checkpoint_every=checkpoint_every, keep_every=keep_every)
         torch.set_num_threads(threads)
 
     def begin(self, agent: str, benchmark: str, config: Any, seed: int) -> Checkpoint | None:
@@ -56,8 +60,16 @@ class Run(runs.Run):
         self._cut_metrics(checkpoint.state["metrics_bytes"] if checkpoint else 0)
         return checkpoint
 
-    def save(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def save(
+        self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, plays: bool = True
+    ) -> None:
         """Replaces the checkpoint: at every moment the folder holds the old one or the new one, whole.
+
+        Args:
+            iteration: How many are done.
+            tensors: What it takes to continue.
+            state: Likewise, JSON.
+            plays: Whether an agent can be loaded from it already.
 
         Raises:
             Stopped: The run was asked to stop; the checkpoint is written.
@@ -69,6 +81,8 @@ class Run(runs.Run):
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(self.folder / CHECKPOINT)
+        if plays:
+            self._keep(iteration)
         self._stop_if_asked(iteration)
 
 
@@ -102,7 +116,9 @@ def in_blocks(
             rate = count / (time.perf_counter() - start)
             run.log({**(head or {}), "update": done, **means, "time/updates_per_s": rate})
             advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
-            if done == updates or run.stop_requested or time.monotonic() - last > SAVE_SECONDS:
+            due = time.monotonic() - last > SAVE_SECONDS and not run.keep_every
+            due = due or (run.keep_every and blocks(done) % run.keep_every == 0)
+            if due or done == updates or run.stop_requested:
                 save(done)
                 last = time.monotonic()
 

@@ -26,6 +26,7 @@ def fit(
     done: int,
     tensors: Callable[[], Mapping[str, Tensor]],
     after_block: Callable[[int], Mapping[str, float]] = lambda done: {},
+    plays: bool = True,
 ) -> None:
     """Makes the updates of one phase of a run; each depends on parameters, moments, seed and its own number only.
 
@@ -41,6 +42,7 @@ def fit(
         done: Updates that are done already, whole blocks.
         tensors: What a checkpoint has to hold.
         after_block: Called with the updates done after each block; returns metrics, the validation loss for instance.
+        plays: Whether an agent can be loaded from the phase's checkpoints.
     """
 
     def block(start: int, count: int) -> Mapping[str, float]:
@@ -49,7 +51,7 @@ def fit(
         return updates_of.means() | dict(after_block(start + count))
 
     def save(done: int) -> None:
-        run.save(before + blocks(done), tensors(), {"phase": title})
+        run.save(before + blocks(done), tensors(), {"phase": title}, plays=plays)
 
     head = {"phase": title}
     in_blocks(run, f"updates, {title}", updates=updates, done=done, block=block, save=save, head=head)

@@ -474,5 +474,6 @@ def train_model(trainer: ModelTrainer, *, seed: int, run: Run, checkpoint: Check
         done=done,
         tensors=trainer.tensors,
         after_block=trainer.look,
+        plays=False,
     )
     unpack(trainer.best, {"world": trainer.twin}, {})

@@ -1,0 +1,163 @@
+"""The learning curves on the agents' pages, drawn of the runs that are kept as evidence.
+
+    python -m studies.learning_curves          # those whose runs have changed
+    python -m studies.learning_curves focal    # one agent's
+
+`learning_curves.toml` says which: an agent's runs in its colour, with the 95 % interval over runs, those of others on
+the same tasks in grey, and the levels of random and oracle. A picture names the keys of the runs that it was drawn of,
+and a test holds it to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import metabench
+from metabench.colors import color_of
+from metabench.evaluation.results import write_atomically
+from metabench.evaluation.summary import reference_levels
+from metabench.plotting.curves import Learning, band
+from metabench.plotting.style import FAINT, INK, clean, new_figure, smooth, title
+from metabench.sweep import Job
+from metabench.sweep.folder import JOB
+from studies.evidence import CURVE, KEPT, Row, read_queue
+
+LIST = Path(__file__).with_suffix(".toml")
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+KEYS = "Description"  # of a PNG: where a picture names its runs
+GREY = "#8A8F99"
+
+
+class Picture(NamedTuple):
+    """What is drawn of one agent."""
+
+    agent: str
+    split: str  # whose levels are drawn
+    column: str  # of the curves that are kept
+    row: Row  # the agent's
+    beside: tuple[Row, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where it goes."""
+        return IMAGES / f"learning-{self.agent}.png"
+
+    @property
+    def text(self) -> str:
+        """The keys of the runs that it is drawn of."""
+        return "\n".join(f"{row.name}: {' '.join(job.key() for job in kept_jobs(row))}" for row in self._rows())
+
+    def _rows(self) -> Iterable[Row]:
+        return (row for row in (self.row, *self.beside) if kept_jobs(row))
+
+
+def read_list(path: Path = LIST) -> list[Picture]:
+    """The pictures; ValueError in one sentence for a table or a row that the queue does not have."""
+    tables = {table.name: {row.name: row for row in table.rows} for table in read_queue()}
+
+    def row(named: str) -> Row:
+        table, _, name = named.partition(": ")
+        if name not in tables.get(table, {}):
+            raise ValueError(f"{path} wants the row {named!r}, and the queue has none of that name")
+        return tables[table][name]
+
+    return [
+        Picture(
+            agent, told.get("split", "train"), told["column"], row(told["row"]), tuple(map(row, told.get("beside", ())))
+        )
+        for agent, told in tomllib.loads(path.read_text()).items()
+    ]
+
+
+def kept_jobs(row: Row) -> list[Job]:
+    """The runs of a row whose curve is kept."""
+    return [j for j in row.jobs if (KEPT / j.key() / JOB).exists() and (KEPT / j.key() / CURVE).exists()]
+
+
+def read_kept(path: Path, column: str) -> Learning:
+    """A kept curve by environment steps or by updates; ValueError in one sentence if it has no such column."""
+    with path.open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get(column)]
+    if not rows:
+        raise ValueError(f"{path} has no values of {column}")
+    x = [float(row.get("frames") or row["update"]) for row in rows]
+    y = [float(row[column]) for row in rows]
+    return Learning(np.array(x), np.array(smooth(y) if len(y) > 50 else y))
+
+
+def draw(picture: Picture) -> bytes:
+    """The PNG."""
+    benchmark = picture.row.jobs[0].settings["benchmark"]
+    figure = new_figure(7.2, 3.4)
+    axes = figure.subplots()
+    for row in picture.beside:
+        if jobs := kept_jobs(row):
+            curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in jobs])
+            axes.plot(curve.x, curve.middle, color=GREY, lw=1.2, alpha=0.7)
+            _name(axes, row.name, curve.x[-1], curve.middle[-1], GREY)
+    jobs, color = kept_jobs(picture.row), color_of(picture.agent)
+    curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in jobs])
+    axes.plot(curve.x, curve.middle, color=color, lw=2.2)
+    axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
+    _name(axes, picture.row.name, curve.x[-1], curve.middle[-1], color)
+    for name, level in _levels(benchmark, picture):
+        axes.axhline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
+        axes.annotate(name, (0.0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=GREY)
+    steps = "frames" in (KEPT / jobs[0].key() / CURVE).read_text().partition("\n")[0]
+    axes.set_xlabel("environment steps" if steps else "updates", color=INK)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    clean(axes)
+    what = "of the training tasks, played as it learns" if "/" in picture.column else "while learning"
+    runs = f"mean of {len(jobs)} runs, 95 % over runs" if len(jobs) > 1 else "one run"
+    title(axes, f"{benchmark}: return of an episode {what} ({runs})")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={KEYS: picture.text, "Software": None})
+    return stream.getvalue()
+
+
+def _levels(benchmark: str, picture: Picture) -> list[tuple[str, float]]:
+    known = reference_levels(benchmark, picture.split)
+    if not known:
+        known = {name: told["mean"] for name, told in metabench.spec(benchmark).references("test").items()}
+    return [(name, known[name]) for name in ("random", "oracle", "bayes") if name in known]
+
+
+def _name(axes: Any, name: str, x: float, y: float, color: str) -> None:
+    axes.annotate(f" {name}", (x, y), xytext=(2, 0), textcoords="offset points", va="center", fontsize=8.5, color=color)
+
+
+def drawn_of(path: Path) -> str:
+    """The keys that a picture names; empty if there is none."""
+    from PIL import Image
+
+    if not path.is_file():
+        return ""
+    with Image.open(path) as image:
+        return str(image.info.get(KEYS, ""))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draws what has changed, or what is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    pictures = {picture.agent: picture for picture in read_list()}
+    parser.add_argument("agents", nargs="*", choices=[[], *pictures], help="all by default")
+    chosen = parser.parse_args(arguments).agents
+    for agent, picture in pictures.items():
+        if agent in chosen or (not chosen and drawn_of(picture.path) != picture.text):
+            if not kept_jobs(picture.row):
+                print(f"{agent}: no run is kept yet")
+                continue
+            write_atomically(picture.path, draw(picture))
+            print(f"written: {picture.path.name}")
+
+
+if __name__ == "__main__":
+    main()
