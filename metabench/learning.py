@@ -83,7 +83,7 @@ def _progress(folder: Path, checkpoint: Path) -> dict[str, Any]:
         lines = file.read(state["metrics_bytes"]).splitlines()
     row = json.loads(lines[-1]) if lines else {}
     found = {name: row[name] for name in HEAD if name in row}
-    return {"update" if name == "updates" else name: count for name, count in found.items()}
+    return {"update" if name == "updates" else name: count for name, count in found.items()} or {"update": 0}
 
 
 def _play(folder: Path, checkpoint: Path, benchmark: str, points: Points) -> Mapping[str, float]:
