@@ -60,9 +60,7 @@ class Run(runs.Run):
         self._cut_metrics(checkpoint.state["metrics_bytes"] if checkpoint else 0)
         return checkpoint
 
-    def save(
-        self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, plays: bool = True
-    ) -> None:
+    def save(self, iteration: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], plays: bool = True) -> None:
         """Replaces the checkpoint: at every moment the folder holds the old one or the new one, whole.
 
         Args:

@@ -51,7 +51,7 @@ def fit(
         return updates_of.means() | dict(after_block(start + count))
 
     def save(done: int) -> None:
-        run.save(before + blocks(done), tensors(), {"phase": title}, plays=plays)
+        run.save(before + blocks(done), tensors(), {"phase": title}, plays)
 
     head = {"phase": title}
     in_blocks(run, f"updates, {title}", updates=updates, done=done, block=block, save=save, head=head)

@@ -67,7 +67,7 @@ class Surprise:
     ):
         self.model, self.prompt, self.released = model, prompt, released
         self.steps, self.blind = settings.history, check_version(protocol) == "slots-1"
-        self.average = settings.average
+        self.average, self.lasts = settings.average, settings.lasts
 
     @property
     def foretells(self) -> bool:
@@ -77,15 +77,16 @@ class Surprise:
     def recall(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> SequenceTick:
         """The tick with z: from the last h steps of the episode, steps before its start being zeros.
 
-        With `average`, the mean of all of the trial so far, but for those that an episode began with, which know
-        nothing; the memory is their sum and their number.
+        With `average`, the mean of all of the trial so far (of the episode, where z lasts no longer), but for those
+        that an episode began with, which know nothing; the memory is their sum and their number.
         """
         z = self._last_steps(ticks, now)
         if not self.average:
             return now._replace(context=z)
         total = torch.cat((z, torch.ones(len(z), 1)), dim=1) * (now.time > 0)[:, None]
         if ticks:
-            total = total + ticks[-1].memory
+            kept = torch.ones_like(now.first) if self.lasts == "trial" else ~now.first
+            total = total + ticks[-1].memory * kept[:, None]
         return now._replace(context=mean_or(total, z), memory=total)
 
     def _last_steps(self, ticks: tuple[SequenceTick, ...], now: SequenceTick) -> Tensor:

@@ -60,6 +60,7 @@ class TrialModelFitting:
     trials: int = 32  # of an update
     episodes: int = 2  # of a task in a trial
     stretch: int = 50  # steps of an episode, at most
+    siblings: bool = True  # z has to foretell a step of another episode of the task, too
     asked: int = 8  # of a trial's z, drawn anew each time, that have to foretell
     learning_rate: float = 2e-3  # Adam's highest, falling linearly to zero
 
@@ -70,7 +71,8 @@ class WorldModelSettings:
 
     used: bool = True  # False: no z, and prompts cut at random (ablation)
     sees: Literal["window", "trial"] = "window"  # what z is made of: the last h steps (the paper), or the whole trial
-    average: bool = False  # window: z is the running mean of all z of the trial so far
+    average: bool = False  # window: z is the running mean of all z so far
+    lasts: Literal["trial", "episode"] = "trial"  # whether a z that lasts is kept where an episode of the trial ends
     carried: float = field(default=0.7, metadata={"low": 0.0, "high": 1.0})  # share of windows learned from as if one
     # or two other episodes of the task had been seen before; where z lasts through the trial
     decoders: Decoders | Literal["auto"] = "auto"  # what is foretold; auto: what varies between the family's tasks

@@ -14,6 +14,7 @@ from metabench_agents.sequence.episodes import Actions, Episodes, hold_out, segm
 from metabench_agents.sequence.playing import SequenceTick
 from metabench_agents.sequence.prompts import SegmentSettings, SiblingPrompts, Surprise
 from metabench_agents.sequence.targets import TargetSettings, flat_target
+from metabench_agents.sequence.trials.model import TrialSurprise
 
 import metabench
 from metabench import Timestep
@@ -426,9 +427,12 @@ def test_a_run_that_has_no_transformer_yet_says_so(tmp_path, monkeypatch):
 
 TRIAL = {"sees": "trial", "trial": world_model.TrialModelFitting(updates=300, trials=8)}
 AVERAGE = {"average": True}
+FORGETS = {"lasts": "episode"}
 
 
-@pytest.mark.parametrize("changes", [TRIAL, AVERAGE], ids=["trial", "average"])
+@pytest.mark.parametrize(
+    "changes", [TRIAL, AVERAGE, AVERAGE | FORGETS], ids=["trial", "average", "average of the episode"]
+)
 def test_a_world_model_of_trials_is_its_seed_continues_and_loads(changes, tmp_path, monkeypatch):
     """Stopped in either phase, with prompts; and what z tells is logged once."""
     monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)
@@ -483,6 +487,26 @@ def test_the_running_mean_at_play_is_that_while_learning(episodes):
         for t, tick in enumerate(ticks_of(episodes, which)):
             played.append(surprise.recall(tuple(played), tick))
             assert torch.allclose(played[-1].context, table[episodes.first[which] + t], atol=1e-5)
+
+
+@pytest.mark.parametrize("sees", ["window", "trial"])
+def test_a_z_that_lasts_an_episode_begins_anew_with_each(sees, episodes):
+    """At play every episode has the z of a trial's first, and while learning nothing is carried over."""
+    config = small(meta_dt)
+    changes = FORGETS | (TRIAL if sees == "trial" else AVERAGE)
+    config = replace(config, world_model=replace(config.world_model, **changes))
+    torch.manual_seed(0)
+    model = meta_dt._models(ID, config)[1]
+    ways = (config.world_model, config.prompt, config.released)
+    surprise = TrialSurprise.of(model, *ways) if sees == "trial" else Surprise(model, *ways)
+    which = torch.tensor([2, 30])
+    alone = meta_dt.Beliefs(model, episodes, config, 0)
+    assert len(alone.tables) == 1 and alone.carried == 0.0
+    played = []
+    for _ in range(3):
+        for t, tick in enumerate(ticks_of(episodes, which)):
+            played.append(surprise.recall(tuple(played), tick))
+            assert torch.allclose(played[-1].context, alone.alone[episodes.first[which] + t], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rank", "return", "expectile"])

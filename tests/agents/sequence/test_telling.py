@@ -1,5 +1,7 @@
 """What z tells of the task is measured on tasks and behaviours that were not fitted on; drawn steps follow the data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,21 @@ def test_a_model_of_trials_learns_to_foretell_other_episodes():
     error = sibling_errors(model, episodes, z)
     by_step = [float(error[episodes.first + t].mean()) for t in range(12)]
     assert by_step[8] < 0.5 * by_step[0], "what has been seen tells what other episodes will bring"
+
+
+def test_without_siblings_the_trials_own_steps_alone_are_foretold():
+    episodes = told_by_reward()
+    settings = WorldModelSettings(
+        decoders="reward", context=4, width=8, trial=TrialModelFitting(updates=4, trials=8, stretch=8, siblings=False)
+    )
+    torch.manual_seed(0)
+    model = TrialModel(2, 2, settings)
+    model.learn_scales(episodes)
+    trainer = TrialTrainer(model, episodes, episodes, settings)
+    total, metrics = trainer.loss(*trainer.draw(torch.Generator().manual_seed(0)))
+    assert total.item() == pytest.approx(metrics["reward_error"].item()) and metrics["sibling_error"] > 0
+    both = TrialTrainer(model, episodes, episodes, replace(settings, trial=replace(settings.trial, siblings=True)))
+    assert trainer.held_out() != both.held_out()
 
 
 def test_a_probe_reads_what_is_there_and_nothing_else():

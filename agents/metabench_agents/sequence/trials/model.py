@@ -231,16 +231,20 @@ class TrialTrainer(ModelTrainer):
     def loss(self, *drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The squared misses on the trials' own next steps, and on steps of one more episode of each task."""
         own, other, metrics = self.mean_losses(self.model, self.there, Drawn(*drawn), self.stretch)
-        return own + other, metrics | {"sibling_error": other.detach()}
+        metrics |= {"sibling_error": other.detach()}
+        return own + other if self.trial.siblings else own, metrics
 
     @torch.inference_mode()
     def held_out(self) -> float:
-        """The misses on other episodes' steps, of trials of the held-out episodes; the same ones every time."""
+        """The misses on other episodes' steps (the trials' own without `siblings`), of trials of the held-out episodes.
+
+        The same ones every time.
+        """
         generator, count = stream(0), min(len(self.judge), _JUDGED)
         which = torch.randperm(len(self.judge), generator=generator)[:count]
         drawn = self._drawn(self.judge, self.judged, which, generator)
         with products("fp32"):
-            return float(trial_losses(self.network, self.judge, drawn, self.stretch)[1])
+            return float(trial_losses(self.network, self.judge, drawn, self.stretch)[int(self.trial.siblings)])
 
 
 def trial_losses(
@@ -343,6 +347,8 @@ class TrialSurprise(Surprise):
             memory = model.read(TrialStep(*(x[None] for x in self._step(last, now))), last.memory)[0]
             if self.blind:  # how an episode ended is not told
                 memory = torch.where(now.first[:, None], last.memory, memory)
+            if self.lasts == "episode":
+                memory = torch.where(now.first[:, None], 0.0, memory)
         return now._replace(context=model.out(memory), memory=memory)
 
     @staticmethod
