@@ -25,7 +25,7 @@ from metabench.colors import color_of
 from metabench.evaluation.results import write_atomically
 from metabench.evaluation.summary import reference_levels
 from metabench.plotting.curves import Learning, band
-from metabench.plotting.style import FAINT, INK, clean, new_figure, smooth, title
+from metabench.plotting.style import FAINT, INK, apart, clean, new_figure, smooth, title
 from metabench.sweep import Job
 from metabench.sweep.folder import JOB
 from studies.evidence import CURVE, KEPT, Row, read_queue
@@ -34,6 +34,11 @@ LIST = Path(__file__).with_suffix(".toml")
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 KEYS = "Description"  # of a PNG: where a picture names its runs
 GREY = "#8A8F99"
+WHAT = {  # by column
+    "first": "first episode on training tasks",
+    "last": "last episode on training tasks",
+    "mean": "all episodes on training tasks",
+}
 
 
 class Picture(NamedTuple):
@@ -98,26 +103,27 @@ def draw(picture: Picture) -> bytes:
     benchmark = picture.row.jobs[0].settings["benchmark"]
     figure = new_figure(7.2, 3.4)
     axes = figure.subplots()
-    for row in picture.beside:
-        if jobs := kept_jobs(row):
-            curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in jobs])
-            axes.plot(curve.x, curve.middle, color=GREY, lw=1.2, alpha=0.7)
-            _name(axes, row.name, curve.x[-1], curve.middle[-1], GREY)
-    jobs, color = kept_jobs(picture.row), color_of(picture.agent)
-    curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in jobs])
-    axes.plot(curve.x, curve.middle, color=color, lw=2.2)
-    axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
-    _name(axes, picture.row.name, curve.x[-1], curve.middle[-1], color)
+    shown = [(row, GREY, 1.2) for row in picture.beside if kept_jobs(row)]
+    shown.append((picture.row, color_of(picture.agent), 2.2))
+    ends = []
+    for row, color, width in shown:
+        curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in kept_jobs(row)])
+        axes.plot(curve.x, curve.middle, color=color, lw=width)
+        ends.append((float(curve.middle[-1]), float(curve.x[-1]), row.name, color))
+        if row is picture.row:
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
     for name, level in _levels(benchmark, picture):
         axes.axhline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
         axes.annotate(name, (0.0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=GREY)
+    _names(axes, sorted(ends))
+    jobs = kept_jobs(picture.row)
     steps = "frames" in (KEPT / jobs[0].key() / CURVE).read_text().partition("\n")[0]
     axes.set_xlabel("environment steps" if steps else "updates", color=INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     clean(axes)
-    what = "of the training tasks, played as it learns" if "/" in picture.column else "while learning"
-    runs = f"mean of {len(jobs)} runs, 95 % over runs" if len(jobs) > 1 else "one run"
-    title(axes, f"{benchmark}: return of an episode {what} ({runs})")
+    what = WHAT.get(picture.column.partition("/")[2], "return of an episode while learning")
+    runs = f"{len(jobs)} runs, mean and 95 %" if len(jobs) > 1 else "one run"
+    title(axes, f"{benchmark}: {what} ({runs})")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={KEYS: picture.text, "Software": None})
     return stream.getvalue()
@@ -130,8 +136,13 @@ def _levels(benchmark: str, picture: Picture) -> list[tuple[str, float]]:
     return [(name, known[name]) for name in ("random", "oracle", "bayes") if name in known]
 
 
-def _name(axes: Any, name: str, x: float, y: float, color: str) -> None:
-    axes.annotate(f" {name}", (x, y), xytext=(2, 0), textcoords="offset points", va="center", fontsize=8.5, color=color)
+def _names(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes names where curves end, so that none covers another."""
+    low, high = axes.get_ylim()
+    for place, (_, x, name, color) in zip(apart([end[0] for end in ends], 0.06 * (high - low)), ends, strict=True):
+        axes.annotate(
+            f" {name}", (x, place), xytext=(2, 0), textcoords="offset points", va="center", fontsize=8.5, color=color
+        )
 
 
 def drawn_of(path: Path) -> str:
