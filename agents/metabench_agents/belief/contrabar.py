@@ -13,6 +13,11 @@ PPO trains the policy on the observation and c_t, as in VariBAD. No gradient of 
 Deviations, with reasons:
 - Negatives are (o, r) of other trials of the batch at random ticks. (So has the published code.) One set serves all
   look-aheads of a term.
+- `wrong_rewards` more negatives have the *real* observation and the reward of another trial's transition, where it is
+  another one. Where tasks differ in rewards alone, transitions of other trials are told from the real one by where
+  they lie: on GridSwitch without these 98 % are recognised and nothing of the task is (the policy stays where one
+  without memory is). Off by default, as published for states; the code release has negatives of this kind for its
+  images, in which the reward is drawn.
 - `terms` ticks a trial are drawn per update instead of all; look-aheads beyond the trial's end do not count.
 - Scores are dot products over the square root of their size: of one size whatever the width.
 - Warm-up with a scout, running scales and falling rates are those of `varibad`.
@@ -42,6 +47,7 @@ from metabench_agents.parts.run import Run, load_checkpoint, load_config
 from metabench_agents.parts.view import ViewConfig, whole_view
 
 NAME = "contrabar"
+SAME = 1e-3  # rewards that differ by less, in parts of themselves, are one
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class ContrastConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)  # trial to belief
     ahead: int = 10  # K, the furthest look-ahead
     negatives: int = 15  # others that the real future is told from
+    wrong_rewards: int = field(default=0, metadata={"low": 0})  # besides, the real observation with another's reward
     terms: int = 16  # ticks drawn per trial; 0 for all
     keys: int = 32  # columns of what is compared
     products: bool = True  # whether encoder and keys read second-order terms
@@ -111,6 +118,7 @@ class ContrastDraws(NamedTuple):
     terms: Tensor  # [M] int64 the ticks whose beliefs look ahead
     other: Tensor  # [M, B, N] int64 how many trials further on each negative is, at least 1
     tick: Tensor  # [M, B, N] int64 its tick
+    wrong: Tensor  # [2, M, B, W] int64 the same of the transitions whose rewards are wrong ones
 
 
 class ContrastModel(nn.Module):
@@ -153,17 +161,23 @@ class ContrastModel(nn.Module):
         wanted = min(self.config.terms or last, last)
         terms = torch.randperm(last, generator=generator)[:wanted] if wanted < last else torch.arange(last)
         shape = (len(terms), trials.reward.shape[1], self.config.negatives)
-        other = 1 + torch.randint(max(shape[1] - 1, 1), shape, generator=generator)
-        return ContrastDraws(terms, other, torch.randint(self.ticks, shape, generator=generator))
+
+        def elsewhere(*shape: int) -> tuple[Tensor, Tensor]:
+            further = 1 + torch.randint(max(trials.reward.shape[1] - 1, 1), shape, generator=generator)
+            return further, torch.randint(self.ticks, shape, generator=generator)
+
+        other, tick = elsewhere(*shape)
+        wrong = elsewhere(*shape[:2], self.config.wrong_rewards)
+        return ContrastDraws(terms, other, tick, torch.stack(wrong))
 
     def asked(self, belief: Tensor, action: Tensor) -> Tensor:
         """`[K, N, Q]` queries from beliefs `[N, P]` and the K actions from there on, `[K, N]` or `[K, N, A]`."""
         code = encode_action(action, self.space)
         return self.query(gru_sequence(self.action_gru.core, code, torch.tanh(self.begin_query(belief))))
 
-    def answers(self, trials: Trials) -> Tensor:
-        """`[T, B, Q]` keys of what every transition led to."""
-        return self.key(torch.cat((self.scaler(trials.next_observation), trials.reward[..., None]), dim=-1))
+    def answers(self, led: Tensor, reward: Tensor) -> Tensor:
+        """`[..., Q]` keys of what transitions led to: observations `[..., O]` and rewards `[...]`."""
+        return self.key(torch.cat((self.scaler(led), reward[..., None]), dim=-1))
 
 
 def info_nce(positive: Tensor, negative: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -193,13 +207,30 @@ def contrast(model: ContrastModel, batch: Trials, draws: ContrastDraws) -> tuple
     counts, when = when < ticks, when.clamp_max(ticks - 1)
     action = batch.action[when].flatten(1, 2)  # [K, M B, ...]
     query = model.asked(belief.flatten(0, 1), action).unflatten(1, (len(draws.terms), trials))  # [K, M, B, Q]
-    key = model.answers(batch)
+    key = model.answers(batch.next_observation, batch.reward)
     whose = (torch.arange(trials)[:, None] + draws.other) % trials
     others = key[draws.tick, whose]  # [M, B, N, Q]
     scale = model.config.keys**-0.5
     positive = (query * key[when]).sum(-1) * scale
     negative = torch.einsum("kmbq,mbnq->kmbn", query, others) * scale
+    if model.config.wrong_rewards:
+        negative = torch.cat((negative, wrongly_rewarded(model, batch, draws, when, query) * scale), dim=-1)
     return info_nce(positive, negative, counts[..., None].expand(-1, -1, trials))
+
+
+def wrongly_rewarded(model: ContrastModel, batch: Trials, draws: ContrastDraws, when: Tensor, query: Tensor) -> Tensor:
+    """Scores `[K, M, B, W]` of where transitions `when` `[K, M]` really led, with rewards of other trials.
+
+    Minus infinity where that reward is the real one: nothing is wrong then.
+    """
+    trials = batch.reward.shape[1]
+    further, tick = draws.wrong
+    reward = batch.reward[tick, (torch.arange(trials)[:, None] + further) % trials]  # [M, B, W]
+    reward = reward.expand(len(when), *reward.shape)
+    led = batch.next_observation[when][..., None, :].expand(*reward.shape, -1)
+    scores = (query[..., None, :] * model.answers(led, reward)).sum(-1)
+    real = batch.reward[when][..., None]
+    return torch.where((reward - real).abs() > SAME * (1.0 + real.abs()), scores, -torch.inf)
 
 
 def recommended(benchmark: str) -> Config:

@@ -34,11 +34,14 @@ def make(benchmark, changes={}, trials=4):  # noqa: B006  it is read only
     return model, collect(model.base, make_actor(env, model, 8), env, ticks, True, 0, stream(0)).trials
 
 
+@pytest.mark.parametrize("wrong", [0, 5])
 @pytest.mark.parametrize("name", ["GridSwitch-v0", "PointRobot-v0"])
-def test_the_loss_is_the_plain_loop_over_terms_trials_and_look_aheads(name):
-    model, batch = make(name, {"model.ahead": 3, "model.terms": 0})
+def test_the_loss_is_the_plain_loop_over_terms_trials_and_look_aheads(name, wrong):
+    model, batch = make(name, {"model.ahead": 3, "model.terms": 0, "model.wrong_rewards": wrong})
     draws = model.draw(batch, stream(1))
-    draws = draws._replace(terms=torch.tensor([5, len(batch.reward) - 2]), other=draws.other[:2], tick=draws.tick[:2])
+    terms = torch.tensor([5, len(batch.reward) - 2])
+    draws = contrabar.ContrastDraws(terms, draws.other[:2], draws.tick[:2], draws.wrong[:, :2])
+    same = 0
     with torch.no_grad():
         found, _ = contrabar.contrast(model, batch, draws)
         belief, total, count = model.encoder(*batch.ticks()), 0.0, 0
@@ -51,9 +54,10 @@ def test_the_loss_is_the_plain_loop_over_terms_trials_and_look_aheads(name):
                     code = encode_action(batch.action[t + k, b : b + 1], model.space)
                     hidden = model.action_gru.step(code, hidden)
 
-                    def key(tick, trial):
+                    def key(tick, trial, reward=None):
                         led = model.scaler(batch.next_observation[tick, trial])
-                        return model.key(torch.cat((led, batch.reward[tick, trial][None])))
+                        reward = batch.reward[tick, trial] if reward is None else reward
+                        return model.key(torch.cat((led, reward[None])))
 
                     query = model.query(hidden)[0]
                     score = [float(query @ key(t + k, b)) / 2.0]  # the square root of 4 columns
@@ -61,10 +65,18 @@ def test_the_loss_is_the_plain_loop_over_terms_trials_and_look_aheads(name):
                         trial = (b + int(draws.other[m, b, n])) % 4
                         assert trial != b
                         score.append(float(query @ key(int(draws.tick[m, b, n]), trial)) / 2.0)
+                    for n in range(wrong):
+                        trial, tick = (b + int(draws.wrong[0, m, b, n])) % 4, int(draws.wrong[1, m, b, n])
+                        reward = batch.reward[tick, trial]
+                        if abs(float(reward - batch.reward[t + k, b])) < 1e-3:
+                            same += 1
+                            continue
+                        score.append(float(query @ key(t + k, b, reward)) / 2.0)
                     total += math.log(sum(math.exp(s) for s in score)) - score[0]
                     count += 1
     assert count == 4 * (3 + 2)  # the last term has two look-aheads inside the trial
     assert float(found) == pytest.approx(total / count, abs=1e-5)
+    assert (same > 0) == (wrong > 0 and name == "GridSwitch-v0"), "most rewards of the grid are one"
 
 
 def test_a_future_that_tells_is_recognised_and_the_belief_learns_of_it():
