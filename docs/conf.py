@@ -1,6 +1,7 @@
 """Sphinx settings. Much is generated before: see generate.py."""
 
 import html
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +50,16 @@ def link_notes(_app, docname, source):
     """In the sources the studies' notes are linked where they lie; on the site they are pages of their own."""
     up = "../" * docname.count("/")
     source[0] = re.sub(rf"\]\({re.escape(up)}\.\./studies/(\w+)/NOTES\.md\)", rf"]({up}notes/\1.md)", source[0])
+
+
+def link_repository(_app, docname, source):
+    """The landing page leads to the repository where the site is built of one: METABENCH_REPOSITORY says its address."""
+    if docname == "index":
+        address = os.environ.get("METABENCH_REPOSITORY", "")
+        source[0] = source[0].replace(REPOSITORY, f"[Source code, issues, releases]({address})" if address else "")
+
+
+REPOSITORY = "<!-- repository -->"
 
 
 def set_lists_apart(_app, what, _name, _object, _options, lines):
@@ -131,6 +142,7 @@ def setup(app):
     """Sphinx's hook."""
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("source-read", link_notes)
+    app.connect("source-read", link_repository)
     app.connect("autodoc-process-docstring", set_lists_apart)
     app.connect("build-finished", forward)
     app.connect("build-finished", open_to_all)

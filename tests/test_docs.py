@@ -188,6 +188,23 @@ def test_a_table_that_is_cards_on_a_phone_says_its_columns():
     assert '<td data-label="one"><p>1</p></td><td data-label="two">2</td>' in told
 
 
+def test_the_first_page_links_the_repository_that_it_is_built_of(monkeypatch):
+    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(conf)
+    text = (ROOT / "docs" / "index.md").read_text()
+    assert text.count(conf.REPOSITORY) == 1
+    monkeypatch.setenv("METABENCH_REPOSITORY", "https://example.org/metabench")
+    source = [text]
+    conf.link_repository(None, "index", source)
+    assert "](https://example.org/metabench)" in source[0] and conf.REPOSITORY not in source[0]
+    monkeypatch.delenv("METABENCH_REPOSITORY")
+    source = [text]
+    conf.link_repository(None, "index", source)
+    assert source[0] == text.replace(conf.REPOSITORY, "")
+    assert "METABENCH_REPOSITORY: ${{ github.server_url }}" in (ROOT / ".github" / "workflows" / "docs.yml").read_text()
+
+
 def test_a_tutorial_is_executed_and_a_fault_stops_it(tmp_path):
     import json
 
