@@ -6,8 +6,9 @@ import torch
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.run import Run
 from metabench_agents.sequence.incontext import ad, dpt
-from metabench_agents.sequence.incontext.context import ContextFitting, ContextSettings, choose
+from metabench_agents.sequence.incontext.context import ContextFitting, ContextSettings
 from metabench_agents.sequence.incontext.histories import draw_stretches, load_histories
+from metabench_agents.sequence.incontext.moves import Choices, Motions, fresh_streams, moves_of
 
 import metabench
 from metabench import Timestep
@@ -22,6 +23,12 @@ SMALL = ContextSettings(layers=2, heads=2, width=16, window=12)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return str(generate("grid-navigation/history-v0", "test", episodes=100, root=tmp_path_factory.mktemp("data")))
+
+
+def listen(patch, told, kind=Choices):
+    """Every output that an action is drawn from is kept."""
+    draw = kind.draw
+    patch.setattr(kind, "draw", lambda self, outputs, *rest: (told.append(outputs), draw(self, outputs, *rest))[1])
 
 
 def networks():
@@ -52,7 +59,7 @@ def test_stretches_stay_inside_their_history(data):
     assert (rows[:, 0] >= histories.start[which]).all()
     assert (rows[:, -1] < histories.start[which] + histories.length[which]).all()
     assert 0.4 < (rows[:, 0] == histories.start[which]).float().mean() < 0.6
-    stretch = ad.stretch_of(histories, rows, which)
+    stretch = ad.stretch_of(histories, rows, which, Choices(5))
     begins = rows[:, 0] == histories.start[which]
     assert (stretch.last_action[begins, 0] == -1).all() and (stretch.last_reward[begins, 0] == 0).all()
     assert (stretch.last_action[~begins, 0] >= 0).all()
@@ -182,8 +189,10 @@ def test_without_answers_all_is_as_it_was(data):
     """The same draws, the same names of the tensors: what was published before there were answers."""
     histories = load_histories(ID, data, "test")
     config = dpt.Config(labels="noisy", queries=7, network=SMALL, fitting=ContextFitting(batch=5))
-    old = dpt.draw_questions(histories, config, 5, torch.Generator().manual_seed(0))
-    new = dpt.draw_questions(histories, with_settings(config, {"answers": 4}), 5, torch.Generator().manual_seed(0))
+    old = dpt.draw_questions(histories, config, Choices(5), torch.Generator().manual_seed(0))
+    new = dpt.draw_questions(
+        histories, with_settings(config, {"answers": 4}), Choices(5), torch.Generator().manual_seed(0)
+    )
     assert old.answers == () and old.told == () and new.told.shape == (7,) and new.answers.action.shape == (5, 4)
     assert all(torch.equal(one, other) for one, other in zip(old[1:4], new[1:4], strict=True))
     without, also = with_answers(0).state_dict(), with_answers().state_dict()
@@ -191,7 +200,7 @@ def test_without_answers_all_is_as_it_was(data):
     assert all(torch.equal(value, also[name]) for name, value in without.items())
     assert dpt.Config().answers == 0
     with pytest.raises(ValueError, match=r"--answers must be at most the 12 steps of --network\.window, got 13"):
-        dpt.draw_questions(histories, with_settings(config, {"answers": 13}), 5, torch.Generator())
+        dpt.draw_questions(histories, with_settings(config, {"answers": 13}), Choices(5), torch.Generator())
 
 
 @pytest.mark.parametrize(("labels", "low", "high"), [("exact", 1, 1), ("noisy", 0.55, 0.65), ("taken", 0.3, 0.9)])
@@ -199,7 +208,7 @@ def test_labels_are_what_they_are_called(data, labels, low, high):
     """Of labels that are uniform with probability one half, one in ten is right by chance."""
     histories = load_histories(ID, data, "test")
     config = dpt.Config(labels=labels, noise=0.5, queries=400, network=SMALL, fitting=ContextFitting(batch=20))
-    questions = dpt.draw_questions(histories, config, 5, torch.Generator().manual_seed(0))
+    questions = dpt.draw_questions(histories, config, Choices(5), torch.Generator().manual_seed(0))
     goal = torch.from_numpy(metabench.spec(ID).table().rows["test"][:, 0].astype(np.int64))
     from metabench.yardsticks.grid_navigation import to_cell
 
@@ -232,7 +241,7 @@ def ticks(agent, count, rows=4):
 def test_ads_cache_equals_the_whole_forward(monkeypatch):
     network, logits = networks()[0], []
     agent = ad.HistoryAgent(network, True)
-    monkeypatch.setattr(ad, "choose", lambda told, *rest: (logits.append(told), choose(told, *rest))[1])
+    listen(monkeypatch, logits)
     seen = ticks(agent, 40)
     columns = [torch.from_numpy(np.stack([np.asarray(s[0][k]) for s in seen], 1)) for k in range(4)]
     observation, action, reward, first = columns
@@ -255,7 +264,7 @@ def test_dpts_cache_equals_the_whole_forward(monkeypatch, answers):
     """And an episode of fifteen steps begins without answers."""
     network, logits = with_answers(answers), []
     agent = dpt.DecisionAgent(network, True)
-    monkeypatch.setattr(dpt, "choose", lambda told, *rest: (logits.append(told), choose(told, *rest))[1])
+    listen(monkeypatch, logits)
     seen = ticks(agent, 40)
     steps = [s[0] for s in seen]
     came = [np.where(s.first[:, None], s.final, s.observation) for s in steps[1:]]
@@ -302,7 +311,7 @@ def test_trials_whose_episodes_began_at_different_ticks_have_answers_of_their_ow
         for rows, belief in beliefs.items():
             told = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(dpt, "choose", lambda said, *rest, told=told: (told.append(said), choose(said, *rest))[1])
+                listen(patch, told)
                 _, beliefs[rows] = agent.act(step(t, list(rows)), belief)
             logits[rows] = told[0]
         assert torch.allclose(logits[0, 1][0], logits[(0,)][0], atol=1e-5)
@@ -325,11 +334,79 @@ def test_beliefs_are_values(make):
 
 def test_actions_are_drawn_as_often_as_predicted():
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).expand(20_000, -1)
-    from metabench_agents.sequence.incontext.context import fresh_streams
-
-    drawn, _ = choose(logits, fresh_streams(20_000), True)
+    drawn, _ = Choices(4).draw(logits, fresh_streams(20_000), True)
     assert np.bincount(drawn, minlength=4) / 20_000 == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.015)
-    assert (choose(logits, fresh_streams(20_000), False)[0] == 3).all()
+    assert (Choices(4).draw(logits, fresh_streams(20_000), False)[0] == 3).all()
+
+
+POINT = "PointRobot-v0"
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    """Data whose actions are a box and whose policies remember nothing."""
+    return str(generate("point-robot/replay-v0", "test", episodes=20, root=tmp_path_factory.mktemp("walks")))
+
+
+def test_a_gaussians_loss_and_draws_by_hand():
+    moves = moves_of(POINT)
+    assert isinstance(moves, Motions) and (moves.size, moves.outputs) == (2, 4)
+    outputs = torch.tensor([[[0.3, -0.2, -1.0, 5.0]]])  # the second deviation is cut to e^0.5
+    label = torch.tensor([[[0.1, 0.9]]])
+    mean, deviation = np.tanh([0.3, -0.2]), np.exp([-1.0, 0.5])
+    expected = np.sum(0.5 * ((label[0, 0].numpy() - mean) / deviation) ** 2 + np.log(deviation * np.sqrt(2 * np.pi)))
+    total, metrics = moves.loss(outputs, label)
+    assert float(total) == pytest.approx(expected, abs=1e-5)
+    assert float(metrics["miss"]) == pytest.approx(np.abs(label[0, 0].numpy() - mean).mean(), abs=1e-6)
+    many = torch.tensor([[0.3, -0.2, -3.0, -3.0]]).expand(20_000, -1)
+    drawn, streams = moves.draw(many, fresh_streams(20_000), True)
+    half = np.asarray(metabench.spec(POINT).family().action_space.high)
+    assert drawn.mean(0) / half == pytest.approx(mean, abs=2e-3)
+    assert drawn.std(0) / half == pytest.approx([np.exp(-3.0)] * 2, abs=2e-3)
+    assert not np.array_equal(moves.draw(many, streams, True)[0], drawn)
+    assert moves.draw(many, streams, False)[0] / half == pytest.approx(np.tile(mean, (20_000, 1)), abs=1e-6)
+
+
+def test_what_nobody_has_done_is_nothing_and_wild_labels_are_even():
+    for moves, action in (
+        (Choices(3), torch.tensor([0, 2])),
+        (moves_of(POINT), torch.tensor([[0.5, -0.5], [0.1, 0.0]])),
+    ):
+        assert (moves.features(moves.nothing(action)) == 0).all()
+        known = moves.where(torch.tensor([True, False]), action)
+        assert (
+            torch.equal(moves.features(known)[0], moves.features(action)[0]) and (moves.features(known)[1] == 0).all()
+        )
+        label = moves.label(action)[:1].expand(10_000, *action.shape[1:])
+        wild = moves.wild(label, 0.5, torch.Generator().manual_seed(0))
+        changed = (wild != label).reshape(10_000, -1).any(1).float().mean()
+        assert float(changed) == pytest.approx(0.5 * 2 / 3 if isinstance(moves, Choices) else 0.5, abs=0.02)
+
+
+def test_learners_that_remember_nothing_are_a_task_each(walks):
+    found, histories = metabench.load_dataset(walks), load_histories(POINT, walks, "test")
+    assert len(histories) == 5 and (histories.length == 20 * 20).all() and not len(histories.expert)
+    codec = moves_of(POINT).codec
+    assert np.allclose(codec.to_env(histories.action), np.array(found.column("action")), atol=1e-6)
+    assert len(load_histories(POINT, walks, "test", skip=4)) == 20
+    early, late = histories.reward[: 5 * 20].sum(), histories.reward[15 * 20 : 20 * 20].sum()
+    assert late > early, "from the random policy to the expert"
+
+
+@pytest.mark.parametrize("algorithm", [ad, dpt])
+def test_an_agent_in_a_box_is_its_seed_continues_and_acts(algorithm, walks, tmp_path):
+    fitting = ContextFitting(updates=200, batch=2, warmup=5)
+    config = algorithm.Config(data=walks, split="test", skip=1, network=SMALL, fitting=fitting)
+    config = with_settings(config, {"labels": "taken"} if algorithm is dpt else {})
+    agent = algorithm.train(POINT, config, seed=3, run=Run(tmp_path, show=False))
+    protocol = Protocol(benchmark=POINT, split="test", episodes=3, repeats=1, seed=0)
+    result = metabench.evaluate(agent, protocol)
+    assert metabench.evaluate(algorithm.load(tmp_path), protocol).returns == result.returns
+    agent.sample = False
+    assert metabench.evaluate(agent, protocol).returns != result.returns
+    if algorithm is dpt:
+        with pytest.raises(ValueError, match="--answers are of a choice"):
+            dpt.DecisionNetwork(POINT, SMALL, 3)
 
 
 @pytest.mark.parametrize("algorithm", [ad, dpt])
@@ -349,9 +426,16 @@ def test_a_run_is_continued_to_the_same_bits_and_read_again(algorithm, data, tmp
         assert torch.equal(value, read.network.state_dict()[name])
 
 
-def test_continuous_actions_are_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="choose among up to 255 actions"):
-        load_histories("PointRobot-v0", "history", "train")
+def test_other_actions_are_refused_in_a_sentence(monkeypatch):
+    class Family:
+        action_space = metabench.spec(POINT).family().action_space.__class__(-np.inf, np.inf, (2,))
+
+    class Spec:
+        family = Family
+
+    monkeypatch.setattr("metabench_agents.sequence.incontext.moves.metabench.spec", lambda benchmark: Spec())
+    with pytest.raises(ValueError, match="choose among up to 255 actions or act in a box"):
+        moves_of("any")
 
 
 @pytest.mark.slow

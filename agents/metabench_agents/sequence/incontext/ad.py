@@ -13,7 +13,8 @@ Deviations:
 - One token per step, of o_t, a_{t-1}, r_{t-1}, where an episode starts and how far it has gone, in place of three: a
   third of the tokens for the same steps, which is what a CPU affords.
 - The learners are tabular Q-learners (`metabench.yardsticks.q_learning`), in place of A3C and DQN: the same kind of
-  history at tens of millions of steps a minute.
+  history at tens of millions of steps a minute. Where actions are a box, the history is the checkpoints of a soft
+  actor-critic that is shown the task, in order (`--data sac-history`), and the prediction a Gaussian.
 - A quarter of the stretches begin with their history (`from_start`): a trial begins with an empty context.
 - When the window is full, its older half is dropped (`context.py`), in place of sliding by a step.
 """
@@ -27,7 +28,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import metabench
 from metabench import Timestep
@@ -41,15 +41,9 @@ from metabench_agents.sequence.incontext.context import (
     ContextMemory,
     ContextSettings,
     SeenFeatures,
-    choose,
-    fresh_streams,
 )
-from metabench_agents.sequence.incontext.histories import (
-    Histories,
-    draw_stretches,
-    load_histories,
-    number_of_actions,
-)
+from metabench_agents.sequence.incontext.histories import Histories, draw_stretches, load_histories
+from metabench_agents.sequence.incontext.moves import Moves, Streams, fresh_streams, moves_of
 from metabench_agents.sequence.incontext.training import fit_network
 from metabench_agents.sequence.transformer import causal
 
@@ -72,57 +66,54 @@ class Stretch(NamedTuple):
     """K consecutive steps of B histories."""
 
     observation: Tensor  # [B, K, O]
-    last_action: Tensor  # [B, K] int64 of the step before; -1 where there is none
+    last_action: Tensor  # [B, K] int64 of the step before, or [B, K, A]; see `moves` for where there is none
     last_reward: Tensor  # [B, K] likewise; 0 where there is none
     first: Tensor  # [B, K] bool: an episode starts here
     time: Tensor  # [B, K] step of the episode
-    action: Tensor  # [B, K] int64 what the learner did
+    action: Tensor  # [B, K] int64 or [B, K, A] what the learner did
 
 
 class HistoryNetwork(nn.Module):
-    """Steps of a history to logits of the next action."""
+    """Steps of a history to what says the next action: logits, or a Gaussian."""
 
     def __init__(self, benchmark: str, settings: ContextSettings):
         super().__init__()
-        self.actions, self.horizon = number_of_actions(benchmark), metabench.spec(benchmark).horizon
+        self.moves, self.horizon = moves_of(benchmark), metabench.spec(benchmark).horizon
         self.seen = SeenFeatures(benchmark)
-        self.embed = nn.Linear(self.seen.size + self.actions + 3, settings.width)
+        self.embed = nn.Linear(self.seen.size + self.moves.size + 3, settings.width)
         self.body = ContextBody(settings, placed=True)
-        self.head = nn.Linear(settings.width, self.actions)
+        self.head = nn.Linear(settings.width, self.moves.outputs)
 
     def tokens(
         self, observation: Tensor, last_action: Tensor, last_reward: Tensor, first: Tensor, time: Tensor
     ) -> Tensor:
         """`[..., D]` from columns `[..., O]` and `[...]`."""
-        done = F.one_hot(last_action + 1, self.actions + 1)[..., 1:].float()
+        done = self.moves.features(last_action)
         rest = torch.stack((last_reward, first.float(), time.float() / self.horizon), dim=-1)
         return self.embed(torch.cat((self.seen(observation), done, rest), dim=-1))
 
     def forward(self, stretch: Stretch) -> Tensor:
-        """Logits `[B, K, A]`."""
+        """`[B, K, ...]`, what the moves' loss takes."""
         tokens = self.tokens(*stretch[:-1])
         return self.head(self.body(tokens, causal(tokens.shape[1], tokens.device)))
 
 
 def loss(network: HistoryNetwork, stretch: Stretch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The cross entropy of the learners' actions, a mean over all steps; and how often the likeliest is right."""
-    logits = network(stretch)
-    total = F.cross_entropy(logits.flatten(0, 1), stretch.action.flatten())
-    right = (logits.argmax(dim=-1) == stretch.action).float().mean()
-    return total, {"loss": total.detach(), "accuracy": right.detach()}
+    """The loss of the learners' actions, a mean over all steps (`moves`); and how often or nearly it is right."""
+    return network.moves.loss(network(stretch), stretch.action)
 
 
-def stretch_of(histories: Histories, rows: Tensor, which: Tensor) -> Stretch:
+def stretch_of(histories: Histories, rows: Tensor, which: Tensor, moves: Moves) -> Stretch:
     """The steps `rows` `[B, K]` of the histories `which` `[B]`."""
     known = rows > histories.start[which][:, None]
     before = (rows - 1).clamp(min=0)
     return Stretch(
         observation=histories.observation[rows],
-        last_action=torch.where(known, histories.action[before].long(), -1),
+        last_action=moves.where(known, histories.action[before]),
         last_reward=torch.where(known, histories.reward[before], 0.0),
         first=histories.first[rows],
         time=histories.time[rows],
-        action=histories.action[rows].long(),
+        action=moves.label(histories.action[rows]),
     )
 
 
@@ -132,7 +123,7 @@ class HistoryBelief(NamedTuple):
     memory: ContextMemory
     time: Tensor  # [B] int64 step of the episode, of the tick to come
     begun: bool
-    streams: tuple[np.ndarray, np.ndarray]
+    streams: Streams
 
 
 class HistoryAgent:
@@ -154,16 +145,17 @@ class HistoryAgent:
         """An action for this tick."""
         first = torch.as_tensor(np.asarray(step.first))
         time = torch.where(first, 0, belief.time)
-        action = torch.as_tensor(np.asarray(step.action)).long()
+        moves = self.network.moves
+        action = moves.taken(step.action)
         token = self.network.tokens(
             torch.as_tensor(np.asarray(step.observation)).float(),
-            action if belief.begun else torch.full_like(action, -1),
+            action if belief.begun else moves.nothing(action),
             torch.as_tensor(np.asarray(step.reward)).float(),
             first,
             time,
         )
         output, memory = self.network.body.read(belief.memory, token[:, None])
-        chosen, streams = choose(self.network.head(output), belief.streams, self.sample)
+        chosen, streams = moves.draw(self.network.head(output), belief.streams, self.sample)
         return chosen, HistoryBelief(memory, time + 1, True, streams)
 
 
@@ -178,7 +170,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> HistoryAgen
 
     def draw(generator: torch.Generator) -> Stretch:
         rows, which = draw_stretches(histories, fitting.batch, config.network.window, fitting.from_start, generator)
-        return stretch_of(histories, rows, which)
+        return stretch_of(histories, rows, which, network.moves)
 
     device = Device.of(config)
     fit_network(NAME, network, loss, draw, config.fitting, device, seed=seed, run=run, saved=saved)

@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metabench
-from metabench import SlotRng
 from metabench_agents.sequence.transformer import MASKED, TokenCache, Transformer, TransformerSettings, causal
 
 MOST_VALUES = 32  # of a column of cells that is given one place per value
@@ -153,18 +151,3 @@ def _with_alone(bias: Tensor, alone: Tensor) -> Tensor:
     bias[:, -few - 1 : -1, -few - 1 : -1].diagonal(dim1=1, dim2=2).zero_()
     bias[:, -1, -few - 1 : -1].masked_fill_(~alone, MASKED)
     return bias
-
-
-def choose(logits: Tensor, streams: tuple[np.ndarray, np.ndarray], sample: bool) -> tuple[np.ndarray, tuple]:
-    """Actions `[B]` int64 from logits `[B, A]`, drawn from the trials' streams or the likeliest; and the streams."""
-    if not sample:
-        return logits.argmax(dim=-1).numpy(), streams
-    rng = SlotRng(streams[0], streams[1].copy())
-    share = torch.softmax(logits.double(), dim=-1).cumsum(-1).numpy()
-    action = (rng.random()[:, None] * share[:, -1:] >= share).sum(axis=1)
-    return action.astype(np.int64), rng.state()
-
-
-def fresh_streams(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each trial's own stream, the same at every play."""
-    return SlotRng.from_seeds(range(count)).state()

@@ -29,6 +29,8 @@ Deviations:
   of ten contexts in place of all, any of its steps. So the network learns to go by them, but not where the context has
   shown that they led nowhere. Conditioned on its own actions as if they could not be wrong, a network that once stays
   where no reward is takes that for proof that the goal is there, and stays for good.
+- Where actions are a box, histories are the checkpoints of a soft actor-critic in order (`--data sac-history`), labels
+  the mean actions of the last, and the prediction a Gaussian.
 - When the window is full, its older half is dropped (`context.py`).
 """
 
@@ -41,7 +43,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metabench import Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
@@ -54,15 +55,9 @@ from metabench_agents.sequence.incontext.context import (
     ContextMemory,
     ContextSettings,
     SeenFeatures,
-    choose,
-    fresh_streams,
 )
-from metabench_agents.sequence.incontext.histories import (
-    Histories,
-    draw_stretches,
-    load_histories,
-    number_of_actions,
-)
+from metabench_agents.sequence.incontext.histories import Histories, draw_stretches, load_histories
+from metabench_agents.sequence.incontext.moves import Choices, Moves, Streams, fresh_streams, moves_of
 from metabench_agents.sequence.incontext.training import fit_network
 from metabench_agents.sequence.transformer import MASKED
 
@@ -90,7 +85,7 @@ class Transitions(NamedTuple):
     """Transitions, of any leading shape."""
 
     observation: Tensor  # [..., O]
-    action: Tensor  # [...] int64
+    action: Tensor  # [...] int64 or [..., A], see `moves`
     reward: Tensor  # [...]
     following: Tensor  # [..., O]
 
@@ -108,13 +103,13 @@ class Questions(NamedTuple):
     context: Transitions  # [B, n]
     observation: Tensor  # [B, M, O]
     prefix: Tensor  # [M] int64 how many of the transitions each query sees
-    label: Tensor  # [B, M] int64
+    label: Tensor  # [B, M] int64 or [B, M, A]
     answers: Answers | tuple[()] = ()
     told: Tensor | tuple[()] = ()  # [M] int64 how many of the answers each query sees
 
 
 class DecisionNetwork(nn.Module):
-    """Transitions, answers and a query to logits of the best action.
+    """Transitions, answers and a query to what says the best action: logits, or a Gaussian.
 
     Args:
         benchmark: Whose observations and actions they are.
@@ -124,20 +119,22 @@ class DecisionNetwork(nn.Module):
 
     def __init__(self, benchmark: str, settings: ContextSettings, answers: int = 0):
         super().__init__()
-        self.actions, self.seen = number_of_actions(benchmark), SeenFeatures(benchmark)
-        self.transition = nn.Linear(2 * self.seen.size + self.actions + 1, settings.width)
+        self.moves, self.seen = moves_of(benchmark), SeenFeatures(benchmark)
+        if answers and not isinstance(self.moves, Choices):
+            raise ValueError(f"--answers are of a choice among actions, and {benchmark} has a box of them")
+        self.transition = nn.Linear(2 * self.seen.size + self.moves.size + 1, settings.width)
         self.query = nn.Linear(self.seen.size, settings.width)
         self.body = ContextBody(settings, placed=False, passing=answers + 1)
-        self.head = nn.Linear(settings.width, self.actions)
+        self.head = nn.Linear(settings.width, self.moves.outputs)
         self.answers = answers
         if answers:
-            self.answer = nn.Linear(self.seen.size + self.actions, settings.width)
+            self.answer = nn.Linear(self.seen.size + self.moves.size, settings.width)
             self.age = nn.Embedding(answers, settings.width)
             nn.init.normal_(self.age.weight, std=0.02)
 
     def transitions(self, seen: Transitions) -> Tensor:
         """Their tokens `[..., D]`."""
-        done = F.one_hot(seen.action, self.actions).float()
+        done = self.moves.features(seen.action)
         parts = (self.seen(seen.observation), done, seen.reward[..., None], self.seen(seen.following))
         return self.transition(torch.cat(parts, dim=-1))
 
@@ -147,12 +144,12 @@ class DecisionNetwork(nn.Module):
 
     def answered(self, answers: Answers) -> Tensor:
         """Their tokens `[B, K, D]`."""
-        done = F.one_hot(answers.action, self.actions).float()
+        done = self.moves.features(answers.action)
         tokens = self.answer(torch.cat((self.seen(answers.observation), done), dim=-1))
         return tokens + self.age.weight[: tokens.shape[1]]
 
     def forward(self, questions: Questions) -> Tensor:
-        """Logits `[B, M, A]`."""
+        """`[B, M, ...]`, what the moves' loss takes."""
         context, queries = self.transitions(questions.context), self.queries(questions.observation)
         if isinstance(questions.answers, Answers):
             assert isinstance(questions.told, Tensor)
@@ -178,14 +175,11 @@ def visible(context: int, prefix: Tensor, answers: int = 0, told: Tensor | None 
 
 
 def loss(network: DecisionNetwork, questions: Questions) -> tuple[Tensor, dict[str, Tensor]]:
-    """The cross entropy of the labels, a mean over all queries; and how often the likeliest is right."""
-    logits = network(questions)
-    total = F.cross_entropy(logits.flatten(0, 1), questions.label.flatten())
-    right = (logits.argmax(dim=-1) == questions.label).float().mean()
-    return total, {"loss": total.detach(), "accuracy": right.detach()}
+    """The loss of the labels, a mean over all queries (`moves`); and how often or nearly it is right."""
+    return network.moves.loss(network(questions), questions.label)
 
 
-def draw_questions(histories: Histories, config: Config, actions: int, generator: torch.Generator) -> Questions:
+def draw_questions(histories: Histories, config: Config, moves: Moves, generator: torch.Generator) -> Questions:
     """Contexts in random order and queries of the same histories; ValueError where their labels are not known."""
     if config.labels != "taken" and not len(histories.expert):
         raise ValueError(f"{config.data} does not know what the oracle would have done: --labels taken")
@@ -196,17 +190,17 @@ def draw_questions(histories: Histories, config: Config, actions: int, generator
     order = torch.rand(batch, steps, generator=generator).argsort(dim=1)
     rows = rows.gather(1, order)
     query = _anywhere(histories, which, count, generator)
-    label = _labels(histories, query, config, actions, generator)
+    label = _labels(histories, query, config, moves, generator)
     prefix = torch.randint(steps + 1, (count,), generator=generator)
     answers, told = (), ()
     if config.answers:
         told = torch.randint(config.answers + 1, (count,), generator=generator)
-        right = histories.action[rows] == _labels(histories, rows, config, actions, generator)
+        right = histories.action[rows] == _labels(histories, rows, config, moves, generator)
         answers, rows = _draw_answers(histories, rows, right, config.answers, generator)
     return Questions(
         context=Transitions(
             histories.observation[rows],
-            histories.action[rows].long(),
+            moves.label(histories.action[rows]),
             histories.reward[rows],
             histories.following[rows],
         ),
@@ -224,13 +218,10 @@ def _anywhere(histories: Histories, which: Tensor, count: int, generator: torch.
     return histories.start[which, None] + (share * histories.length[which, None]).long()
 
 
-def _labels(histories: Histories, rows: Tensor, config: Config, actions: int, generator: torch.Generator) -> Tensor:
-    """What is taught to be best in the steps `rows`, of their shape."""
-    label = (histories.action if config.labels == "taken" else histories.expert)[rows].long()
-    if config.labels == "noisy":
-        wild = torch.randint(actions, label.shape, generator=generator)
-        label = torch.where(torch.rand(label.shape, generator=generator) < config.noise, wild, label)
-    return label
+def _labels(histories: Histories, rows: Tensor, config: Config, moves: Moves, generator: torch.Generator) -> Tensor:
+    """What is taught to be best in the steps `rows`."""
+    label = moves.label((histories.action if config.labels == "taken" else histories.expert)[rows])
+    return moves.wild(label, config.noise, generator) if config.labels == "noisy" else label
 
 
 def _draw_answers(
@@ -261,7 +252,7 @@ class DecisionBelief(NamedTuple):
 
     memory: ContextMemory
     observation: Tensor | None  # [B, O] of the last tick
-    streams: tuple[np.ndarray, np.ndarray]
+    streams: Streams
     answers: Answers | tuple[()] = ()  # of the running episodes
     given: Tensor | tuple[()] = ()  # [B] int64 how many of them there are
 
@@ -287,7 +278,7 @@ class DecisionAgent:
         tokens, alone = [network.queries(observation)[:, None]], None
         answers, given = belief.answers, belief.given
         if belief.observation is not None:
-            action = torch.as_tensor(np.asarray(step.action)).long()
+            action = network.moves.taken(step.action)
             if network.answers:
                 answers, given = _answered(belief, action, first, network.answers)
                 alone = _told(given)
@@ -302,7 +293,7 @@ class DecisionAgent:
             tokens.insert(0, network.transitions(came)[:, None])
         passing = 1 + (0 if alone is None else alone.shape[1])
         output, memory = network.body.read(belief.memory, torch.cat(tokens, dim=1), passing, alone)
-        chosen, streams = choose(network.head(output), belief.streams, self.sample)
+        chosen, streams = network.moves.draw(network.head(output), belief.streams, self.sample)
         return chosen, DecisionBelief(memory, observation, streams, answers, given)
 
 
@@ -332,7 +323,7 @@ def train(benchmark: str, config: Config, *, seed: int, run: Run) -> DecisionAge
     network.seen.learn_scales(histories.observation)
 
     def draw(generator: torch.Generator) -> Questions:
-        return draw_questions(histories, config, network.actions, generator)
+        return draw_questions(histories, config, network.moves, generator)
 
     device = Device.of(config)
     fit_network(NAME, network, loss, draw, config.fitting, device, seed=seed, run=run, saved=saved)

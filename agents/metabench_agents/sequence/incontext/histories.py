@@ -10,35 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 import metabench
+from metabench_agents.sequence.incontext.moves import moves_of
 
 
 class Histories(NamedTuple):
     """H histories, laid end to end."""
 
     observation: Tensor  # [N, O] before the step
-    action: Tensor  # [N] uint8 what the learner did
+    action: Tensor  # [N] uint8 what the learner did; or [N, A] in half widths of the box, see `moves`
     reward: Tensor  # [N] what followed
     following: Tensor  # [N, O] what was seen then, before any reset
     first: Tensor  # [N] bool: an episode starts here
     time: Tensor  # [N] int16 step of the episode
-    expert: Tensor  # [N] uint8 what the oracle would have done; [0] where nobody knows
+    expert: Tensor  # likewise what the oracle would have done; [0] where nobody knows
     start: Tensor  # [H] int64 row of a history's first step
     length: Tensor  # [H] int64 steps
 
     def __len__(self) -> int:
         return len(self.start)
-
-
-def number_of_actions(benchmark: str) -> int:
-    """How many actions a benchmark has; ValueError where they are no finite set."""
-    space = metabench.spec(benchmark).family().action_space
-    if not isinstance(space, spaces.Discrete) or space.n > 255:
-        raise ValueError(f"agents that learn from histories choose among up to 255 actions, not in {space}")
-    return int(space.n)
 
 
 def load_histories(benchmark: str, data: str, split: str, skip: int = 1) -> Histories:
@@ -52,15 +44,15 @@ def load_histories(benchmark: str, data: str, split: str, skip: int = 1) -> Hist
             others become histories of their own.
 
     Raises:
-        ValueError: One sentence: there is no such set, it is of another benchmark, or its actions are continuous.
+        ValueError: One sentence: there is no such set, or it is of another benchmark.
     """
-    number_of_actions(benchmark)
+    moves = moves_of(benchmark)
     id = data if "/" in data else str(metabench.DatasetId.of(benchmark, data))
     found = metabench.load_dataset(id, split)
     if found.manifest.benchmark != metabench.spec(benchmark).id:
         raise ValueError(f"{id} was played on {found.manifest.benchmark}, not on {metabench.spec(benchmark).id}")
     episodes = np.asarray(found.episodes)
-    history, place = np.cumsum(episodes["place"] == 0) - 1, episodes["place"].astype(np.int64)
+    history, place = learners_of(episodes)
     label = history * skip + place % skip
     order = np.lexsort((place, label))
     length = episodes["length"].astype(np.int64)
@@ -70,18 +62,33 @@ def load_histories(benchmark: str, data: str, split: str, skip: int = 1) -> Hist
     first[ends - length[order]] = True
     begin = np.flatnonzero(np.diff(label[order], prepend=-1))  # episodes that begin a history
     start = (ends - length[order])[begin]
-    expert = found.expert_actions()[rows].astype(np.uint8) if "expert_actions.npy" in found.manifest.infos else None
+    expert = found.expert_actions()[rows] if "expert_actions.npy" in found.manifest.infos else None
     return Histories(
         observation=torch.from_numpy(np.array(found.column("observation"))[rows]).float(),
-        action=torch.from_numpy(np.array(found.column("action"))[rows].astype(np.uint8)),
+        action=moves.stored(np.array(found.column("action"))[rows]),
         reward=torch.from_numpy(np.array(found.column("reward"))[rows]).float(),
         following=torch.from_numpy(found.next_observations()[rows]).float(),
         first=torch.from_numpy(first),
         time=torch.from_numpy((np.arange(len(rows)) - np.repeat(ends - length[order], length[order])).astype(np.int16)),
-        expert=torch.from_numpy(expert) if expert is not None else torch.zeros(0, dtype=torch.uint8),
+        expert=moves.stored(expert) if expert is not None else torch.zeros(0, dtype=torch.uint8),
         start=torch.from_numpy(start),
         length=torch.from_numpy(np.diff(start, append=len(rows))),
     )
+
+
+def learners_of(episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whose each episode is, and the how many-th of that learner's: `[E]` each.
+
+    A learner that remembers plays one trial after the other. Where nobody does, as in the checkpoints of `sac-history`,
+    a task's episodes are one learner's, in their order.
+    """
+    place = episodes["place"].astype(np.int64)
+    if place.any():
+        return np.cumsum(place == 0) - 1, place
+    _, begin, task = np.unique(episodes["task"], return_index=True, return_inverse=True)
+    if (np.diff(episodes["task"].astype(np.int64)) < 0).any():
+        raise ValueError("the episodes of a data set lie task by task, and these do not")
+    return task, np.arange(len(episodes)) - begin[task]
 
 
 def _rows(start: np.ndarray, length: np.ndarray, order: np.ndarray) -> np.ndarray:
