@@ -27,6 +27,9 @@ at step 4 under the expert, 9 % under uniform actions. Two deviations let it las
   or, with `world_model.lasts=episode`, over the episode: the window's z still tells of the behaviour, and a mean over
   all of the agent's own steps takes more of that in the longer a trial lasts (on CheetahVel's training tasks, five
   runs: -90, -110, -121 by episode; forgotten between episodes -90, -78, -85).
+- `world_model.relabelled`: copies of the data with the rewards of other training tasks (BOReL's relabelling), in which
+  the way one walks tells nothing. It needs the true reward as a function of what is seen; off by default. Without it,
+  data whose policies never walk astray (experts, RL^2) show where they walk, not what the rewards say.
 What z tells is measured in every training (`trials.telling.invariance`), and logged by behaviour and step.
 
 Deviations, with reasons. Where the released code departs from the paper or is wrong, the paper is followed, and
@@ -103,6 +106,7 @@ from metabench_agents.sequence.trials.model import (
     sibling_errors,
     trial_errors,
 )
+from metabench_agents.sequence.trials.relabelling import in_all_copies, relabelled
 from metabench_agents.sequence.trials.telling import drawn_steps, invariance
 from metabench_agents.sequence.world_model import (
     EpisodeSteps,
@@ -222,6 +226,10 @@ def _fit_world_model(
     learn, held = hold_out(episodes)
     if not len(held):
         held = learn
+    if copies := config.world_model.relabelled:
+        learn, held = (in_all_copies(numbers, len(episodes), copies) for numbers in (learn, held))
+        codec, chance = _models(benchmark, config)[0], stream(seed, 4)
+        episodes = relabelled(episodes, benchmark, config.split, codec, copies, chance)
     select = episodes.take(held)
     if "test-selection" in config.released:
         learn = torch.arange(len(episodes))

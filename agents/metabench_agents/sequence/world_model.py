@@ -75,6 +75,8 @@ class WorldModelSettings:
     lasts: Literal["trial", "episode"] = "trial"  # whether a z that lasts is kept where an episode of the trial ends
     carried: float = field(default=0.7, metadata={"low": 0.0, "high": 1.0})  # share of windows learned from as if one
     # or two other episodes of the task had been seen before; where z lasts through the trial
+    relabelled: int = field(default=0, metadata={"low": 0})  # copies of the data, with rewards of other training tasks,
+    # that it learns from as well (`trials/relabelling.py`); where the reward is a function of what is seen
     decoders: Decoders | Literal["auto"] = "auto"  # what is foretold; auto: what varies between the family's tasks
     history: int = 4  # steps h that z is made of; prompts begin at step h or later
     context: int = 16  # size of z
