@@ -244,7 +244,8 @@ class TrialTrainer(ModelTrainer):
         which = torch.randperm(len(self.judge), generator=generator)[:count]
         drawn = self._drawn(self.judge, self.judged, which, generator)
         with products("fp32"):
-            return float(trial_losses(self.network, self.judge, drawn, self.stretch)[int(self.trial.siblings)])
+            own, other, _ = trial_losses(self.network, self.judge, drawn, self.stretch)
+            return float(other if self.trial.siblings else own)
 
 
 def trial_losses(
