@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import json
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +175,9 @@ def _records(wanted: dict[str, Any]) -> list[Path]:
     """Results that a claim rests on: files of a study, or the kept runs of a line of the evidence queue."""
     if "records" in wanted:
         return sorted((ROOT / "studies").glob(wanted["records"]))
+    if "table" in wanted:
+        kept = ROOT / "studies" / "evidence"
+        return [p for key in _keys(wanted["table"], wanted["run"]) if (p := kept / key / "result.json").exists()]
     found, settings = [], set()
     for path in sorted((ROOT / "studies" / "evidence").glob("*/job.json")):
         told = json.loads(path.read_text())["settings"]
@@ -182,6 +186,20 @@ def _records(wanted: dict[str, Any]) -> list[Path]:
             settings.add(json.dumps(told, sort_keys=True))
     assert len(settings) <= 1, f"two lines of the queue are called {wanted['run']!r}"
     return found
+
+
+def _keys(table: str, run: str) -> list[str]:
+    """The jobs of a line of a table of the evidence queue; where lines of two tables have one name."""
+    return [job.key() for t in _queue() if t.name == table for row in t.rows if row.name == run for job in row.jobs]
+
+
+@functools.cache
+def _queue() -> list[Any]:
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from studies.evidence import read_queue
+
+    return read_queue()
 
 
 def _value(wanted: dict[str, Any]) -> str:
