@@ -53,9 +53,11 @@ def link_notes(_app, docname, source):
 
 
 def link_repository(_app, docname, source):
-    """The landing page leads to the repository where the site is built of one: METABENCH_REPOSITORY says its address."""
+    """The landing page leads to the repository that the site is built of: by METABENCH_REPOSITORY, or by GitHub's own."""
     if docname == "index":
-        address = os.environ.get("METABENCH_REPOSITORY", "")
+        given = os.environ
+        hosted = f"{given['GITHUB_SERVER_URL']}/{given['GITHUB_REPOSITORY']}" if "GITHUB_REPOSITORY" in given else ""
+        address = given.get("METABENCH_REPOSITORY", hosted)
         source[0] = source[0].replace(REPOSITORY, f"[Source code, issues, releases]({address})" if address else "")
 
 

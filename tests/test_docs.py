@@ -199,10 +199,15 @@ def test_the_first_page_links_the_repository_that_it_is_built_of(monkeypatch):
     conf.link_repository(None, "index", source)
     assert "](https://example.org/metabench)" in source[0] and conf.REPOSITORY not in source[0]
     monkeypatch.delenv("METABENCH_REPOSITORY")
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://example.com")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "some/fork")
+    source = [text]
+    conf.link_repository(None, "index", source)
+    assert "](https://example.com/some/fork)" in source[0]
+    monkeypatch.delenv("GITHUB_REPOSITORY")
     source = [text]
     conf.link_repository(None, "index", source)
     assert source[0] == text.replace(conf.REPOSITORY, "")
-    assert "METABENCH_REPOSITORY: ${{ github.server_url }}" in (ROOT / ".github" / "workflows" / "docs.yml").read_text()
 
 
 def test_a_tutorial_is_executed_and_a_fault_stops_it(tmp_path):
