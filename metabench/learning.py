@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 from metabench.evaluation.evaluate import evaluate, standard_protocol
 from metabench.evaluation.results import Protocol
 from metabench.plugins import load_run
-from metabench.runs import CHECKPOINT, CONFIG, CURVE, KEPT, METRICS, read_metrics
+from metabench.runs import CHECKPOINT, CONFIG, CURVE, KEPT, METRICS, checkpoint_state, read_metrics
 
 HEAD = ("frames", "update", "updates")  # of a metrics row: how far training was
 
@@ -35,16 +34,13 @@ class Points(NamedTuple):
     repeats: int = 1  # trials of a task
 
 
-def play_kept(
-    folder: Path, benchmark: str, points: Points, progress: Callable[[int, int], None] | None = None
-) -> list[dict[str, Any]]:
+def play_kept(folder: Path, benchmark: str, points: Points) -> list[dict[str, Any]]:
     """Plays the checkpoints that a run has kept, writes `curve.jsonl`, and removes them; continues where it was killed.
 
     Args:
         folder: Of a run that is done.
         benchmark: That it was trained on.
         points: What is played.
-        progress: Called with (checkpoints played, checkpoints in all).
 
     Returns:
         The rows: `iteration`, `frames` or `update`, and for each split the mean return of a trial's first episode
@@ -60,27 +56,22 @@ def play_kept(
     known = {row["iteration"] for row in rows}
     with (folder / CURVE).open("ab") as file:
         file.truncate(sum(len(json.dumps(row)) + 1 for row in rows))  # a row that a kill has cut is played again
-        for number, path in enumerate(kept):
-            iteration = int(path.stem)
-            if iteration not in known:
-                row = {"iteration": iteration, **_progress(folder, path), **_play(folder, path, benchmark, points)}
-                file.write(json.dumps(row).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-                rows.append(row)
-            if progress:
-                progress(number + 1, len(kept))
+        for path in kept:
+            if (iteration := int(path.stem)) in known:
+                continue
+            row = {"iteration": iteration, **_progress(folder, path), **_play(folder, path, benchmark, points)}
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            rows.append(row)
     shutil.rmtree(folder / KEPT, ignore_errors=True)
     return rows
 
 
 def _progress(folder: Path, checkpoint: Path) -> dict[str, Any]:
     """How far training was, by the last row that was logged before the checkpoint."""
-    with checkpoint.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        state = json.loads(json.loads(file.read(size))["__metadata__"]["state"])
     with (folder / METRICS).open("rb") as file:
-        lines = file.read(state["metrics_bytes"]).splitlines()
+        lines = file.read(checkpoint_state(checkpoint)["metrics_bytes"]).splitlines()
     row = json.loads(lines[-1]) if lines else {}
     found = {name: row[name] for name in HEAD if name in row}
     return {"update" if name == "updates" else name: count for name, count in found.items()} or {"update": 0}

@@ -58,8 +58,9 @@ def open_run(algorithm: Any, folder: Path, **options: Any) -> Any:
         ValueError: In one sentence: its class does not know one of the options.
     """
     kind = getattr(algorithm, "Run", runs.Run)
-    known = inspect.signature(kind).parameters
-    if unknown := [name for name in options if name not in known]:
+    parameters = inspect.signature(kind).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if unknown := [name for name in options if name not in parameters and not anything]:
         raise ValueError(f"the agent's own {kind.__module__}.{kind.__name__} has no {unknown[0]}")
     return kind(folder, **options)
 

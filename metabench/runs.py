@@ -145,11 +145,16 @@ def iterations_done(folder: Path) -> int | None:
     try:
         if (folder / SAVED).is_file():
             return json.loads((folder / SAVED).read_text())["iteration"]
-        with (folder / CHECKPOINT).open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            return int(json.loads(json.loads(file.read(size))["__metadata__"]["state"])["iteration"])
+        return int(checkpoint_state(folder / CHECKPOINT)["iteration"])
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
+
+
+def checkpoint_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint of tensors was saved with, from its head alone."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        return json.loads(json.loads(file.read(size))["__metadata__"]["state"])
 
 
 def policy(folder: Path) -> Policy:

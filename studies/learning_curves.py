@@ -45,7 +45,6 @@ class Picture(NamedTuple):
     """What is drawn of one agent."""
 
     agent: str
-    split: str  # whose levels are drawn
     column: str  # of the curves that are kept
     row: Row  # the agent's
     beside: tuple[Row, ...]
@@ -75,9 +74,7 @@ def read_list(path: Path = LIST) -> list[Picture]:
         return tables[table][name]
 
     return [
-        Picture(
-            agent, told.get("split", "train"), told["column"], row(told["row"]), tuple(map(row, told.get("beside", ())))
-        )
+        Picture(agent, told["column"], row(told["row"]), tuple(map(row, told.get("beside", ()))))
         for agent, told in tomllib.loads(path.read_text()).items()
     ]
 
@@ -112,7 +109,7 @@ def draw(picture: Picture) -> bytes:
         ends.append((float(curve.middle[-1]), float(curve.x[-1]), row.name, color))
         if row is picture.row:
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
-    for name, level in _levels(benchmark, picture):
+    for name, level in _levels(benchmark):
         axes.axhline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
         axes.annotate(name, (0.0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=GREY)
     _names(axes, sorted(ends))
@@ -129,8 +126,8 @@ def draw(picture: Picture) -> bytes:
     return stream.getvalue()
 
 
-def _levels(benchmark: str, picture: Picture) -> list[tuple[str, float]]:
-    known = reference_levels(benchmark, picture.split)
+def _levels(benchmark: str) -> list[tuple[str, float]]:
+    known = reference_levels(benchmark, "train")
     if not known:
         known = {name: told["mean"] for name, told in metabench.spec(benchmark).references("test").items()}
     return [(name, known[name]) for name in ("random", "oracle", "bayes") if name in known]

@@ -100,6 +100,13 @@ def test_an_agent_whose_run_cannot_keep_any_is_told_before_it_trains(tmp_path):
     with pytest.raises(ValueError, match="has no keep_every"):
         open_run(Own, tmp_path, show=False, keep_every=1)
 
+    class Lenient:
+        class Run:
+            def __init__(self, folder: Path, **options: object):
+                self.options = options
+
+    assert open_run(Lenient, tmp_path, show=False, keep_every=1).options == {"show": False, "keep_every": 1}
+
 
 def test_the_command(kept, tmp_path, capsys):
     train = ["train", "bc", BENCHMARK, "--fitting.updates", "200", "--evaluate", "test", "--progress", "none"]

@@ -60,6 +60,8 @@ def read_run(folder: Path, x: X = "frames") -> TrainedRun:
 
 
 def _learning(folder: Path, x: X) -> Learning | None:
+    if x == "updates":
+        return _played(read_metrics(folder, CURVE))
     rows = read_metrics(folder)
     if x == "seconds":
         total, points = 0.0, []
@@ -68,8 +70,6 @@ def _learning(folder: Path, x: X) -> Learning | None:
             if "return" in row and row["return"] is not None:
                 points.append((total, row["return"]))
         points = points if total > 0 else []
-    elif x == "updates":
-        return _played(read_metrics(folder, CURVE))
     else:
         points = [(row["frames"], row["return"]) for row in rows if {"frames", "return"} <= row.keys()]
     points = [(float(a), float(b)) for a, b in points if b is not None and np.isfinite(b)]

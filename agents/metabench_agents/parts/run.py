@@ -114,8 +114,7 @@ def in_blocks(
             rate = count / (time.perf_counter() - start)
             run.log({**(head or {}), "update": done, **means, "time/updates_per_s": rate})
             advance(done, f"loss {next(iter(means.values())):8.5f}   {rate:6.1f} updates/s")
-            due = time.monotonic() - last > SAVE_SECONDS and not run.keep_every
-            due = due or (run.keep_every and blocks(done) % run.keep_every == 0)
+            due = blocks(done) % run.keep_every == 0 if run.keep_every else time.monotonic() - last > SAVE_SECONDS
             if due or done == updates or run.stop_requested:
                 save(done)
                 last = time.monotonic()

@@ -206,11 +206,14 @@ def _with_prompt(config: Config, number: int, generator: torch.Generator) -> boo
     return bool(torch.rand((), generator=generator) < config.prompt.share)
 
 
+def _codec(benchmark: str, config: Config) -> Actions:
+    return Actions(metabench.spec(benchmark).family().action_space, raw="raw-actions" in config.released)
+
+
 def _models(benchmark: str, config: Config) -> tuple[Actions, World | None, DecisionTransformer]:
     """Untrained."""
     chosen = metabench.spec(benchmark)
-    family = chosen.family()
-    codec = Actions(family.action_space, raw="raw-actions" in config.released)
+    family, codec = chosen.family(), _codec(benchmark, config)
     columns, model = len(family.observation_fields), None
     if config.world_model.used:
         kind = TrialModel if config.world_model.sees == "trial" else WorldModel
@@ -228,13 +231,12 @@ def _fit_world_model(
         held = learn
     if copies := config.world_model.relabelled:
         learn, held = (in_all_copies(numbers, len(episodes), copies) for numbers in (learn, held))
-        codec, chance = _models(benchmark, config)[0], stream(seed, 4)
-        episodes = relabelled(episodes, benchmark, config.split, codec, copies, chance)
+        codec = _codec(benchmark, config)
+        episodes = relabelled(episodes, benchmark, config.split, codec, copies, stream(seed, 4))
     select = episodes.take(held)
     if "test-selection" in config.released:
         learn = torch.arange(len(episodes))
-        codec = _models(benchmark, config)[0]
-        select = load_episodes(benchmark, config.data, _tested(config.split), codec)
+        select = load_episodes(benchmark, config.data, _tested(config.split), _codec(benchmark, config))
     if isinstance(model, TrialModel):
         model.learn_scales(episodes)
         trainer: ModelTrainer = TrialTrainer(model, episodes.take(learn), select, config.world_model, Device.of(config))
