@@ -175,21 +175,12 @@ def _records(wanted: dict[str, Any]) -> list[Path]:
     """Results that a claim rests on: files of a study, or the kept runs of a line of the evidence queue."""
     if "records" in wanted:
         return sorted((ROOT / "studies").glob(wanted["records"]))
-    if "table" in wanted:
-        kept = ROOT / "studies" / "evidence"
-        return [p for key in _keys(wanted["table"], wanted["run"]) if (p := kept / key / "result.json").exists()]
-    found, settings = [], set()
-    for path in sorted((ROOT / "studies" / "evidence").glob("*/job.json")):
-        told = json.loads(path.read_text())["settings"]
-        if (told["benchmark"], told["name"]) == (wanted["benchmark"], wanted["run"]):
-            found.append(path.parent / "result.json")
-            settings.add(json.dumps(told, sort_keys=True))
-    assert len(settings) <= 1, f"two lines of the queue are called {wanted['run']!r}"
-    return found
+    kept = ROOT / "studies" / "evidence"
+    return [path for key in _keys(wanted["table"], wanted["run"]) if (path := kept / key / "result.json").exists()]
 
 
 def _keys(table: str, run: str) -> list[str]:
-    """The jobs of a line of a table of the evidence queue; where lines of two tables have one name."""
+    """The jobs of a line of a table of the evidence queue."""
     return [job.key() for t in _queue() if t.name == table for row in t.rows if row.name == run for job in row.jobs]
 
 
