@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import metabench
 from metabench.evaluation.results import Protocol
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         job = row.jobs[0]
         benchmark, data = job.settings["benchmark"], job.settings.get("config", {}).get("data", "mixed")
         protocol = Protocol(benchmark=benchmark, split="test", episodes=3, repeats=20, seed=0)
-        agent = load_run(Place(RUNS).result(job.key())).agent
+        agent: Any = load_run(Place(RUNS).result(job.key())).agent
         for way in WAYS:
             item = Item(benchmark, data, job.settings["agent"], "", job.seed)
             returns = metabench.evaluate(played(agent, way, item), protocol).array().mean(axis=(0, 1))
