@@ -1,6 +1,7 @@
 """Exact Bayes in DarkRoom: why a decision-pretrained transformer looks last for goals it was not trained on.
 
     python -m studies.incontext.exact
+    python -m studies.incontext.exact --steps 100 --window 400 --episodes 40   # episodes as long as in DPT's code
 
 An agent that knows the room, the training goals and Bayes' rule plays test goals as a DPT does, without any network: it
 weighs each goal by the prior, rules out those where it has been without reward, and draws an action from what is best
@@ -14,10 +15,14 @@ for the goals that are left. Four ways to draw:
 
 The prior has the training goals alone, or 5 % of it on all 81 cells. Memory is as the network's: 160 steps, whose older
 half is dropped when it is full.
+
+DarkRoom's episodes have 20 steps, as Algorithm Distillation's; DPT's public code plays 100. A walk that draws anew at
+every step gets everywhere in 100 steps and nowhere in 20.
 """
 
 from __future__ import annotations
 
+import argparse
 from typing import Literal
 
 import numpy as np
@@ -66,14 +71,23 @@ def draw(share: Array, number: Array) -> Array:
     return np.minimum((number[:, None] > share.cumsum(axis=1)).sum(axis=1), share.shape[1] - 1)
 
 
-def play(hidden: Array, believed: Array, way: Way, *, episodes: int = 100, window: int = 160, seed: int = 0) -> Array:
-    """Returns `[B, episodes]` on hidden goals `[B]`."""
+def play(
+    hidden: Array,
+    believed: Array,
+    way: Way,
+    *,
+    episodes: int = 100,
+    window: int = 160,
+    steps: int = DarkRoom.horizon,
+    seed: int = 0,
+) -> Array:
+    """Returns `[B, episodes]` on hidden goals `[B]`, of episodes of `steps` steps and with `window` steps of memory."""
     rng, count, each = np.random.default_rng(seed), len(hidden), np.arange(len(hidden))
     returns, memory = np.zeros((count, episodes)), []
     for episode in range(episodes):
         cell, keeps = np.full(count, CENTRE), np.ones((count, CELLS), dtype=bool)
         number, target = rng.random(count), np.full(count, -1)
-        for _ in range(DarkRoom.horizon):
+        for _ in range(steps):
             memory = memory if len(memory) <= window else memory[-(window // 2) :]
             visited = np.zeros((count, CELLS), dtype=bool)
             for past in memory:
@@ -96,14 +110,25 @@ def play(hidden: Array, believed: Array, way: Way, *, episodes: int = 100, windo
 
 def main() -> None:
     """Prints the table of the page."""
-    print("| split | prior | way | " + " | ".join(map(str, EPISODES)) + " | mean | last ten |")
-    print("| --- " * (5 + len(EPISODES)) + "|")
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.incontext.exact", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--steps", type=int, default=DarkRoom.horizon, metavar="N", help="of an episode; 20")
+    parser.add_argument("--window", type=int, default=160, metavar="N", help="steps of memory; 160")
+    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="of a trial; 100")
+    asked = parser.parse_args()
+    shown_at = [k for k in EPISODES if k <= asked.episodes]
+    print("| split | prior | way | " + " | ".join(map(str, shown_at)) + " | mean | last ten |")
+    print("| --- " * (5 + len(shown_at)) + "|")
     for split in ("test", "ood"):
         hidden = np.repeat(goals(split), 4)
         for everywhere in (0.0, 0.05):
             for way in ("step", "number", "answers", "goal"):
-                curve = play(hidden, prior(everywhere), way).mean(axis=0)
-                shown = [curve[k - 1] for k in EPISODES] + [curve.mean(), curve[-10:].mean()]
+                believed = prior(everywhere)
+                curve = play(
+                    hidden, believed, way, episodes=asked.episodes, window=asked.window, steps=asked.steps
+                ).mean(axis=0)
+                shown = [curve[k - 1] for k in shown_at] + [curve.mean(), curve[-10:].mean()]
                 print(f"| {split} | {everywhere:.0%} | {way} | " + " | ".join(f"{value:.2f}" for value in shown) + " |")
 
 

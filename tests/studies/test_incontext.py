@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import metabench
+from metabench.loading import load_agent
 from studies.incontext.exact import BEST, CELLS, draw, goals, play, prior, weights
+from studies.incontext.longer import REPEATS, longer, optimum
 
 
 def test_the_best_actions_are_the_oracles():
@@ -38,3 +40,22 @@ def test_staying_with_what_one_began_finds_goals_that_drawing_every_step_does_no
     hidden = np.repeat(goals("ood"), 2)
     found = {way: play(hidden, prior(0.05), way, episodes=40)[:, -5:].mean() for way in ("step", "answers", "goal")}
     assert found["step"] < 2 < 8 < min(found["answers"], found["goal"])
+
+
+def test_a_walk_that_draws_every_step_gets_everywhere_in_episodes_of_a_hundred_steps():
+    """As long as those of DPT's own code: there it is near the optimum within ten episodes, with 20 steps it is not."""
+    hidden = np.repeat(goals("test"), 2)
+    long = play(hidden, prior(0.05), "step", episodes=12, window=400, steps=100)[:, -3:].mean()
+    short = play(hidden, prior(0.05), "step", episodes=12, window=400)[:, -3:].mean()
+    assert long > 0.8 * 97 and short < 0.6 * 17
+
+
+@pytest.mark.parametrize("split", ["test", "ood"])
+def test_longer_episodes_of_the_same_goals(split):
+    """Who knows the goal: as the oracle's reference in 20 steps, and 80 more ones on the goal in 100."""
+    told = metabench.spec("DarkRoom-v0").references(split)["oracle"]["mean"]
+    assert optimum(split, 20) == pytest.approx(told)
+    assert optimum(split, 100) == pytest.approx(told + 80)
+    returns = longer(load_agent("random", "DarkRoom-v0"), split, steps=30, episodes=2)
+    assert returns.shape == (REPEATS * len(goals(split)), 2) and returns.min() >= 0 and returns.max() <= 30
+    assert np.array_equal(returns, returns.round())
