@@ -24,12 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table")
     parser.add_argument("rows", nargs="+")
+    parser.add_argument("--split", default="test", help="whose tasks; test. Train says what is learned at all")
     given = parser.parse_args(arguments)
     print("| agent | context | episodes 1, 2, 3 |\n| --- | --- | --- |")
     for row in (row for t in read_queue() if t.name == given.table for row in t.rows if row.name in given.rows):
         job = row.jobs[0]
         benchmark, data = job.settings["benchmark"], job.settings.get("config", {}).get("data", "mixed")
-        protocol = Protocol(benchmark=benchmark, split="test", episodes=3, repeats=20, seed=0)
+        protocol = Protocol(benchmark=benchmark, split=given.split, episodes=3, repeats=20, seed=0)
         agent: Any = load_run(Place(RUNS).result(job.key())).agent
         for way in WAYS:
             item = Item(benchmark, data, job.settings["agent"], "", job.seed)

@@ -12,7 +12,7 @@ from metabench_agents.context.offline.playing import OfflineContextAgent, Playin
 from metabench_agents.context.replay import Transitions
 
 import metabench
-from studies.offline_context import study, telling
+from studies.offline_context import contrast, study, telling
 
 ID = "PointRobot-v0"
 
@@ -95,3 +95,18 @@ def test_variants_have_folders_of_their_own():
     assert (plain, brac) == (f"{ID}/mixed/focal/s1", f"{ID}/mixed/focal-brac/s1")
     assert study.setting("learning.kind=brac") == ("learning.kind", "brac")
     assert study.setting("fitting.updates=20") == ("fitting.updates", 20)
+
+
+def test_what_exact_inference_tells_of_corros_contrast():
+    """A distance by hand; rewards that no goal explains are told from right ones, hardly wrong ones are not."""
+    goals = np.array([[1.0, 0.0], [0.0, 0.5]])
+    by_hand = contrast.likelihood(np.zeros((1, 2)), np.array([-1.0 - contrast.WIDTH]), goals)
+    assert np.allclose(by_hand, [[np.exp(-0.5), np.exp(-0.5 * ((0.5 + contrast.WIDTH) / contrast.WIDTH) ** 2)]])
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(20), 50)
+    place, goal = rng.uniform(-1, 1, (len(task), 2)), rng.uniform(-1, 1, (20, 2))
+    seen, reward = (torch.as_tensor(x).float() for x in (place, -np.linalg.norm(place - goal[task], axis=1)))
+    transitions = Transitions(seen, seen, reward, seen, reward * 0)
+    data = TaskData.of(transitions, torch.as_tensor(task))
+    shares = [contrast.told_apart(data, noise, pairs=200) for noise in (0.01, 0.5, 100.0)]
+    assert shares[0] < 0.15 < shares[1] < 0.4 and shares[2] > 0.9

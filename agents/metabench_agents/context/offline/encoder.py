@@ -39,6 +39,7 @@ class EncoderConfig:
     layers: int = 2  # its hidden layers; published: 2 or 3
     sees: Literal["auto", "reward", "step"] = "auto"  # step: s' beside (s, a, r); auto: where dynamics may differ
     shape: Literal["tanh", "unit", "free"] = "tanh"  # of a transition's code: within [-1, 1], of length 1, or any
+    standardised: bool = False  # z in standard deviations over the data's contexts, once the encoder is left alone
 
     def settled(self: C, benchmark: str) -> C:
         """The same with what it sees decided for the benchmark's family where it is left open."""
@@ -60,6 +61,8 @@ class TransitionEncoder(nn.Module):
     reward_center: Tensor
     reward_scale: Tensor
     step: Tensor
+    code_center: Tensor
+    code_scale: Tensor
 
     def __init__(self, fields: Any, actions: ActionScale, config: EncoderConfig):
         super().__init__()
@@ -67,6 +70,9 @@ class TransitionEncoder(nn.Module):
         self.register_buffer("reward_center", torch.zeros(()))
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("step", torch.ones(self.features.observation))
+        if config.standardised:
+            self.register_buffer("code_center", torch.zeros(config.latent))
+            self.register_buffer("code_scale", torch.ones(config.latent))
         after = self.features.observation if config.sees == "step" else 0
         inputs = self.features.size + actions.size + 1 + after
         self.body = mlp(inputs, config.hidden, config.layers, config.latent)
@@ -108,8 +114,16 @@ class TransitionEncoder(nn.Module):
         return torch.tanh(code) if self.config.shape == "tanh" else F.normalize(code, dim=-1)
 
     def codes(self, seen: Transitions) -> Tensor:
-        """What each transition says of the task, `[..., L]`."""
-        return self(self.facts(seen))
+        """What each transition says of the task, `[..., L]`; in the units of `standardise`, where that was called."""
+        code = self(self.facts(seen))
+        return (code - self.code_center) / self.code_scale if self.config.standardised else code
+
+    @torch.no_grad()
+    def standardise(self, contexts: Transitions) -> None:
+        """From now on the z of contexts `[N, C, ...]` have mean 0 and standard deviation 1."""
+        z = self(self.facts(contexts)).mean(1)
+        self.code_center.copy_(z.mean(0))
+        self.code_scale.copy_(z.std(0).clamp_min(1e-6))
 
 
 def mean_of_first(codes: Tensor, lengths: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from metabench_agents.context.replay import Transitions
 from metabench_agents.parts.device import Device, descend, follow, learner, set_rate
 from metabench_agents.parts.run import Checkpoint, Run, blocks, in_blocks, pack, stream, unpack, updates_done
 
+STANDARDS = 20  # contexts of each task that say what a standard deviation of z is
+
 
 @dataclass(frozen=True)
 class FittingConfig:
@@ -94,6 +96,8 @@ class OfflineTrainer:
         config: FittingConfig,
         device: Device | None = None,
     ):
+        if network.encoder.config.standardised and config.together:
+            raise ValueError("encoder.standardised needs an encoder that is left alone: fitting.together false")
         self.network, self.data, self.config, self.device = network, data, config, device or Device()
         self.learns, self.objective = learner(network, self.device), self.device.place(objective)
         self.policy = OfflineLearner(self.learns.core, self.device)
@@ -165,12 +169,21 @@ class OfflineTrainer:
         batches = [self.learns.told(batch) for batch in now.batches]
         return self.policy.update(batches, z, now.draws)
 
+    def standardise(self, generator: torch.Generator) -> None:
+        """Gives the policy z in standard deviations over the data's contexts; the encoder is left alone then."""
+        tasks = torch.arange(len(self.data)).repeat(STANDARDS)
+        contexts = self.data.draw(tasks, self.config.context, generator)
+        device = next(self.learns.encoder.parameters()).device
+        self.learns.encoder.standardise(Transitions(*(column.to(device) for column in contexts)))
+
     def block(self, done: int, count: int, seed: int) -> dict[str, float]:
         """Makes `count` updates after the `done` that are made; their metrics' means."""
         for number in range(done, done + count):
             updates = self.ahead if number < self.config.ahead else self.updates
             if updates is self.updates:
                 self.ahead.flush()
+            if number == self.config.ahead and self.network.encoder.config.standardised:
+                self.standardise(stream(seed, 4))
             updates.add(*self.given(number, stream(seed, 0, number)))
         return self.ahead.means() | self.updates.means()
 

@@ -174,6 +174,23 @@ def test_corro_makes_other_outcomes_either_way(outcomes, tmp_path):
     assert rows[-1].keys().isdisjoint({"encoder_loss"}), "the encoder is left alone by then"
 
 
+def test_corros_policy_is_given_z_in_standard_deviations(tmp_path):
+    """Its raw codes lie next to each other on the sphere; what the policy gets has mean 0 and deviation 1."""
+    network = trained(corro, tmp_path / "a").network
+    found = point_robot(ID, "mixed", "train", network.actions)
+    numbers = torch.arange(len(found)).repeat(30)
+    context = found.draw(numbers, 16, torch.Generator().manual_seed(1))
+    z = network.z(context)
+    assert torch.allclose(z.mean(0), torch.zeros(z.shape[1]), atol=0.3)
+    assert torch.allclose(z.std(0), torch.ones(z.shape[1]), atol=0.25)
+    raw = network.encoder(network.encoder.facts(context))
+    assert torch.allclose(raw.norm(dim=-1), torch.ones(()), atol=1e-5)
+    by_hand = (raw.mean(1) - network.encoder.code_center) / network.encoder.code_scale
+    assert torch.allclose(z, by_hand, atol=1e-4)
+    with pytest.raises(ValueError, match="left alone"):
+        trained(corro, tmp_path / "b", small(corro, fitting__together=True))
+
+
 def test_too_small_contexts_are_told():
     config = small(corro, fitting__context=6, contrast__pairs=4)
     with pytest.raises(ValueError, match=r"4 pairs need contexts of 8 transitions, and fitting.context is 6"):
