@@ -1,4 +1,4 @@
-"""What stands between AMAGO and the benchmarks, without AMAGO: its trials are ours, its policy is asked as it expects."""
+"""What stands between AMAGO and the benchmarks, without AMAGO."""
 
 import gymnasium as gym
 import numpy as np
