@@ -27,13 +27,15 @@ from metabench_agents.parts.run import Run
 
 import metabench
 from metabench import registry
+from metabench.colors import color_of
 from metabench.evaluation.play import play
 from metabench.evaluation.results import write_atomically
+from metabench.plotting.style import INK
 from metabench.plugins import load_run
 from studies.dynamite.study import CHEETAH_MODEL, IMAGES, RESULTS
 
 RUNS = Path(__file__).parent.parent.parent / "runs" / "figure7"
-AGENTS, COLORS = {"varibad": varibad, "dynamite": dynamite}, {"varibad": "#56B4E9", "dynamite": "#D55E00"}
+AGENTS = {"varibad": varibad, "dynamite": dynamite}
 PROBABILITIES, TRIALS, SEED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0), 25, 2**41
 CALM = {  # small steps, normalised observations: see NOTES.md
     "trials": 32,
@@ -121,11 +123,20 @@ def draw(benchmark: str, rows: list[dict[str, Any]], target: Path) -> None:
         boxes = [
             [r for row in rows if row["agent"] == name and row["p"] == p for r in row["returns"]] for p in probabilities
         ]
-        where = np.arange(len(probabilities)) + 0.36 * (shift - (len(names) - 1) / 2)
-        color = COLORS.get(name, "#009E73")
-        drawn = axis.boxplot(boxes, positions=where, widths=0.3, patch_artist=True, manage_ticks=False)
+        room = 0.78 / len(names)
+        where = np.arange(len(probabilities)) + room * (shift - (len(names) - 1) / 2)
+        color = color_of(name)
+        drawn = axis.boxplot(
+            boxes,
+            positions=where,
+            widths=0.8 * room,
+            patch_artist=True,
+            manage_ticks=False,
+            medianprops={"color": INK},
+            flierprops={"marker": ".", "markersize": 3, "markeredgecolor": color},
+        )
         for box in drawn["boxes"]:
-            box.set(facecolor=color, alpha=0.5)
+            box.set(facecolor=color, alpha=0.5, edgecolor=color)
         axis.plot([], [], "s", color=color, label=name)
     axis.set_xticks(range(len(probabilities)), [f"{p:g}" for p in probabilities])
     axis.set(xlabel="probability p that the task changes after a step", ylabel="return of a trial")
