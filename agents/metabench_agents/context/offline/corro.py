@@ -4,8 +4,8 @@ Source: Yuan and Lu 2022, "Robust Task Representations for Offline Meta-Reinforc
 Learning" (arXiv 2206.10442), and its released code (PKU-RL/CORRO, 210ad40). InfoNCE on single transitions: a query and
 a key of one task, and negatives made from the query by giving its (s, a) another outcome. So what the code tells is the
 outcome, and not which states the task's behaviour policy visits. Two ways to make the other outcome: the query's reward
-with noise, or a draw from a conditional VAE of outcomes given (s, a), learned on all tasks together. Codes have length
-1. The encoder is trained first and then left alone; the policy is given the mean code of a context.
+with noise, or a draw from a conditional VAE of outcomes given (s, a), learned on all tasks together. Codes are of
+unit length. The encoder is trained first and then left alone; the policy is given the mean code of a context.
 
 Deviations beside those of `focal.py`, with reasons:
 - z is the mean over the context, one of the two ways in the released code; its default is self-attention, whose weights
