@@ -104,8 +104,8 @@ class DarkRoom(_Room[Place, DarkGoal]):
 
     Every episode starts in the centre (4, 4). A step pays 1 if it ends on the goal and 0 otherwise, and never ends the
     episode: an agent that knows the goal walks there and stays. The split `ood` has the goals that are seven or eight
-    steps from the centre, all others are in `train` and `test`. With `max_episode_steps=100` an episode is as long as in
-    the public code of the Decision-Pretrained Transformer.
+    steps from the centre, all others are in `train` and `test`. With `max_episode_steps=100` an episode is as long as
+    in the public code of the Decision-Pretrained Transformer.
     """
 
     context_type = DarkGoal
