@@ -20,12 +20,12 @@ from metabench.colors import color_of
 from metabench.evaluation.results import write_atomically
 from metabench.plotting.curves import Learning, band
 from metabench.plotting.style import FAINT, INK, clean, new_figure, smooth, title
+from studies.learning_curves import GREY
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TARGET = ROOT / "docs" / "images" / "amago-grid-switch.png"
 ID = "GridSwitch-v0"
-GREY = "#8A8F99"
 
 
 def entered(board: str, agent: str) -> list[Learning]:
