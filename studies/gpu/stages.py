@@ -27,8 +27,9 @@ from metabench_agents.parts.run import Run, stream
 import metabench
 from metabench.runs import Stopped, read_metrics
 from studies.gpu import works
+from studies.gpu.checked import CHECKED, learned
 from studies.gpu.measure import rate, settle
-from studies.gpu.works import CHECKED, PUBLISHED, SMALL, Maker, Making, Sizes, learned
+from studies.gpu.works import PUBLISHED, SMALL, Maker, Making, Sizes
 
 FORMS = ("eager", "captured", "compiled", "both")
 EQUAL = 1e-5  # between forms, and between a GPU and the CPU

@@ -14,15 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from metabench_agents import rl2
 from metabench_agents.belief import sessions, varibad
-from metabench_agents.belief.dynamite_iql import Config as IQLConfig
-from metabench_agents.belief.dynamite_iql import Improving, IQLSteps, make_learner
 from metabench_agents.belief.model import BeliefModel, Fitting
-from metabench_agents.belief.policy import BeliefRollout, Improvement, make_actor
-from metabench_agents.context import metadreamer, pearl
+from metabench_agents.context import pearl
 from metabench_agents.oracle.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.device import Device, Updates
-from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.memory import Replay, Trials
 from metabench_agents.parts.run import stream
 from metabench_agents.sequence import bc
@@ -142,19 +138,6 @@ def rl2_iteration(device: Device, sizes: Sizes, seeds: int = 1) -> Making:
     return Making(alone, trials * 60, lambda: told, network.parameters)
 
 
-def rl2_update(device: Device, sizes: Sizes, seeds: int = 1) -> Making:
-    """PPO's passes of RL2 alone, on trials that the CPU played: the same on every device."""
-    env = metabench.make_vec(GRID, 8)
-    config = rl2.Config(trials=8, network=rl2.NetworkConfig(16, 16, 16))
-    plays = rl2.fresh(config, env, 0)
-    batch = rl2.empty_rollout(plays, env, 60, 8)
-    rl2.collect(plays, env, batch, 0, stream(0))
-    network, settings = device.place(rl2.fresh(config, env, 0)), PPO(epochs=1, minibatches=2)
-    optimiser = device.adam(network.parameters(), 1e-3, eps=1e-5)
-    updates = device.updates(lambda *given: rl2.improve(network, optimiser, settings, device, *given), 1)
-    return of_updates(updates, lambda n: (batch, rl2.orders(settings, 8, stream(n)), 1.0, 1.0, 1.0), 1, network)
-
-
 def invented_trials(ticks: int, count: int) -> Trials:
     """Random ticks of a grid, sessions included."""
     draws = stream(7)
@@ -182,43 +165,6 @@ def elbo(device: Device, sizes: Sizes, agent: str, trials: int) -> Making:
     return of_updates(fitting.updates, lambda n: (batch, base.draw(batch, stream(n)), 1e-3), sizes.block, model)
 
 
-def belief_ppo(device: Device, sizes: Sizes) -> Making:
-    """PPO's passes on beliefs."""
-    env = metabench.make_vec(GRID, 1)
-    torch.manual_seed(0)
-    model = BeliefModel(with_settings(varibad.Config(), {"model.reward_loss": "bernoulli"}).model, env, 60)
-    actor = device.place(make_actor(env, model, 32))
-    improvement = Improvement(actor, device.adam(actor.parameters(), 1e-3, eps=1e-5), PPO(epochs=1), device)
-    trials, draws = invented_trials(60, 8), stream(3)
-    width = model.latent.parameters + model.reading
-    belief, log_prob = torch.randn(60, 8, width, generator=draws), torch.full((60, 8), -1.6)
-    rollout = BeliefRollout(trials, belief, trials.action, log_prob, torch.randn(60, 8, generator=draws))
-    numbers, told = iter(range(10**6)), {}
-
-    def step() -> None:
-        told.update(improvement.improve(rollout, 1.0, 1.0, stream(next(numbers))))
-
-    return Making(step, 1, lambda: told, actor.parameters)
-
-
-def iql(device: Device, sizes: Sizes) -> Making:
-    """DynaMITE-IQL's update, without memory."""
-    env, config = metabench.make_vec(GRID, 1), IQLConfig(width=32)
-    torch.manual_seed(0)
-    networks = device.place(make_learner(config, env, None))
-    draws, rows = stream(5), sizes.rows
-    action = torch.randint(5, (rows,), generator=draws)
-    seen, following = torch.randn(2, rows, 6, generator=draws)
-    code, nothing = nn.functional.one_hot(action, 5).float(), torch.zeros(rows, 0)
-    reward, last = torch.randn(rows, generator=draws), torch.rand(rows, generator=draws) < 0.1
-    steps = IQLSteps(seen, nothing, action, code, reward, following, nothing, last)
-    learned = [p for p in networks.parameters() if p.requires_grad]
-    improving = Improving(networks, device.adam(learned, 1e-3), config, steps, device)
-    return of_updates(
-        improving.updates, lambda n: (torch.randint(rows, (64,), generator=stream(n)),), sizes.block, networks
-    )
-
-
 def filled(state: Any, steps: int = 40) -> None:
     """Random experience for every task."""
     for task in range(len(state.replay)):
@@ -236,17 +182,6 @@ def pearl_update(device: Device, sizes: Sizes) -> Making:
     state = pearl.build(CHEETAH, config, 0)
     filled(state, max(40, 2 * context))
     return of_updates(state.updates, lambda n: pearl.given(state, config, stream(n)), sizes.block, state.learner)
-
-
-def metadreamer_model(device: Device, sizes: Sizes) -> Making:
-    """MetaDreamer's step of encoder and decoder."""
-    config = metadreamer.Config(tasks=4, meta_batch=4, **as_settings(device))
-    if sizes is SMALL:
-        config = with_settings(config, {"model.context": 8, "model.targets": 6, "model.width": 16})
-    state = metadreamer.build("PointRobot-v0", config, 0)
-    filled(state)
-    given = lambda n: metadreamer.given_model(state, config, stream(n))  # noqa: E731
-    return of_updates(state.model_updates, given, sizes.block, state.learner)
 
 
 def as_settings(device: Device) -> dict[str, Any]:
@@ -307,27 +242,3 @@ def cloning(device: Device, sizes: Sizes) -> Making:
 
 
 Maker = Callable[[Device, Sizes], Making]
-CHECKED: dict[str, Maker] = {  # every agent's updates, compared number by number
-    "rl2": rl2_update,
-    "sac-oracle": sac,
-    "sac-oracle of 3 seeds": lambda device, sizes: sac(device, sizes, 3),
-    "varibad": lambda device, sizes: elbo(device, sizes, "varibad", sizes.elbo_trials[0]),
-    "dynamite": lambda device, sizes: elbo(device, sizes, "dynamite", sizes.elbo_trials[0]),
-    "varibad's and dynamite's PPO": belief_ppo,
-    "dynamite-iql": iql,
-    "pearl": pearl_update,
-    "metadreamer": metadreamer_model,
-    "dt": transformer,
-    "prompt-dt and meta-dt": lambda device, sizes: transformer(device, sizes, True),
-    "meta-dt's world model": world_model,
-    "bc": cloning,
-}
-
-
-def learned(maker: Maker, device: Device, sizes: Sizes, updates: int = 10) -> tuple[dict[str, float], Tensor]:
-    """Metrics of so many updates from the start, and all parameters after them, on the CPU."""
-    made = maker(device, sizes)
-    for _ in range(max(1, updates // max(1, made.units))):
-        made.step()
-    metrics = dict(made.metrics())
-    return metrics, torch.cat([tensor.detach().float().cpu().flatten() for tensor in made.tensors()])

@@ -203,12 +203,13 @@ def contrast(model: ContrastModel, batch: Trials, draws: ContrastDraws) -> tuple
     """
     ticks, trials, ahead = len(batch.reward), batch.reward.shape[1], model.config.ahead
     belief = model.encoder(*batch.ticks())[draws.terms]  # [M, B, P]
-    when = draws.terms[None] + torch.arange(ahead)[:, None]  # [K, M] the transition that each look-ahead ends with
+    further = torch.arange(ahead, device=draws.terms.device)
+    when = draws.terms[None] + further[:, None]  # [K, M] the transition that each look-ahead ends with
     counts, when = when < ticks, when.clamp_max(ticks - 1)
     action = batch.action[when].flatten(1, 2)  # [K, M B, ...]
     query = model.asked(belief.flatten(0, 1), action).unflatten(1, (len(draws.terms), trials))  # [K, M, B, Q]
     key = model.answers(batch.next_observation, batch.reward)
-    whose = (torch.arange(trials)[:, None] + draws.other) % trials
+    whose = (torch.arange(trials, device=draws.other.device)[:, None] + draws.other) % trials
     others = key[draws.tick, whose]  # [M, B, N, Q]
     scale = model.config.keys**-0.5
     positive = (query * key[when]).sum(-1) * scale
@@ -225,7 +226,8 @@ def wrongly_rewarded(model: ContrastModel, batch: Trials, draws: ContrastDraws, 
     """
     trials = batch.reward.shape[1]
     further, tick = draws.wrong
-    reward = batch.reward[tick, (torch.arange(trials)[:, None] + further) % trials]  # [M, B, W]
+    whose = (torch.arange(trials, device=further.device)[:, None] + further) % trials
+    reward = batch.reward[tick, whose]  # [M, B, W]
     reward = reward.expand(len(when), *reward.shape)
     led = batch.next_observation[when][..., None, :].expand(*reward.shape, -1)
     scores = (query[..., None, :] * model.answers(led, reward)).sum(-1)

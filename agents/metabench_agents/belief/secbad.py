@@ -144,10 +144,10 @@ class SegmentModel(nn.Module):
 
     def begin(self, trials: int) -> SegmentMemory:
         """Nothing has been seen."""
-        count, encoder = self.segments.candidates, self.task.encoder
-        hidden = torch.zeros(trials, count, encoder.core.hidden)
-        seen = torch.zeros(trials, encoder.scaler.center.shape[0])
-        return SegmentMemory(False, Lengths.none(trials, count), hidden, seen)
+        count, encoder, here = self.segments.candidates, self.task.encoder, self.hazard.device
+        hidden = torch.zeros(trials, count, encoder.core.hidden, device=here)
+        seen = torch.zeros(trials, encoder.scaler.center.shape[0], device=here)
+        return SegmentMemory(False, Lengths.none(trials, count, here), hidden, seen)
 
     def step(
         self, step: Timestep, memory: SegmentMemory, protocol: str = PROTOCOL_VERSION
@@ -182,7 +182,7 @@ class SegmentModel(nn.Module):
         def repeated(x: Tensor) -> Tensor:
             return x[:, None].expand(-1, count, *x.shape[1:]).flatten(0, 1)[None]
 
-        blank, seen = torch.zeros(1, trials * count), repeated(memory.seen)
+        blank, seen = belief.new_zeros(1, trials * count), repeated(memory.seen)
         transition = Trials(seen, repeated(action), repeated(reward), repeated(came), blank.bool(), blank.long())
         kind, scale = self.config.reward_loss, 2.0 * self.segments.noise**2
         value = reward_log_likelihood(self.task.reward(z, transition)[..., 0], transition.reward, kind)
@@ -202,7 +202,7 @@ class SegmentModel(nn.Module):
         belief = self.each(memory)
         if self.segments.mixture:
             return (memory.lengths.log_p.exp()[..., None] * belief).sum(1)
-        return belief[torch.arange(len(belief)), memory.lengths.best()]
+        return belief[torch.arange(len(belief), device=belief.device), memory.lengths.best()]
 
     @torch.no_grad()
     def infer(self, batch: Trials) -> Tensor:

@@ -29,11 +29,11 @@ class Lengths(NamedTuple):
     length: Tensor  # [B, K] int64 transitions of the segment so far
 
     @classmethod
-    def none(cls, trials: int, candidates: int) -> Lengths:
+    def none(cls, trials: int, candidates: int, device: torch.device | None = None) -> Lengths:
         """Nothing has been seen: a segment of no transitions."""
-        log_p = torch.full((trials, candidates), -torch.inf)
+        log_p = torch.full((trials, candidates), -torch.inf, device=device)
         log_p[:, 0] = 0.0
-        return cls(log_p, torch.zeros(trials, candidates, dtype=torch.int64))
+        return cls(log_p, torch.zeros(trials, candidates, dtype=torch.int64, device=device))
 
     def best(self) -> Tensor:
         """`[B]` the place of the most probable length."""
@@ -100,7 +100,6 @@ def backtrack(best: Tensor) -> Tensor:
     for t in range(ticks - 1, 0, -1):
         start = t - best[t]
         ends_here = at == t
-        rows = torch.nonzero(ends_here & (start > 0))[:, 0]
-        border[start[rows], rows] = 1
+        border.scatter_add_(0, start.clamp(min=0)[None], (ends_here & (start > 0)).to(border.dtype)[None])
         at = torch.where(ends_here, start, at)
     return border.cumsum(0)

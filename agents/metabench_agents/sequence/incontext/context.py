@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import metabench
 from metabench_agents.sequence.transformer import MASKED, TokenCache, Transformer, TransformerSettings, causal
@@ -75,7 +74,8 @@ class SeenFeatures(nn.Module):
         for k, (count, low) in enumerate(zip(self.values, self.lows, strict=True)):
             column = observation[..., k]
             if count:
-                parts.append(F.one_hot((column - low).round().long().clamp(0, count - 1), count).float())
+                place = (column - low).round().long().clamp(0, count - 1)
+                parts.append((place[..., None] == torch.arange(count, device=place.device)).float())
             else:
                 parts.append(((column - self.mean[k]) / self.std[k])[..., None])
         return torch.cat(parts, dim=-1)

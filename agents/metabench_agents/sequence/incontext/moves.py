@@ -49,7 +49,7 @@ class Choices:
 
     def features(self, action: Tensor) -> Tensor:
         """`[..., n]`, zeros where there is none."""
-        return F.one_hot(action + 1, self.size + 1)[..., 1:].float()
+        return (action[..., None] == torch.arange(self.size, device=action.device)).float()
 
     def label(self, action: Tensor) -> Tensor:
         """Stored actions as `loss` takes them."""

@@ -13,13 +13,52 @@ from metabench_agents.parts.run import Checkpoint, Run, pack, unpack, updates_do
 from metabench_agents.sequence.fitting import fit
 from metabench_agents.sequence.incontext.context import ContextFitting
 
-__all__ = ["fit_network"]
+__all__ = ["ContextTrainer", "fit_network"]
+
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+
+
+class ContextTrainer:
+    """A network and its optimiser on a device, and the updates that they learn by.
+
+    Args:
+        network: That learns, in place; on the CPU again only when its owner puts it there.
+        loss: Of the network and what was drawn, and what is told of it.
+        draw: What an update learns from.
+        settings: Updates, rates and clipping.
+        device: Where it is trained.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        draw: Callable[[torch.Generator], Any],
+        settings: ContextFitting,
+        device: Device,
+    ):
+        self.network, self.draw, self.settings, self.device = device.place(network), draw, settings, device
+        self.optimiser = device.adam(network.parameters(), settings.learning_rate, decay=settings.weight_decay)
+        self.loss, self.updates, self.number = device.compiled(loss), device.updates(self.step), 0
+
+    def given(self, generator: torch.Generator) -> tuple[Any, float]:
+        """What the next update takes."""
+        self.number += 1
+        return self.draw(generator), self.settings.rate(self.number - 1)
+
+    def step(self, drawn: Any, rate: Tensor | float) -> dict[str, Tensor]:
+        """One update as a pure function."""
+        set_rate(self.optimiser, rate)
+        with self.device.products():
+            total, metrics = self.loss(self.network, drawn)
+        descend(total, self.optimiser, self.settings.max_grad_norm)
+        return metrics
 
 
 def fit_network(
     name: str,
     network: nn.Module,
-    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    loss: Loss,
     draw: Callable[[torch.Generator], Any],
     settings: ContextFitting,
     device: Device,
@@ -41,36 +80,20 @@ def fit_network(
         run: That is written.
         saved: Its checkpoint, if there is one.
     """
-    device.place(network)
-    optimiser = device.adam(network.parameters(), settings.learning_rate, decay=settings.weight_decay)
-    number = 0
+    trainer, done = ContextTrainer(network, loss, draw, settings, device), 0
     if saved:
-        number = updates_done(saved.iteration, 0, settings.updates)
-        unpack(saved.tensors, {name: network}, {"adam": optimiser})
-    done, loss_of = number, device.compiled(loss)
-
-    def given(generator: torch.Generator) -> tuple[Any, float]:
-        nonlocal number
-        number += 1
-        return draw(generator), settings.rate(number - 1)
-
-    def update(drawn: Any, rate: Tensor | float) -> dict[str, Tensor]:
-        set_rate(optimiser, rate)
-        with device.products():
-            total, metrics = loss_of(network, drawn)
-        descend(total, optimiser, settings.max_grad_norm)
-        return metrics
-
+        done = trainer.number = updates_done(saved.iteration, 0, settings.updates)
+        unpack(saved.tensors, {name: network}, {"adam": trainer.optimiser})
     fit(
         run,
         "policy",
-        device.updates(update),
-        given,
+        trainer.updates,
+        trainer.given,
         updates=settings.updates,
         seed=seed,
         phase=0,
         before=0,
         done=done,
-        tensors=lambda: pack({name: network}, {"adam": optimiser}),
+        tensors=lambda: pack({name: network}, {"adam": trainer.optimiser}),
     )
     network.to("cpu")
