@@ -1,8 +1,12 @@
-"""The fast GRU: torch's values and gradients."""
+"""The fast GRU: torch's values and gradients, by loops that vectorise and a BLAS of one thread."""
 
+import platform
+
+import numba
 import pytest
 import torch
-from metabench_agents.parts.fast.gru import BEST_BELOW, gru_sequence
+from metabench_agents.parts.fast import gru as fast
+from metabench_agents.parts.fast.gru import BEST_UP_TO, gru_sequence
 from torch import nn
 
 
@@ -29,7 +33,31 @@ def test_large_inputs_saturate():
     assert torch.allclose(gru_sequence(gru, x, start), gru(x, start[None])[0], atol=1e-5)
 
 
-def test_large_batches_are_torchs_own():
-    gru, x = nn.GRU(2, 4), torch.randn(3, BEST_BELOW, 2)
-    start = torch.zeros(BEST_BELOW, 4)
+def test_large_states_are_torchs_own():
+    trials = BEST_UP_TO // 4 + 1
+    gru, x, start = nn.GRU(2, 4), torch.randn(3, trials, 2), torch.zeros(trials, 4)
     assert torch.equal(gru_sequence(gru, x, start), gru(x, start[None])[0])
+
+
+def test_blas_has_one_thread_while_it_is_used(monkeypatch):
+    kernel, seen = fast._forward, []
+    before = [library["num_threads"] for library in fast._blas().info()]
+
+    def watched(*arrays):
+        seen.extend(library["num_threads"] for library in fast._blas().info())
+        kernel(*arrays)
+
+    monkeypatch.setattr(fast, "_forward", watched)
+    gru_sequence(nn.GRU(2, 4), torch.randn(3, 2, 2), torch.zeros(2, 4))
+    assert seen and set(seen) == {1}
+    assert [library["num_threads"] for library in fast._blas().info()] == before
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the registers are x86's")
+def test_loops_over_the_gates_vectorise():
+    gru_sequence(nn.GRU(2, 4), torch.randn(3, 2, 2), torch.zeros(2, 4))
+    kernel = fast._forward
+    fresh = numba.njit(**kernel.targetoptions)(kernel.py_func)  # one from the cache has no assembly
+    fresh.compile(kernel.nopython_signatures[0].args)
+    (assembly,) = fresh.inspect_asm().values()
+    assert assembly.count("ymm") + assembly.count("zmm") > 50  # 4 where a division may raise an error
