@@ -231,7 +231,7 @@ class SequenceAgent:
     def _bias(self, belief: SequenceBelief, steps: tuple[SequenceTick, ...], prompt: int, new: int) -> Tensor:
         """What the new tokens may see: the prompt where there is one, and the steps of their own episode."""
         total = prompt + TOKENS * len(steps) - 1
-        bias = causal(total)[:, total - new :]
+        bias = causal(total, begin=total - new)
         first = torch.stack([step.first for step in steps], dim=1)
         first[:, 0] = False  # what stands before the window is gone anyway
         if bool(belief.prompted.all()) and not bool(first.any()):

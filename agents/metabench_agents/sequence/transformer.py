@@ -21,6 +21,7 @@ from metabench_agents.parts.fast.precision import small_products
 AttentionKind = Literal["plain", "sdpa"]
 MASKED = -1e9  # added to the scores of what must not be seen; finite, so that a row that sees nothing stays a number
 BYTE = 256
+FEW = 4  # queries up to which a head asks by a query of the whole width
 GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as a signed number
 
 
@@ -35,9 +36,9 @@ class TransformerSettings:
     attention: AttentionKind = "plain"  # or "sdpa", which is slower at these sizes on a CPU
 
 
-def causal(tokens: int, device: torch.device | None = None) -> Tensor:
-    """`[1, T, T]` what token i (row) may see: 0 for itself and what stands before it, `MASKED` for the rest."""
-    return torch.full((tokens, tokens), MASKED, device=device).triu(1)[None]
+def causal(tokens: int, device: torch.device | None = None, begin: int = 0) -> Tensor:
+    """`[1, T - begin, T]` what token i (row) may see: 0 for itself and what stands before it, `MASKED` for the rest."""
+    return torch.full((tokens - begin, tokens), MASKED, device=device).triu(begin + 1)[None]
 
 
 class Words:
@@ -173,8 +174,10 @@ class TransformerBlock(nn.Module):
         new = x.shape[1]
         query, key, value = self.qkv(self.norm1(x)).chunk(3, dim=-1)
         keys[:, -new:], values[:, -new:] = key, value
+        query, bias = query[:, keep], bias[:, keep]
+        attend = self.attend_few if self.heads > 1 and query.shape[1] <= FEW else self.attend
         with small_products():
-            attended = self.attend(query[:, keep], keys, values, bias[:, keep])
+            attended = attend(query, keys, values, bias)
         return self._add(x[:, keep], attended)
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -198,6 +201,20 @@ class TransformerBlock(nn.Module):
         if self.heads > 1:
             out = out.view(rows, self.heads, asked, -1).transpose(1, 2).reshape(rows, asked, width)
         return out
+
+    def attend_few(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """The same for few queries and many keys: the heads' queries are zero but for their own columns.
+
+        That is H times the products, and nothing of keys and values has to be copied.
+        """
+        asked, width = query.shape[1:]
+        head = torch.arange(self.heads, device=query.device)[:, None]
+        own = (torch.arange(width, device=query.device) // (width // self.heads) == head).to(query.dtype)  # [H, D]
+        bias = bias.to(query.dtype).repeat_interleave(self.heads, dim=1)
+        apart, scale = (query[:, :, None] * own).flatten(1, 2), 1.0 / math.sqrt(width // self.heads)
+        scores = torch.baddbmm(bias, apart, key.transpose(1, 2), alpha=scale)
+        out = torch.bmm(self.drop_weights(scores.softmax(dim=-1)), value).unflatten(1, (asked, self.heads))
+        return (out * own).sum(2)
 
     def _split(self, x: Tensor) -> Tensor:
         """`[B, T, D]` to `[B * heads, T, D / heads]`."""

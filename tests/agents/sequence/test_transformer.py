@@ -45,6 +45,10 @@ def test_it_is_the_standard_transformer(heads, attention):
     assert torch.allclose(net(x, causal(12)), expected, atol=1e-5)
 
 
+def test_the_last_rows_of_what_may_be_seen():
+    assert torch.equal(causal(7, begin=3), causal(7)[:, 3:]) and torch.equal(causal(7, begin=0), causal(7))
+
+
 def test_padding_that_differs_between_rows():
     net, x = model(heads=2), torch.randn(3, 10, 32)
     starts = torch.tensor([0, 4, 9])

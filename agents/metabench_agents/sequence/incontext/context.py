@@ -133,7 +133,7 @@ class ContextBody(nn.Module):
             cache = TokenCache.empty(self.layers, len(tokens), self.room, self.width)
             tokens = torch.cat((torch.stack(known, dim=1), tokens), dim=1)
         begin, count = cache.length, tokens.shape[1]
-        bias = causal(begin + count)[:, begin:]
+        bias = causal(begin + count, begin=begin)
         if alone is not None and alone.shape[1]:
             bias = _with_alone(bias, alone)
         output, grown = self.transformer.extend(self.placed(tokens, begin), bias, cache, slice(-1, None))
