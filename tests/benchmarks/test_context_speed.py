@@ -7,6 +7,7 @@ network at every step. Sizes: the defaults (2 blocks of 64, a window of 160), an
 
 import copy
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,23 +52,25 @@ class Plain(nn.Module):
         return self.body(tokens, mask=bias[0])
 
 
+def learner(agent, settings) -> tuple[Any, Any, Any]:
+    """A network, its loss, and what draws its batches."""
+    data, batch = histories(), ContextFitting().batch
+    if agent == "dpt":
+        asking, config = dpt.DecisionNetwork(ROOM, settings), dpt.Config(network=settings)
+        return asking, dpt.loss, lambda draws: dpt.draw_questions(data, config, asking.moves, draws)
+    network = ad.HistoryNetwork(ROOM, settings)
+
+    def draw(draws):
+        return ad.stretch_of(data, *draw_stretches(data, batch, settings.window, 0.25, draws), network.moves)
+
+    return network, ad.loss, draw
+
+
 def update_of(agent, settings, plain):
     """One update as a function."""
     torch.manual_seed(0)
-    data, fitting, draws = histories(), ContextFitting(), torch.Generator().manual_seed(1)
-    if agent == "ad":
-        network, loss = ad.HistoryNetwork(ROOM, settings), ad.loss
-
-        def draw(generator):
-            stretch = draw_stretches(data, fitting.batch, settings.window, fitting.from_start, generator)
-            return ad.stretch_of(data, *stretch, network.moves)
-
-    else:
-        network, loss, config = dpt.DecisionNetwork(ROOM, settings), dpt.loss, dpt.Config(network=settings)
-
-        def draw(generator):
-            return dpt.draw_questions(data, config, network.moves, generator)
-
+    fitting, draws = ContextFitting(), torch.Generator().manual_seed(1)
+    network, loss, draw = learner(agent, settings)
     if not plain:
         trainer = ContextTrainer(network, loss, draw, fitting, Device())
         return lambda: trainer.updates.add(*trainer.given(draws))
@@ -100,7 +103,7 @@ def plays(agent):
     """A whole trial of a thousand steps, and the seconds that its last hundred took; the agent's network and belief."""
     settings = ContextSettings(window=CONTEXT)
     torch.manual_seed(0)
-    made = (
+    made: Any = (
         ad.HistoryAgent(ad.HistoryNetwork(ROOM, settings), sample=True)
         if agent == "ad"
         else dpt.DecisionAgent(dpt.DecisionNetwork(ROOM, settings), sample=True)
