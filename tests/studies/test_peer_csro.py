@@ -11,7 +11,7 @@ import metabench
 from metabench.datasets import generate
 from studies.peer_csro import adapter
 
-BOX = gym.spaces.Box(np.float32([-0.1, 0.0]), np.float32([0.1, 2.0]))
+BOX = gym.spaces.Box(np.array([-0.1, 0.0], np.float32), np.array([0.1, 2.0], np.float32))
 
 
 def test_trajectories_are_written_as_the_code_reads_them(tmp_path):
@@ -50,7 +50,8 @@ class Policy(torch.nn.Module):
 
 def step(action, reward, first=False):
     seen = np.zeros((2, 3), np.float32)
-    return metabench.Timestep(seen, np.float32(action), np.float32(reward), np.full(2, first), seen)
+    done, earned = (np.asarray(column, np.float32) for column in (action, reward))
+    return metabench.Timestep(seen, done, earned, np.full(2, first), seen)
 
 
 def test_the_agent_explores_and_then_acts_by_the_mean_of_its_codes():
