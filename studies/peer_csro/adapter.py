@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from metabench_agents.context.offline.data import find_task
 from torch import Tensor
 
 import metabench
 from metabench.rng import Array, SlotRng
 
-__all__ = ["Context", "PeerAgent", "Plane", "stand_in", "write_trajectories"]
+__all__ = ["Context", "PeerAgent", "Plane", "Shown", "ShownAgent", "shown_contexts", "stand_in", "write_trajectories"]
 
 
 def stand_in() -> None:
@@ -79,6 +80,27 @@ def write_trajectories(data: Any, folder: Path) -> tuple[int, int]:
     return len(known), int(counts[0])
 
 
+class Shown(NamedTuple):
+    """Transitions of K tasks, as their encoder sees them."""
+
+    tasks: Array  # [K, C] what is hidden
+    rows: Tensor  # [K, n, O + A + 1] observation, action in half widths, reward
+
+
+def shown_contexts(data: Any, number: int = 64, seed: int = 0) -> Shown:
+    """`number` transitions of every task of a split of a data set, evenly drawn: what published evaluations show."""
+    columns, chosen = data.to_torch(), metabench.spec(data.manifest.benchmark)
+    middle, half = half_widths(chosen.family().action_space)  # pyright: ignore[reportArgumentType]
+    action = torch.as_tensor((columns["actions"].numpy() - middle) / half).float()
+    every = torch.cat((columns["observations"].float(), action, columns["rewards"].float()[:, None]), dim=-1)
+    draws, known = torch.Generator().manual_seed(seed), torch.unique(columns["task"])
+    rows = []
+    for task in known:
+        mine = torch.nonzero(columns["task"] == task)[:, 0]
+        rows.append(every[mine[torch.randint(len(mine), (number,), generator=draws)]])
+    return Shown(chosen.table().rows[data.manifest.split][known.numpy()], torch.stack(rows))
+
+
 class Context(NamedTuple):
     """What an agent remembers of B trials."""
 
@@ -129,3 +151,34 @@ class PeerAgent:
             chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0].numpy()
         after = Context(total, count, seen, belief.ticks + 1, belief.probes)
         return (self.middle + self.half * chosen).astype(np.float32), after
+
+
+class ShownAgent:
+    """The same policy on the mean of the codes of transitions that the data of the test task show: a privilege.
+
+    Args:
+        agent: As above.
+        space: Likewise.
+        shown: What is shown of every task.
+    """
+
+    name, track, privileged = "csro-released, shown", "prompt-k", True
+
+    def __init__(self, agent: Any, space: gym.spaces.Box, shown: Shown):
+        self.agent, self.find, self.columns = agent.eval(), find_task(shown.tasks), shown.tasks.shape[1]
+        self.middle, self.half = half_widths(space)
+        with torch.inference_mode():
+            self.told = agent.context_encoder(shown.rows).view(*shown.rows.shape[:2], -1).mean(1)
+
+    def begin(self, num_trials: int) -> None:
+        """Nothing is remembered."""
+        return
+
+    @torch.inference_mode()
+    def act(self, step: metabench.Timestep, belief: None) -> tuple[Array, None]:
+        """Acts on what was seen, and on the task's z; the task stands behind what is seen."""
+        seen = torch.as_tensor(np.asarray(step.observation)).float()
+        z = self.told[self.find(seen[:, -self.columns :])]
+        told = torch.cat((seen[:, : -self.columns], z), dim=-1)
+        chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0].numpy()
+        return (self.middle + self.half * chosen).astype(np.float32), None

@@ -28,7 +28,7 @@ import torch
 
 import metabench
 from metabench.evaluation.results import write_atomically
-from studies.peer_csro.adapter import PeerAgent, Plane, stand_in, write_trajectories
+from studies.peer_csro.adapter import PeerAgent, Plane, ShownAgent, shown_contexts, stand_in, write_trajectories
 
 BENCHMARK, DATA = "PointRobot-v0", "metabench/point-robot/mixed-v0"
 EPISODES, REPEATS = 3, 20  # of a trial of the evaluation, and trials of a task
@@ -111,10 +111,15 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
         update(made)
     told: dict[str, Any] = {"updates": given.updates, "seconds": round(time.process_time() - start, 1)}
     space: Any = metabench.spec(BENCHMARK).family().action_space
-    for split in ("train", "test", "ood"):
-        agent = PeerAgent(made.agent, space)
+    agents: dict[str, tuple[Any, Any]] = {
+        split: (PeerAgent(made.agent, space), split) for split in ("train", "test", "ood")
+    }
+    for split in ("train", "test"):
+        shown = shown_contexts(metabench.load_dataset(DATA, split))
+        agents[f"{split}, shown"] = ShownAgent(made.agent, space, shown), split
+    for name, (agent, split) in agents.items():
         protocol = metabench.Protocol(benchmark=BENCHMARK, split=split, seed=0, episodes=EPISODES, repeats=REPEATS)
-        told[split] = metabench.evaluate(agent, protocol).array().mean(axis=(0, 1)).round(3).tolist()
+        told[name] = metabench.evaluate(agent, protocol).array().mean(axis=(0, 1)).round(3).tolist()
     return told
 
 

@@ -66,6 +66,24 @@ def test_the_agent_explores_and_then_acts_by_the_mean_of_its_codes():
     assert np.allclose(action, [[0.05, 1.3], [0.05, 0.8]])
 
 
+def test_what_is_shown_tells_the_task(tmp_path):
+    """z is the mean of the codes of the task's own transitions, whoever plays; the task is read off what is seen."""
+    generate("point-robot/mixed-v0", "test", episodes=4, root=tmp_path)
+    data = metabench.load_dataset("point-robot/mixed-v0", "test", root=tmp_path)
+    shown = adapter.shown_contexts(data, number=7)
+    columns = data.to_torch()
+    box = gym.spaces.Box(-0.1, 0.1, (2,), np.float32)
+    for task, rows in enumerate(shown.rows):
+        mine = columns["task"] == task
+        kept = torch.cat((columns["observations"], columns["actions"] / 0.1, columns["rewards"][:, None]), dim=1)[mine]
+        assert rows.shape == (7, 5) and all(bool(torch.isclose(kept, row).all(1).any()) for row in rows)
+    agent = adapter.ShownAgent(Policy(), box, shown)
+    seen = np.concatenate((np.zeros((2, 2)), shown.tasks[[3, 1]]), axis=1).astype(np.float32)
+    tick = step(np.zeros((2, 2)), np.zeros(2))._replace(observation=seen)
+    action, _ = agent.act(tick, agent.begin(2))
+    assert np.allclose(action, 0.1 * shown.rows[[3, 1]][..., -2:].mean(1).numpy(), atol=1e-6)
+
+
 def test_missing_packages_are_stood_in_for(monkeypatch):
     for name in ("gym", "gym.spaces", "gin", "gtimer", "turtle"):
         monkeypatch.delitem(sys.modules, name, raising=False)
