@@ -142,7 +142,7 @@ def _pays(here, there, usual, change, over, pay, first, second):
     return _rest(first, second, b2, w2, w3, b3)
 
 
-@cached_njit(nogil=True, fastmath=True, error_model="numpy")
+@cached_njit(nogil=True, fastmath=True)
 def hold(x, v, z, action, alive, steps, dt, fastest, pace, drive, end, pay, reward, total):
     """Up to `steps` steps of every living slot under one action each; a slot that has ended stands still.
 

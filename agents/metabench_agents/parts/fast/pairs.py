@@ -53,7 +53,7 @@ def _blocks(layers: _Layers) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield part, h, _product(h.view(-1, size), layers.weight, layers.bias, relu=True)
 
 
-@cached_njit(nogil=True, fastmath=True, error_model="numpy")
+@cached_njit(nogil=True, fastmath=True)
 def _enter(latent, transition, h):
     """Fills `h` `[k, M, N]` with the positive part of `latent` `[k, N]` + `transition` `[M, N]`."""
     zero = np.float32(0.0)
@@ -65,7 +65,7 @@ def _enter(latent, transition, h):
                 out[j] = x if x > zero else zero
 
 
-@cached_njit(nogil=True, fastmath=True, error_model="numpy")
+@cached_njit(nogil=True, fastmath=True)
 def _leave(given, last, a, d, of_bias, of_last):
     """Fills `d` `[n, J]`, the gradient of what `a` is the positive part of; adds to those of its bias and of `last`."""
     zero, size = np.float32(0.0), a.shape[1]
@@ -82,7 +82,7 @@ def _leave(given, last, a, d, of_bias, of_last):
         of_last[j] += last_sum[j]
 
 
-@cached_njit(nogil=True, fastmath=True, error_model="numpy")
+@cached_njit(nogil=True, fastmath=True)
 def _gather(back, h, of_latent, of_transition):
     """Adds `back` `[k, M, N]`, where `h` is positive, to the gradients `[k, N]` and `[M, N]` of its two parts."""
     zero = np.float32(0.0)
