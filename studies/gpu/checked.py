@@ -224,14 +224,14 @@ def generalised(device: Device, sizes: Sizes) -> Making:
     return of_updates(trainer.updates, given, sizes.block, network)
 
 
-def invented_histories() -> Histories:
-    """Four histories of forty steps in a dark room."""
-    draws, rows = stream(10), 160
+def invented_histories(count: int = 4, steps: int = 40) -> Histories:
+    """Histories of a learner that never learns, in a dark room."""
+    draws, rows = stream(10), count * steps
     seen = torch.randint(9, (2, rows, 2), generator=draws).float()
     action, expert = torch.randint(5, (2, rows), generator=draws).to(torch.uint8)
-    time, start = (torch.arange(rows) % 20).to(torch.int16), torch.arange(4) * 40
-    reward = (torch.rand(rows, generator=draws) < 0.2).float()
-    return Histories(seen[0], action, reward, seen[1], time == 0, time, expert, start, torch.full((4,), 40))
+    time, start = (torch.arange(rows) % 20).to(torch.int16), torch.arange(count) * steps
+    reward, length = (torch.rand(rows, generator=draws) < 0.2).float(), torch.full((count,), steps)
+    return Histories(seen[0], action, reward, seen[1], time == 0, time, expert, start, length)
 
 
 CONTRAST = corro.ContrastConfig(pairs=4, negatives=3, latent=2, hidden=16, outcomes="vae")
@@ -277,18 +277,16 @@ def outer_step(outer: Any) -> Maker:
     """MAML's outer step on trials that the CPU played."""
 
     def make(device: Device, sizes: Sizes) -> Making:
-        sizes_of = {"tasks": 2, "trials_per_task": 2, "inner": maml.InnerConfig(episodes=1)}
         region = maml.TrustRegion(damping=1.0)  # eighty steps tell too little of the curvature: rounding would grow
-        config = maml.Config(outer=outer, trpo=region, **sizes_of)
+        inner = maml.InnerConfig(episodes=1)
+        config = maml.Config(tasks=2, trials_per_task=2, inner=inner, outer=outer, trpo=region)
         policy, env = maml.fresh(config, POINT, 0)
         collected = maml.collect(policy, env, config, 20, 0, stream(0))
         learns, told, numbers = device.place(maml.fresh(config, POINT, 0)[0]), {}, iter(range(10**6))
         step = (maml.TRPO if outer == "trpo" else maml.Proximal)(learns, config, device)
 
         def improve() -> None:
-            draws = stream(next(numbers))
-
-            more = () if isinstance(step, maml.TRPO) else (1.0, draws)
+            more = () if isinstance(step, maml.TRPO) else (1.0, stream(next(numbers)))
             told.update(step.improve(collected, *more))  # pyright: ignore[reportArgumentType]
 
         return Making(improve, 1, lambda: told, learns.parameters)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from metabench_agents.context.actor_critic import ActionScale
 from metabench_agents.context.offline.data import find_task
 from torch import Tensor
 
@@ -46,11 +47,6 @@ class Plane:
         self.action_space = gym.spaces.Box(-1.0, 1.0, family.action_space.shape, np.float64)
 
 
-def half_widths(space: gym.spaces.Box) -> tuple[Array, Array]:
-    """The middle of the actions' box, and half its widths."""
-    return (space.high + space.low) / 2.0, (space.high - space.low) / 2.0
-
-
 def write_trajectories(data: Any, folder: Path) -> tuple[int, int]:
     """Writes a split of a data set as the code reads it; how many tasks there are, and trajectories of each.
 
@@ -58,10 +54,9 @@ def write_trajectories(data: Any, folder: Path) -> tuple[int, int]:
     next observation. All tasks must have as many trajectories.
     """
     columns = data.to_torch()
-    space: Any = metabench.spec(data.manifest.benchmark).family().action_space
-    middle, half = half_widths(space)
+    actions = ActionScale(metabench.spec(data.manifest.benchmark).family().action_space)
     episodes = np.asarray(data.episodes)
-    action = (columns["actions"].numpy() - middle) / half
+    action = actions.from_env(columns["actions"].numpy()).numpy()
     parts = (columns["observations"].numpy(), action, columns["rewards"].numpy(), columns["next_observations"].numpy())
     known, counts = np.unique(episodes["task"], return_counts=True)
     if len(set(counts.tolist())) > 1:
@@ -90,8 +85,7 @@ class Shown(NamedTuple):
 def shown_contexts(data: Any, number: int = 64, seed: int = 0) -> Shown:
     """`number` transitions of every task of a split of a data set, evenly drawn: what published evaluations show."""
     columns, chosen = data.to_torch(), metabench.spec(data.manifest.benchmark)
-    middle, half = half_widths(chosen.family().action_space)  # pyright: ignore[reportArgumentType]
-    action = torch.as_tensor((columns["actions"].numpy() - middle) / half).float()
+    action = ActionScale(chosen.family().action_space).from_env(columns["actions"].numpy())
     every = torch.cat((columns["observations"].float(), action, columns["rewards"].float()[:, None]), dim=-1)
     draws, known = torch.Generator().manual_seed(seed), torch.unique(columns["task"])
     rows = []
@@ -124,11 +118,11 @@ class PeerAgent:
 
     def __init__(self, agent: Any, space: gym.spaces.Box, explore: int = 4):
         self.agent, self.explore = agent.eval(), explore
-        self.middle, self.half = half_widths(space)
+        self.actions = ActionScale(space)
 
     def begin(self, num_trials: int) -> Context:
         """Nothing has been seen."""
-        size = (self.explore, *self.middle.shape)
+        size = (self.explore, self.actions.size)
         probes = SlotRng.from_seeds(range(num_trials)).uniform(-1.0, 1.0, size)
         nothing = torch.zeros(num_trials, self.agent.latent_dim)
         return Context(nothing, 0, torch.zeros(num_trials, 0), 0, probes)
@@ -139,18 +133,18 @@ class PeerAgent:
         seen = torch.as_tensor(np.asarray(step.observation)).float()
         total, count = belief.total, belief.known
         if belief.ticks:
-            action = torch.as_tensor((np.asarray(step.action) - self.middle) / self.half).float()
+            action = self.actions.from_env(step.action)
             reward = torch.as_tensor(np.asarray(step.reward)).float()[:, None]
             code = self.agent.context_encoder(torch.cat((belief.observation, action, reward), dim=-1)[:, None])
             total, count = total + code.view(len(seen), -1), count + 1
         z = total / max(1, count)
         if belief.ticks < self.explore:
-            chosen = belief.probes[:, belief.ticks]
+            chosen = torch.as_tensor(belief.probes[:, belief.ticks])
         else:
             told = torch.cat((seen, z), dim=-1)
-            chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0].numpy()
+            chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0]
         after = Context(total, count, seen, belief.ticks + 1, belief.probes)
-        return (self.middle + self.half * chosen).astype(np.float32), after
+        return self.actions.to_env(chosen), after
 
 
 class ShownAgent:
@@ -166,7 +160,7 @@ class ShownAgent:
 
     def __init__(self, agent: Any, space: gym.spaces.Box, shown: Shown):
         self.agent, self.find, self.columns = agent.eval(), find_task(shown.tasks), shown.tasks.shape[1]
-        self.middle, self.half = half_widths(space)
+        self.actions = ActionScale(space)
         with torch.inference_mode():
             self.told = agent.context_encoder(shown.rows).view(*shown.rows.shape[:2], -1).mean(1)
 
@@ -180,5 +174,5 @@ class ShownAgent:
         seen = torch.as_tensor(np.asarray(step.observation)).float()
         z = self.told[self.find(seen[:, -self.columns :])]
         told = torch.cat((seen[:, : -self.columns], z), dim=-1)
-        chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0].numpy()
-        return (self.middle + self.half * chosen).astype(np.float32), None
+        chosen = self.agent.policy(1, len(seen), told, deterministic=True)[0]
+        return self.actions.to_env(chosen), None

@@ -16,26 +16,17 @@ from interleaving import interleaved
 from metabench_agents.parts.device import Device
 from metabench_agents.sequence.incontext import ad, dpt
 from metabench_agents.sequence.incontext.context import ContextFitting, ContextSettings
-from metabench_agents.sequence.incontext.histories import Histories, draw_stretches
+from metabench_agents.sequence.incontext.histories import draw_stretches
 from metabench_agents.sequence.incontext.training import ContextTrainer
 from metabench_agents.sequence.transformer import causal
 from torch import nn
 
 from metabench import Timestep
+from studies.gpu.checked import invented_histories
 
 pytestmark = pytest.mark.benchmark
 ROOM, TRIALS, CONTEXT = "DarkRoom-v0", 64, 1_000
 SIZES = {"defaults": ContextSettings(), "4 blocks of 128": ContextSettings(layers=4, heads=4, width=128)}
-
-
-def histories(count=20, steps=400):
-    """Random walks of learners that never learn."""
-    draws, rows = torch.Generator().manual_seed(0), count * steps
-    seen = torch.randint(9, (2, rows, 2), generator=draws).float()
-    action, expert = torch.randint(5, (2, rows), generator=draws).to(torch.uint8)
-    reward, time_ = torch.zeros(rows), (torch.arange(rows) % 20).to(torch.int16)
-    start = torch.arange(count) * steps
-    return Histories(seen[0], action, reward, seen[1], time_ == 0, time_, expert, start, torch.full((count,), steps))
 
 
 class Plain(nn.Module):
@@ -54,7 +45,7 @@ class Plain(nn.Module):
 
 def learner(agent, settings) -> tuple[Any, Any, Any]:
     """A network, its loss, and what draws its batches."""
-    data, batch = histories(), ContextFitting().batch
+    data, batch = invented_histories(20, 400), ContextFitting().batch
     if agent == "dpt":
         asking, config = dpt.DecisionNetwork(ROOM, settings), dpt.Config(network=settings)
         return asking, dpt.loss, lambda draws: dpt.draw_questions(data, config, asking.moves, draws)

@@ -26,7 +26,7 @@ from metabench_agents.parts.fast.recording import recording
 BEST_UP_TO = 16_384  # numbers of a hidden state of all trials: from there on torch's own way is as fast
 
 
-@njit(inline="always", fastmath=True, error_model="numpy")
+@njit(inline="always", fastmath=True)
 def _exp(x):
     """e^x in float32 to about 1e-7 (range reduction and a polynomial as in Cephes' expf), in a form that vectorises."""
     x = np.float32(88.0) if x > np.float32(88.0) else x
@@ -67,7 +67,7 @@ def _forward(given, weight, bias, hidden, reset, update, new, candidate):
                 o[j] = n[j] + z[j] * (h[j] - n[j])
 
 
-@cached_njit(nogil=True, fastmath=True, error_model="numpy")
+@cached_njit(nogil=True, fastmath=True)
 def _backward(upstream, weight, hidden, reset, update, new, candidate, of_given, of_own, of_hidden):
     """Fills the gradients of W_i x + b_i and of W_h h + b_h, `[T, B, 3H]`, and of the first hidden state."""
     ticks, batch, size = reset.shape
