@@ -43,19 +43,29 @@ _AGENTS = {
         **{name: name for name in ("bc", "dt", "prompt_dt", "meta_dt", "transformer", "world_model")},
         **{"sequences": "episodes", "decision": "decision_transformer", "acting": "playing", "offline": "fitting"},
     },
-    "oracle": {"sac": "sac", "behaviour": "behaviours"},
+    "oracle": {"behaviour": "behaviours"},
     "parts": {
         **{"nn": "layers", "features": "features", "disentanglement": "disentanglement"},
         **{"losses": "losses", "memory": "memory", "run": "run"},
     },
     "parts.attention": {"tick_transformer": "ticks"},
-    "parts.fast": {"fast_gru": "gru", "fast_pairs": "pairs", "linear": "linear", "precision": "precision"},
+    "parts.fast": {
+        "sac": "sac",
+        "fast_gru": "gru",
+        "fast_pairs": "pairs",
+        "linear": "linear",
+        "precision": "precision",
+    },
 }
-MOVED: Mapping[str, str] = _CORE | {
-    f"metabench_agents.{old}": f"metabench_agents.{room}.{new}"
-    for room, names in _AGENTS.items()
-    for old, new in names.items()
-}
+MOVED: Mapping[str, str] = (
+    _CORE
+    | {"metabench_agents.oracle.sac": "metabench_agents.parts.fast.sac"}
+    | {
+        f"metabench_agents.{old}": f"metabench_agents.{room}.{new}"
+        for room, names in _AGENTS.items()
+        for old, new in names.items()
+    }
+)
 
 
 def _warn(old: str) -> None:

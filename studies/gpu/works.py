@@ -16,9 +16,9 @@ from metabench_agents import rl2
 from metabench_agents.belief import sessions, varibad
 from metabench_agents.belief.model import BeliefModel, Fitting
 from metabench_agents.context import pearl
-from metabench_agents.oracle.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.device import Device, Updates
+from metabench_agents.parts.fast.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.parts.memory import Replay, Trials
 from metabench_agents.parts.run import stream
 from metabench_agents.sequence import bc

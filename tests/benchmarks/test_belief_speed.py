@@ -18,9 +18,9 @@ from metabench_agents.belief import dynamite, varibad
 from metabench_agents.belief.model import BeliefModel, fit
 from metabench_agents.belief.policy import BeliefActorCritic, collect, ppo_update
 from metabench_agents.belief.sessions import SessionModel, elbo
-from metabench_agents.oracle import sac
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast import sac
 from metabench_agents.parts.fast.gru import gru_sequence
 from metabench_agents.parts.losses import chained_prior, reward_log_likelihood
 from metabench_agents.parts.memory import TrialBuffer, Trials

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from interleaving import interleaved
-from metabench_agents.oracle import sac
-from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast import sac
+from metabench_agents.parts.fast.sac import SAC, SACBatch, SACConfig
 from torch import nn
 from torch.nn import functional as F
 

@@ -39,6 +39,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from metabench_agents.belief import hyper
+from metabench_agents.belief.hyper import LearnerName, SoftPolicyConfig
 from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
@@ -64,6 +66,8 @@ class Config(Computing):
     fit: FitConfig = field(default_factory=FitConfig)  # how it learns: a few gradient steps an iteration
     warmup: WarmupConfig = field(default_factory=WarmupConfig)  # what comes before that
     ppo: PPO = field(default_factory=lambda: PPO(discount=0.9, trace=0.8, epochs=4))  # how policy and value learn
+    learner: LearnerName = "ppo"  # how the policy learns: PPO on what was just played, or SAC on past trials
+    soft: SoftPolicyConfig = field(default_factory=SoftPolicyConfig)  # how SAC does it
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the model learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
@@ -81,11 +85,13 @@ def recommended(benchmark: str) -> Config:
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
-    return learn(NAME, benchmark, config, partial(SessionModel, config.sessions), elbo, seed=seed, run=run)
+    teach = hyper.learn if config.learner == "sac" else learn
+    return teach(NAME, benchmark, config, partial(SessionModel, config.sessions), elbo, seed=seed, run=run)
 
 
 def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], RENAMED)
-    return restore(NAME, record, config, partial(SessionModel, config.sessions), checkpoint.tensors)
+    again = hyper.restore if config.learner == "sac" else restore
+    return again(NAME, record, config, partial(SessionModel, config.sessions), checkpoint.tensors)

@@ -46,6 +46,8 @@ LEARNING_RENAMED = {  # what settings of the loop were called before they were g
     "warmup_updates": "warmup.updates",
     "learning_rate": "ppo.learning_rate",
     "max_grad_norm": "ppo.max_grad_norm",
+    "discount": "ppo.discount",  # which SAC has, too, where it is to teach the policy
+    "entropy": "ppo.entropy",
 }
 
 
@@ -204,7 +206,7 @@ def learn(
             if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
-            _tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
+            tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
                 run.save(iteration + 1, pack(*learned) | buffer.tensors(), {"scale": scale, "rate": rate})
     follow(plays, model)
@@ -221,7 +223,7 @@ def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuff
     return checkpoint.iteration, checkpoint.state["scale"], checkpoint.state.get("rate", 1.0)
 
 
-def _tell(
+def tell(
     run: Run,
     advance: Any,
     iteration: int,

@@ -103,7 +103,7 @@ class BeliefRollout:
 
 def collect(
     model: BeliefModel,
-    actor: BeliefActorCritic,
+    actor: Any,
     env: Any,
     ticks: int,
     drifts: bool,
@@ -115,7 +115,7 @@ def collect(
 
     Args:
         model: Tells the belief at every tick, and what the policy is shown of it.
-        actor: Chooses the actions.
+        actor: Chooses the actions: a `BeliefActorCritic`, or a module that answers as one.
         env: A native vector environment.
         ticks: Length of a trial.
         drifts: Whether an episode begins with a new session.
@@ -132,7 +132,7 @@ def collect(
 @torch.inference_mode()
 def _play(
     model: BeliefModel,
-    actor: BeliefActorCritic,
+    actor: Any,
     env: Any,
     ticks: int,
     drifts: bool,

@@ -22,6 +22,9 @@ Deviations, with reasons:
   the model takes many steps on what it saw, and the policy begins anew: what one learns that cannot read the belief
   (find one goal, stay there) is in the way, and a belief that is good from the policy's first step is read. (The
   published code precollects with random actions: `warmup.scout=False`.)
+- `learner="sac"`: soft actor-critic on the hyper-states (o_t, q) of past trials in place of PPO, beliefs made anew for
+  every iteration's updates (`hyper`): where a step costs much, each is learned from many times. Off-policy VariBAD is
+  Dorfman et al.'s (arXiv 2008.02598). No scout then: the warm-up's actions are random, each kept for a while.
 - `reading`: beside (mean, log variance) the policy sees the reward decoder's hidden layers at the belief's mean and the
   current observation. The decoder has learned to read the latent's code, which a fresh policy would have to find out.
 - `products`: first layers of encoder and decoders have second-order terms; so has the policy's, of observation and
@@ -37,6 +40,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from metabench_agents.belief import hyper
+from metabench_agents.belief.hyper import LearnerName, SoftPolicyConfig
 from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, BeliefModel, Draws, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
@@ -61,6 +66,8 @@ class Config(Computing):
     fit: FitConfig = field(default_factory=FitConfig)  # how it learns: a few gradient steps an iteration
     warmup: WarmupConfig = field(default_factory=WarmupConfig)  # what comes before that
     ppo: PPO = field(default_factory=lambda: PPO(discount=0.9, trace=0.8, epochs=4))  # how policy and value learn
+    learner: LearnerName = "ppo"  # how the policy learns: PPO on what was just played, or SAC on past trials
+    soft: SoftPolicyConfig = field(default_factory=SoftPolicyConfig)  # how SAC does it
     width: int = 128  # of the policy's and value's two hidden layers
     buffer: int = 8192  # past trials that the model learns from
     split: str = "train"  # tasks to learn from; "fresh" for endless ones
@@ -88,11 +95,13 @@ def recommended(benchmark: str) -> Config:
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:
     """Trains on the benchmark's tasks and returns the agent; continues the run in `run.folder` to the same bits."""
-    return learn(NAME, benchmark, config, BeliefModel, elbo, seed=seed, run=run)
+    teach = hyper.learn if config.learner == "sac" else learn
+    return teach(NAME, benchmark, config, BeliefModel, elbo, seed=seed, run=run)
 
 
 def load(path: Path) -> BeliefAgent | DecidingAgent:
     """The agent of the run in folder `path`; ValueError if there is none."""
     record, checkpoint = load_config(path), load_checkpoint(path)
     config = read_config(Config, record["config"], RENAMED)
-    return restore(NAME, record, config, BeliefModel, checkpoint.tensors)
+    again = hyper.restore if config.learner == "sac" else restore
+    return again(NAME, record, config, BeliefModel, checkpoint.tensors)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metabench import SlotRng, Timestep
 from metabench.evaluation.results import PROTOCOL_VERSION
-from metabench_agents.oracle.sac import CLIP, SAC, gaussian
+from metabench_agents.parts.fast.sac import CLIP, SAC, gaussian
 
 NAME = "sac-oracle"
 PARTS = ("center", "inverse", "w1", "b1", "w2", "b2", "w3", "b3")  # of what is kept of an actor, half precision

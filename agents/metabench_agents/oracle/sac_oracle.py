@@ -1,7 +1,7 @@
 """The oracle where there is no closed form: one soft actor-critic that sees the task, trained on all tasks at once.
 
 It is the yardstick that stands for 1 on the normalised scale, and the behaviour policy of offline datasets: its
-checkpoints along the way, the `stages`, are policies of rising skill. Source of the update: `oracle.sac`
+checkpoints along the way, the `stages`, are policies of rising skill. Source of the update: `parts.fast.sac`
 (arXiv 1812.05905). Offline meta-RL papers train one SAC per task instead (Meta-DT's collectors: 45 runs of 500,000
 steps); one network that is shown the task generalises to tasks it has not played, so test tasks are never trained on.
 
@@ -25,9 +25,9 @@ from torch import Tensor
 import metabench
 from metabench.evaluation.results import Protocol
 from metabench_agents.oracle.actor import NAME, PARTS, TrainedOracle, snapshot, to_space
-from metabench_agents.oracle.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.oracle.weights import STAGES, Stages
 from metabench_agents.parts.device import Ahead, Computing, Device
+from metabench_agents.parts.fast.sac import SAC, SACConfig, SeedSAC
 from metabench_agents.parts.memory import Replay
 from metabench_agents.parts.run import Checkpoint, Run, load_checkpoint, load_config, stream
 from metabench_agents.parts.seeds import common_point, save_all

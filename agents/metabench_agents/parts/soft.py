@@ -59,8 +59,7 @@ class SoftActor(ActionHead):
 
         log pi(a) = sum_i log N(u_i) - log(1 - tanh(u_i)^2), a = tanh(u), u = mean + std * noise.
         """
-        mean, raw = params.chunk(2, dim=-1)
-        log_std = LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(raw) + 1.0)
+        mean, log_std = self._gaussian(params)
         drawn = torch.zeros_like(mean) if noise is None else noise
         action = torch.tanh(mean + log_std.exp() * drawn)
         density = -0.5 * drawn**2 - log_std - 0.5 * math.log(2.0 * math.pi)
@@ -73,6 +72,23 @@ class SoftActor(ActionHead):
         shape = (*params.shape[:-1], params.shape[-1] // 2)
         noise = None if generator is None else torch.empty(shape).normal_(generator=generator)
         return self.draw(params, noise)[0]
+
+    def uniform(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions even over the space, in the policy's units, as many as `params` has rows."""
+        return scaled_uniform(self.space, params.shape[:-1], generator)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log probability (density) `[...]` of the actions; those at the box's edge count as just inside."""
+        if self.discrete:
+            return super().log_prob(params, action)
+        mean, log_std = self._gaussian(params)
+        inside = action.clamp(MARGIN - 1.0, 1.0 - MARGIN)
+        return self.draw(params, (torch.atanh(inside) - mean) / log_std.exp())[1]
+
+    def _gaussian(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before tanh, `[..., A]` each."""
+        mean, raw = params.chunk(2, dim=-1)
+        return mean, LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(raw) + 1.0)
 
     def chance(self, *shape: int, generator: torch.Generator) -> Tensor:
         """What `soft_value` needs of chance for features `[*shape, I]`; nothing for Discrete."""

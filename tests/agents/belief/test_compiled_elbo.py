@@ -8,9 +8,9 @@ from metabench_agents.belief import dynamite, varibad
 from metabench_agents.belief.model import BeliefModel, Draws
 from metabench_agents.belief.sessions import SessionModel
 from metabench_agents.belief.sessions import elbo as session_elbo
-from metabench_agents.oracle import sac
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast import sac
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import stream
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from metabench_agents.oracle import sac
-from metabench_agents.oracle.sac import SAC, Noise, SACBatch, SACConfig
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast import sac
+from metabench_agents.parts.fast.sac import SAC, Noise, SACBatch, SACConfig
 from metabench_agents.parts.memory import Replay
 
 S, A, B = 5, 3, 16

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from metabench_agents.oracle import sac, sac_oracle
+from metabench_agents.oracle import sac_oracle
 from metabench_agents.oracle.actor import PARTS
 from metabench_agents.oracle.weights import STAGES, Stages
+from metabench_agents.parts.fast import sac
 
 import metabench
 from metabench.runs import CONFIG

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from metabench_agents.oracle import sac_oracle
-from metabench_agents.oracle.sac import SAC, SACBatch, SACConfig
 from metabench_agents.parts.device import Device
+from metabench_agents.parts.fast.sac import SAC, SACBatch, SACConfig
 from metabench_agents.parts.run import Run, load_checkpoint
 
 SMALL = sac_oracle.Config(
@@ -33,7 +33,7 @@ def batch(generator, size=16):
 
 
 def test_one_update_of_seeds_is_each_ones():
-    from metabench_agents.oracle.sac import SeedSAC
+    from metabench_agents.parts.fast.sac import SeedSAC
 
     config, g = SACConfig(hidden=8, batch=16), torch.Generator().manual_seed(0)
     alone, members = ([SAC(5, 3, config, torch.Generator().manual_seed(i)) for i in range(3)] for _ in range(2))

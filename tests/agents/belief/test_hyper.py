@@ -1,0 +1,159 @@
+"""SAC as the teacher of a policy on the belief: hyper-states, what plays is what has learned, runs that repeat."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from metabench_agents.belief import dynamite, hyper, varibad
+from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.fast.sac import gaussian
+from metabench_agents.parts.memory import trial_length
+from metabench_agents.parts.run import Run, load_checkpoint, stream
+from metabench_agents.parts.soft import SoftActor
+
+import metabench
+
+SMALL = {
+    "learner": "sac",
+    "trials": 4,
+    "model.encoder.embed": 8,
+    "model.encoder.hidden": 8,
+    "model.decoder.hidden": (8, 8),
+    "fit.updates": 2,
+    "fit.trials": 4,
+    "warmup.iterations": 2,
+    "warmup.updates": 3,
+    "buffer": 14,  # fewer than are played: it goes round
+    "soft.every": 20,
+    "soft.sac.hidden": 16,
+    "soft.sac.batch": 8,
+    "soft.trials": 6,
+    "soft.compiled": False,
+}
+BOX = spaces.Box(-2.0, 2.0, (3,))
+
+
+def small_run(folder, module=dynamite, benchmark="ReacherSwitch-v0", seed=3, iterations=6, kind=Run, **changes):
+    config = with_settings(module.Config(), SMALL | changes)
+    config = with_settings(config, {"frames": trial_length("test", benchmark) * config.trials * iterations})
+    return module.train(benchmark, config, seed=seed, run=kind(folder, show=False, checkpoint_every=2))
+
+
+def test_the_density_of_an_action_is_that_of_its_draw():
+    torch.manual_seed(0)
+    actor = SoftActor(5, 8, BOX)
+    params = actor(torch.randn(7, 5)) * 30.0
+    action, density = actor.draw(params, torch.randn(7, 3))
+    assert torch.allclose(actor.log_prob(params, action), density, atol=2e-3)
+    assert torch.isfinite(actor.log_prob(params, torch.ones(7, 3))).all()
+    uniform = actor.uniform(params, stream(0))
+    assert uniform.shape == (7, 3) and uniform.abs().max() <= 1.0
+
+
+def played(benchmark="ReacherSwitch-v0", slots=3):
+    """A policy, the model that it acts on, and one iteration of theirs."""
+    env, ticks = metabench.make_vec(benchmark, slots), trial_length("test", benchmark)
+    config = with_settings(varibad.Config(), SMALL | {"model.reward_loss": "mse"})
+    torch.manual_seed(0)
+    model = varibad.BeliefModel(config.model, env, ticks)
+    policy = hyper.SoftPolicy(config, env, model, hyper.Device(), stream(0))
+    return model, policy, hyper.collect(model, policy.actor, env, ticks, False, 1, stream(1), True)
+
+
+def test_hyper_states_are_what_was_seen_and_believed_while_playing():
+    model, policy, rollout = played()
+    trials, steps = rollout.trials, hyper.hyper_steps(rollout.trials, model, policy.actor.policy)
+    state, after = (column.view(*trials.reward.shape, -1) for column in (steps.state, steps.next_state))
+    seen = trials.observation.shape[-1]
+    assert torch.equal(state[..., :seen], trials.observation)
+    assert torch.allclose(state[..., seen:], rollout.belief, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(steps.action.view_as(rollout.action), rollout.action, atol=1e-5)
+    assert torch.equal(after[:-1], state[1:])
+    assert torch.equal(after[-1, :, :seen], trials.next_observation[-1])  # the clock is not seen: no end
+    assert torch.equal(after[-1, :, seen:], state[-1, :, seen:])
+    batch = steps.batch(torch.tensor([4, 2]))
+    assert torch.equal(batch.observation, steps.state[[4, 2]]) and not batch.terminal.any()
+
+
+def test_steps_at_which_the_session_changes_are_left_out():
+    model, policy, rollout = played()
+    steps, session = hyper.hyper_steps(rollout.trials, model, policy.actor.policy), rollout.trials.session
+    kept = hyper.lasting(steps, session)
+    changes = int((session[1:] != session[:-1]).sum())
+    assert changes > 0 and len(kept.reward) == len(steps.reward) - changes
+    rewards = [
+        float(rollout.trials.reward[t, b])
+        for t in range(len(session))
+        for b in range(session.shape[1])
+        if t == 0 or session[t, b] == session[t - 1, b]
+    ]
+    assert kept.reward.tolist() == pytest.approx(rewards)
+
+
+def test_what_plays_is_what_has_learned():
+    model, policy, rollout = played()
+    policy.sac.observe(torch.cat((rollout.trials.observation, rollout.belief), dim=-1).flatten(0, 1))
+    steps = hyper.hyper_steps(rollout.trials, model, policy.actor.policy)
+    told = policy.improve(steps, 5, stream(3))
+    assert np.isfinite(list(told.values())).all() and "critic_loss" in told
+    observation, belief = rollout.trials.observation[7], rollout.belief[7]
+    params, value = policy.actor(observation, belief)
+    mean, log_std = gaussian(policy.sac.state.actor, policy.sac.scaled(torch.cat((observation, belief), -1)))
+    action = policy.actor.policy.sample(params, None)
+    assert torch.allclose(action, torch.tanh(mean), atol=1e-5) and not value.any()
+    noise = torch.randn(3, 2)
+    assert torch.allclose(
+        policy.actor.policy.draw(params, noise)[0], torch.tanh(mean + log_std.exp() * noise), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("module", "id"), [(varibad, "PointRobot-v0"), (dynamite, "ReacherSwitch-v0")])
+def test_loading_gives_the_same_agent(tmp_path, module, id):
+    trained = small_run(tmp_path, module, id, iterations=3)
+    loaded = module.load(tmp_path)
+    assert trained.protocol == loaded.protocol == "slots-2" and loaded.track == "online"
+    results = [metabench.evaluate(agent, id, seed=1).returns for agent in (trained, loaded)]
+    assert results[0] == results[1]
+    assert np.isfinite(np.array(results[0])).all()
+
+
+class Interrupted(Run):
+    """A run that is cut off while its sixth row is told of."""
+
+    rows = 5
+
+    def log(self, row):
+        self.rows -= 1
+        if self.rows < 0:
+            raise KeyboardInterrupt
+        super().log(row)
+
+
+def test_a_cut_off_run_continues_to_the_same_bits(tmp_path):
+    small_run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "cut", kind=Interrupted)
+    small_run(tmp_path / "cut")
+    whole, cut = (load_checkpoint(tmp_path / name).tensors for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_sessions_left_out_or_not_make_a_difference(tmp_path):
+    small_run(tmp_path / "all", iterations=3)
+    small_run(tmp_path / "within", iterations=3, **{"soft.within": True})
+    first, second = (load_checkpoint(tmp_path / name).tensors for name in ("all", "within"))
+    assert not torch.equal(first["sac/learner/0"], second["sac/learner/0"])
+
+
+def test_discrete_actions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="dynamite with learner sac needs actions in a box"):
+        small_run(tmp_path, benchmark="GridSwitch-v0")
+
+
+@pytest.mark.slow
+def test_it_learns_a_plane_from_few_steps(tmp_path):
+    """PointRobot within 24,000 steps: random has -21 (first episode), standing still -20; the oracle -2."""
+    changes = {"soft.every": 2, "soft.sac.hidden": 64, "soft.sac.batch": 128, "model.encoder.hidden": 32}
+    changes |= {"warmup.updates": 300, "fit.updates": 8, "fit.trials": 16, "soft.trials": 100, "buffer": 1000}
+    agent = small_run(tmp_path, varibad, "PointRobot-v0", iterations=150, **changes)
+    assert metabench.evaluate(agent, "PointRobot-v0").array()[..., 1].mean() > -12.0
