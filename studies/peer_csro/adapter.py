@@ -79,14 +79,24 @@ class Shown(NamedTuple):
     """Transitions of K tasks, as their encoder sees them."""
 
     tasks: Array  # [K, C] what is hidden
-    rows: Tensor  # [K, n, O + A + 1] observation, action in half widths, reward
+    rows: Tensor  # [K, n, W] observation, action in half widths, reward, and what followed where that is seen
 
 
-def shown_contexts(data: Any, number: int = 64, seed: int = 0) -> Shown:
-    """`number` transitions of every task of a split of a data set, evenly drawn: what published evaluations show."""
+def shown_contexts(data: Any, number: int = 64, seed: int = 0, *, following: bool = False) -> Shown:
+    """`number` transitions of every task of a split of a data set, evenly drawn: what published evaluations show.
+
+    Args:
+        data: The split.
+        number: Of transitions.
+        seed: Of the draws.
+        following: Whether the next observation is shown too.
+    """
     columns, chosen = data.to_torch(), metabench.spec(data.manifest.benchmark)
     action = ActionScale(chosen.family().action_space).from_env(columns["actions"].numpy())
-    every = torch.cat((columns["observations"].float(), action, columns["rewards"].float()[:, None]), dim=-1)
+    parts = [columns["observations"].float(), action, columns["rewards"].float()[:, None]]
+    if following:
+        parts.append(columns["next_observations"].float())
+    every = torch.cat(parts, dim=-1)
     draws, known = torch.Generator().manual_seed(seed), torch.unique(columns["task"])
     rows = []
     for task in known:
@@ -127,15 +137,18 @@ class PeerAgent:
         nothing = torch.zeros(num_trials, self.agent.latent_dim)
         return Context(nothing, 0, torch.zeros(num_trials, 0), 0, probes)
 
+    def row(self, before: Tensor, step: metabench.Timestep) -> Tensor:
+        """The transition just completed `[B, W]`, as the encoder sees it; `before` `[B, O]` was seen before it."""
+        reward = torch.as_tensor(np.asarray(step.reward)).float()[:, None]
+        return torch.cat((before, self.actions.from_env(step.action), reward), dim=-1)
+
     @torch.inference_mode()
     def act(self, step: metabench.Timestep, belief: Context) -> tuple[Array, Context]:
         """Takes in the transition just completed, and acts."""
         seen = torch.as_tensor(np.asarray(step.observation)).float()
         total, count = belief.total, belief.known
         if belief.ticks:
-            action = self.actions.from_env(step.action)
-            reward = torch.as_tensor(np.asarray(step.reward)).float()[:, None]
-            code = self.agent.context_encoder(torch.cat((belief.observation, action, reward), dim=-1)[:, None])
+            code = self.agent.context_encoder(self.row(belief.observation, step)[:, None])
             total, count = total + code.view(len(seen), -1), count + 1
         z = total / max(1, count)
         if belief.ticks < self.explore:

@@ -30,6 +30,9 @@ with reasons:
   must not become vague to be predictable. Inside a session the prior is the belief before, as in VariBAD.
 - The termination head reads the belief, and its gradient shapes the encoder.
 - Encoders: GRU, or a causal transformer. Latents: Gaussian, or categorical with Gumbel-softmax draws.
+- With `learner="sac"`, `soft.hindsight` gives every replayed step, and what follows it, the last belief about its
+  session. A border brings another task's value, for which no action is to blame, and a belief that settles takes the
+  value along: critics err by little else. Acting is on the belief of the moment, as ever. The paper's policy is PPO's.
 - Everything that `varibad` lists.
 """
 

@@ -27,10 +27,12 @@ from metabench_agents.parts.device import follow as copy_to
 from metabench_agents.parts.device import learner as learning
 from metabench_agents.parts.fast.sac import CLIP, SAC, SACBatch, SACConfig
 from metabench_agents.parts.layers import watch
+from metabench_agents.parts.losses import last_of_session
 from metabench_agents.parts.memory import TrialBuffer, Trials, has_sessions, trial_length, trial_steps
 from metabench_agents.parts.run import Run, pack, stream, unpack
 from metabench_agents.parts.soft import SoftActor, check_space
 
+LEARNER = "sac-optimiser/"  # names what a checkpoint holds for training only: `metabench.runs.without_learner`
 LearnerName = Literal["ppo", "sac"]  # how a policy on the belief learns: see `learning`, and here
 
 
@@ -42,7 +44,8 @@ class SoftPolicyConfig:
     every: int = 4  # environment steps to an update
     trials: int = 200  # past trials whose beliefs are made anew for an iteration's updates, which draw from them
     compiled: bool = True  # whether the update is compiled on a CPU, where there is a compiler
-    within: bool = False  # whether steps at which the session changes are left out; see `lasting`
+    hindsight: bool = False  # whether steps are given the last belief about their session; see `hyper_steps`
+    settling: int = field(default=0, metadata={"low": 0})  # steps left out where a session begins; see `settled`
 
 
 class HyperActor(nn.Module):
@@ -95,7 +98,7 @@ class HyperSteps(NamedTuple):
 
 
 @torch.no_grad()
-def hyper_steps(trials: Trials, model: Any, policy: SoftActor) -> HyperSteps:
+def hyper_steps(trials: Trials, model: Any, policy: SoftActor, hindsight: bool = False) -> HyperSteps:
     """State relabelling: the steps of whole trials `[T, B]` with the beliefs at and after them, tick by tick.
 
     A trial's last step leads to where it led, with the belief that it had.
@@ -104,25 +107,49 @@ def hyper_steps(trials: Trials, model: Any, policy: SoftActor) -> HyperSteps:
         trials: What was played.
         model: `BeliefModel` or `SessionModel`.
         policy: Whose units the actions come in.
+        hindsight: Whether a step and what follows it are given the last belief about the step's session instead: what
+            inference comes to. So a session lasts, and its task is known, as far as values are concerned.
     """
     belief = torch.cat([model.beliefs(part) for part in trials.split(256)], dim=1)
     observation = trials.observation.float()
+    if hindsight:
+        final = found_out(trials.session)[..., None].expand_as(belief)
+        return _in_hindsight(trials, model, policy, belief.gather(0, final))
     state = torch.cat((observation, model.base.read(belief, observation)), dim=-1)
     last = torch.cat((trials.next_observation[-1:].float(), state[-1:, :, observation.shape[-1] :]), dim=-1)
     columns = (state, policy.from_env(trials.action), trials.reward, torch.cat((state[1:], last)))
     return HyperSteps(*(column.flatten(0, 1) for column in columns))
 
 
-def lasting(steps: HyperSteps, session: Tensor) -> HyperSteps:
-    """The steps of trials `[T, B]` at which the session stays what it was.
+def _in_hindsight(trials: Trials, model: Any, policy: SoftActor, belief: Tensor) -> HyperSteps:
+    """`hyper_steps` with these beliefs `[T, B, P]` at and after every step."""
+    seen, after = trials.observation.float(), trials.next_observation.float()
+    state, following = (torch.cat((x, model.base.read(belief, x)), dim=-1) for x in (seen, after))
+    columns = (state, policy.from_env(trials.action), trials.reward, following)
+    return HyperSteps(*(column.flatten(0, 1) for column in columns))
 
-    A change is nobody's doing and pays nobody: what follows it is another task's value, which a step before it would
-    have to foretell, and the critics' error is mostly that. Learned without these steps, a value is that of a session
-    which lasts; what it leaves out is where one had better be when the next begins.
+
+def found_out(session: Tensor) -> Tensor:
+    """`[T, B]` the tick of the last belief about the session of each transition: one after the session's last.
+
+    A trial's last transition is seen by no belief; the belief before it stands in.
     """
-    same = torch.ones_like(session, dtype=torch.bool)
-    same[1:] = session[1:] == session[:-1]
-    return HyperSteps(*(column[same.flatten()] for column in steps))
+    return (last_of_session(session) + 1).clamp_max(len(session) - 1)
+
+
+def settled(steps: HyperSteps, session: Tensor, count: int) -> HyperSteps:
+    """The steps of trials `[T, B]` but the first `count` of every session that begins inside a trial.
+
+    A change of the task is nobody's doing and pays nobody. But what follows it is another task's value, which a step
+    before would have to foretell, and as the belief finds out over a few steps, so does the value: most of the critics'
+    error is that. Learned without these steps, a value is that of a session which lasts. What it leaves out is where
+    one had better be when the next begins.
+    """
+    keep = torch.ones_like(session, dtype=torch.bool)
+    for back in range(1, count + 1):
+        keep[back:] &= session[back:] == session[:-back]
+        keep[:back] &= session[:back] == session[0]
+    return HyperSteps(*(column[keep.flatten()] for column in steps))
 
 
 class SoftLearningConfig(LearningConfig, Protocol):
@@ -182,7 +209,8 @@ def learn(
     if checkpoint:
         unpack(checkpoint.tensors, modules, optimisers)
         buffer.restore(checkpoint.tensors)
-        policy.sac.load({n.removeprefix("sac/"): t for n, t in checkpoint.tensors.items() if n.startswith("sac/")})
+        own = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(LEARNER)}
+        policy.sac.load({name.removeprefix(LEARNER): tensor for name, tensor in own.items()})
         done = checkpoint.iteration
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
@@ -198,12 +226,12 @@ def learn(
             if iteration + 1 >= config.warmup.iterations:
                 draws = stream(seed, iteration, 1)
                 past = device.put(buffer.sample(soft.trials, draws))
-                steps = hyper_steps(past, model, policy.actor.policy)
-                steps = lasting(steps, past.session) if soft.within else steps
+                steps = hyper_steps(past, model, policy.actor.policy, soft.hindsight)
+                steps = settled(steps, past.session, soft.settling)
                 metrics |= policy.improve(steps, max(1, played // soft.every), draws)
             tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
             if (iteration + 1) % run.checkpoint_every == 0 or iteration + 1 == iterations:
-                own = {f"sac/{key}": tensor for key, tensor in policy.sac.tensors().items()}
+                own = {f"{LEARNER}{key}": tensor for key, tensor in policy.sac.tensors().items()}
                 run.save(iteration + 1, pack(modules, optimisers) | own | buffer.tensors(), {})
     copy_to(plays, model)
     return deciding(BeliefAgent(name, plays.base, policy.actor), benchmark, config.view)

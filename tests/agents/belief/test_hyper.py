@@ -10,8 +10,10 @@ from metabench_agents.parts.fast.sac import gaussian
 from metabench_agents.parts.memory import trial_length
 from metabench_agents.parts.run import Run, load_checkpoint, stream
 from metabench_agents.parts.soft import SoftActor
+from safetensors.torch import load_file
 
 import metabench
+from metabench.runs import without_learner
 
 SMALL = {
     "learner": "sac",
@@ -75,19 +77,36 @@ def test_hyper_states_are_what_was_seen_and_believed_while_playing():
     assert torch.equal(batch.observation, steps.state[[4, 2]]) and not batch.terminal.any()
 
 
-def test_steps_at_which_the_session_changes_are_left_out():
+def test_in_hindsight_a_step_has_the_last_belief_about_its_session():
+    model, policy, rollout = played()
+    trials, session = rollout.trials, rollout.trials.session
+    steps = hyper.hyper_steps(trials, model, policy.actor.policy, hindsight=True)
+    belief, seen = model.beliefs(trials), trials.observation.shape[-1]
+    state, after = (column.view(*session.shape, -1) for column in (steps.state, steps.next_state))
+    for t in range(len(session)):
+        for b in range(session.shape[1]):
+            end = max(k for k in range(len(session)) if session[k, b] == session[t, b])
+            last = belief[min(end + 1, len(session) - 1), b]  # which has seen the session's last transition
+            told = model.read(last, trials.observation[t, b]), model.read(last, trials.next_observation[t, b])
+            assert torch.allclose(state[t, b, seen:], told[0], atol=1e-4)
+            assert torch.allclose(after[t, b, seen:], told[1], atol=1e-4)
+    assert torch.equal(after[..., :seen], trials.next_observation)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_first_steps_of_a_session_are_left_out(count):
     model, policy, rollout = played()
     steps, session = hyper.hyper_steps(rollout.trials, model, policy.actor.policy), rollout.trials.session
-    kept = hyper.lasting(steps, session)
-    changes = int((session[1:] != session[:-1]).sum())
-    assert changes > 0 and len(kept.reward) == len(steps.reward) - changes
-    rewards = [
-        float(rollout.trials.reward[t, b])
-        for t in range(len(session))
-        for b in range(session.shape[1])
-        if t == 0 or session[t, b] == session[t - 1, b]
-    ]
+    assert int((session[1:] != session[:-1]).sum()) > 0
+    kept = hyper.settled(steps, session, count)
+    rewards = []
+    for t in range(len(session)):
+        for b in range(session.shape[1]):
+            before = session[max(0, t - count) : t, b]
+            if (before == session[t, b]).all():
+                rewards.append(float(rollout.trials.reward[t, b]))
     assert kept.reward.tolist() == pytest.approx(rewards)
+    assert (len(rewards) == len(steps.reward)) == (count == 0)
 
 
 def test_what_plays_is_what_has_learned():
@@ -117,6 +136,16 @@ def test_loading_gives_the_same_agent(tmp_path, module, id):
     assert np.isfinite(np.array(results[0])).all()
 
 
+def test_what_is_published_is_without_critics_and_moments(tmp_path):
+    small_run(tmp_path, iterations=3)
+    whole = (tmp_path / "checkpoint.safetensors").read_bytes()
+    published = tmp_path / "published.safetensors"
+    published.write_bytes(without_learner(whole))
+    names = set(load_file(published))
+    assert any(name.startswith("actor/") for name in names) and not any("sac" in name for name in names)
+    assert any(name.startswith("sac-optimiser/") for name in load_file(tmp_path / "checkpoint.safetensors"))
+
+
 class Interrupted(Run):
     """A run that is cut off while its sixth row is told of."""
 
@@ -140,9 +169,12 @@ def test_a_cut_off_run_continues_to_the_same_bits(tmp_path):
 
 def test_sessions_left_out_or_not_make_a_difference(tmp_path):
     small_run(tmp_path / "all", iterations=3)
-    small_run(tmp_path / "within", iterations=3, **{"soft.within": True})
-    first, second = (load_checkpoint(tmp_path / name).tensors for name in ("all", "within"))
-    assert not torch.equal(first["sac/learner/0"], second["sac/learner/0"])
+    small_run(tmp_path / "settled", iterations=3, **{"soft.settling": 2})
+    small_run(tmp_path / "hindsight", iterations=3, **{"soft.hindsight": True})
+    learned = [
+        load_checkpoint(tmp_path / name).tensors["sac-optimiser/learner/0"] for name in ("all", "settled", "hindsight")
+    ]
+    assert not any(torch.equal(learned[0], other) for other in learned[1:])
 
 
 def test_discrete_actions_are_refused(tmp_path):
