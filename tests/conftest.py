@@ -1,6 +1,7 @@
 """Benchmarks that come by the dozen are tested one by one in the slow suite; the fast one takes a few of them."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,7 +20,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    """Entries that tests submit are signed by a key of the tests, not by that of who runs them."""
+    """Entries that tests submit are signed by a key of the tests, not by that of who runs them.
+
+    A shell has what it starts in the background ignore Ctrl-C, and whatever that starts; tests send it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="metabench-tests-")
         config.add_cleanup(folder.cleanup)
