@@ -180,12 +180,3 @@ def test_sessions_left_out_or_not_make_a_difference(tmp_path):
 def test_discrete_actions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="dynamite with learner sac needs actions in a box"):
         small_run(tmp_path, benchmark="GridSwitch-v0")
-
-
-@pytest.mark.slow
-def test_it_learns_a_plane_from_few_steps(tmp_path):
-    """PointRobot within 24,000 steps: random has -21 (first episode), standing still -20; the oracle -2."""
-    changes = {"soft.every": 2, "soft.sac.hidden": 64, "soft.sac.batch": 128, "model.encoder.hidden": 32}
-    changes |= {"warmup.updates": 300, "fit.updates": 8, "fit.trials": 16, "soft.trials": 100, "buffer": 1000}
-    agent = small_run(tmp_path, varibad, "PointRobot-v0", iterations=150, **changes)
-    assert metabench.evaluate(agent, "PointRobot-v0").array()[..., 1].mean() > -12.0
