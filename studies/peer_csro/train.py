@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,20 @@ def ours(sizes: Sizes) -> Callable[[], None]:
     return step
 
 
+def median_rates(ways: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
+    """Calls per second of every way in turn, medians over the rounds, by processor time of one thread."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, step in ways.items():
+            step()
+            count, start = 0, time.process_time()
+            while time.process_time() - start < seconds:
+                step()
+                count += 1
+            rates[way].append(count / (time.process_time() - start))
+    return {way: round(statistics.median(values), 2) for way, values in rates.items()}
+
+
 def speed(code: Path, rounds: int = 7, seconds: float = 2.0) -> dict[str, Any]:
     """Updates per second of both in turn, medians over the rounds, by processor time of one thread."""
     told: dict[str, Any] = {}
@@ -155,16 +169,7 @@ def speed(code: Path, rounds: int = 7, seconds: float = 2.0) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             made = algorithm(code, sizes, Path(folder), {"use_brac": True})
         ways = {"released": lambda made=made: update(made), "metabench": ours(sizes)}
-        rates: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, step in ways.items():
-                step()
-                count, start = 0, time.process_time()
-                while time.process_time() - start < seconds:
-                    step()
-                    count += 1
-                rates[way].append(count / (time.process_time() - start))
-        told[name] = {way: round(statistics.median(values), 2) for way, values in rates.items()}
+        told[name] = median_rates(ways, rounds, seconds)
     return told
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ import torch
 import metabench
 from metabench.evaluation.results import write_atomically
 from studies.peer_csro.adapter import shown_contexts
+from studies.peer_csro.train import median_rates
 from studies.peer_unicorn.adapter import PeerAgent, Released, ShownAgent, stand_in, trajectories
 
 BENCHMARK, DATA = "PointRobot-v0", "metabench/point-robot/mixed-v0"
@@ -151,16 +151,7 @@ def speed(code: Path, rounds: int = 7, seconds: float = 2.0) -> dict[str, Any]:
     for name, sizes in {"published": PUBLISHED, "ours": Sizes()}.items():
         made = learner(code, "ant_dir", sizes, {"rl_updates_per_iter": 1, "seed": 0})
         ways = {"released": lambda made=made: update(made), "metabench": ours(sizes)}
-        rates: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, step in ways.items():
-                step()
-                count, start = 0, time.process_time()
-                while time.process_time() - start < seconds:
-                    step()
-                    count += 1
-                rates[way].append(count / (time.process_time() - start))
-        told[name] = {way: round(statistics.median(values), 2) for way, values in rates.items()}
+        told[name] = median_rates(ways, rounds, seconds)
     return told
 
 

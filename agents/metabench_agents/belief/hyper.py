@@ -98,34 +98,26 @@ class HyperSteps(NamedTuple):
 
 
 @torch.no_grad()
-def hyper_steps(trials: Trials, model: Any, policy: SoftActor, hindsight: bool = False) -> HyperSteps:
+def hyper_steps(trials: Trials, action: Tensor, model: Any, hindsight: bool = False) -> HyperSteps:
     """State relabelling: the steps of whole trials `[T, B]` with the beliefs at and after them, tick by tick.
 
     A trial's last step leads to where it led, with the belief that it had.
 
     Args:
         trials: What was played.
+        action: Its actions `[T, B, A]` in the policy's units.
         model: `BeliefModel` or `SessionModel`.
-        policy: Whose units the actions come in.
         hindsight: Whether a step and what follows it are given the last belief about the step's session instead: what
             inference comes to. So a session lasts, and its task is known, as far as values are concerned.
     """
     belief = torch.cat([model.beliefs(part) for part in trials.split(256)], dim=1)
-    observation = trials.observation.float()
     if hindsight:
-        final = found_out(trials.session)[..., None].expand_as(belief)
-        return _in_hindsight(trials, model, policy, belief.gather(0, final))
-    state = torch.cat((observation, model.base.read(belief, observation)), dim=-1)
-    last = torch.cat((trials.next_observation[-1:].float(), state[-1:, :, observation.shape[-1] :]), dim=-1)
-    columns = (state, policy.from_env(trials.action), trials.reward, torch.cat((state[1:], last)))
-    return HyperSteps(*(column.flatten(0, 1) for column in columns))
-
-
-def _in_hindsight(trials: Trials, model: Any, policy: SoftActor, belief: Tensor) -> HyperSteps:
-    """`hyper_steps` with these beliefs `[T, B, P]` at and after every step."""
-    seen, after = trials.observation.float(), trials.next_observation.float()
-    state, following = (torch.cat((x, model.base.read(belief, x)), dim=-1) for x in (seen, after))
-    columns = (state, policy.from_env(trials.action), trials.reward, following)
+        belief = belief.gather(0, found_out(trials.session)[..., None].expand_as(belief))
+    seen = trials.observation.float()
+    after = torch.cat((seen[1:], trials.next_observation[-1:].float()))
+    told = model.base.read(belief, seen)
+    following = model.base.read(belief, after) if hindsight else torch.cat((told[1:], told[-1:]))
+    columns = (torch.cat((seen, told), -1), action, trials.reward, torch.cat((after, following), -1))
     return HyperSteps(*(column.flatten(0, 1) for column in columns))
 
 
@@ -166,7 +158,7 @@ class SoftPolicy:
 
     def __init__(self, config: SoftLearningConfig, env: Any, model: Any, device: Device, draws: torch.Generator):
         self.soft, self.actor = config.soft, make_actor(env, model, config.soft.sac.hidden)
-        if device.form == "eager" and config.soft.compiled and can_compile():
+        if device.plain and config.soft.compiled and can_compile():
             device = Device(config.device, config.precision, "compiled")
         inputs, actions = self.actor.center.shape[0], env.single_action_space.shape[0]
         self.sac = SAC(inputs, actions, config.soft.sac, draws, device)
@@ -225,8 +217,9 @@ def learn(
             metrics = fitting.fit(buffer, *schedule, stream(seed, iteration, 2))
             if iteration + 1 >= config.warmup.iterations:
                 draws = stream(seed, iteration, 1)
-                past = device.put(buffer.sample(soft.trials, draws))
-                steps = hyper_steps(past, model, policy.actor.policy, soft.hindsight)
+                past = buffer.sample(soft.trials, draws)
+                past, action = device.put((past, policy.actor.policy.from_env(past.action)))
+                steps = hyper_steps(past, action, model, soft.hindsight)
                 steps = settled(steps, past.session, soft.settling)
                 metrics |= policy.improve(steps, max(1, played // soft.every), draws)
             tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)

@@ -64,12 +64,13 @@ def played(benchmark="ReacherSwitch-v0", slots=3):
 
 def test_hyper_states_are_what_was_seen_and_believed_while_playing():
     model, policy, rollout = played()
-    trials, steps = rollout.trials, hyper.hyper_steps(rollout.trials, model, policy.actor.policy)
+    trials, steps = rollout.trials, hyper.hyper_steps(rollout.trials, rollout.action, model)
     state, after = (column.view(*trials.reward.shape, -1) for column in (steps.state, steps.next_state))
     seen = trials.observation.shape[-1]
     assert torch.equal(state[..., :seen], trials.observation)
     assert torch.allclose(state[..., seen:], rollout.belief, rtol=1e-3, atol=1e-4)
-    assert torch.allclose(steps.action.view_as(rollout.action), rollout.action, atol=1e-5)
+    kept = policy.actor.policy.from_env(trials.action)
+    assert torch.allclose(kept, rollout.action, atol=1e-5) and torch.equal(steps.action.view_as(kept), rollout.action)
     assert torch.equal(after[:-1], state[1:])
     assert torch.equal(after[-1, :, :seen], trials.next_observation[-1])  # the clock is not seen: no end
     assert torch.equal(after[-1, :, seen:], state[-1, :, seen:])
@@ -78,9 +79,9 @@ def test_hyper_states_are_what_was_seen_and_believed_while_playing():
 
 
 def test_in_hindsight_a_step_has_the_last_belief_about_its_session():
-    model, policy, rollout = played()
+    model, _, rollout = played()
     trials, session = rollout.trials, rollout.trials.session
-    steps = hyper.hyper_steps(trials, model, policy.actor.policy, hindsight=True)
+    steps = hyper.hyper_steps(trials, rollout.action, model, hindsight=True)
     belief, seen = model.beliefs(trials), trials.observation.shape[-1]
     state, after = (column.view(*session.shape, -1) for column in (steps.state, steps.next_state))
     for t in range(len(session)):
@@ -95,8 +96,8 @@ def test_in_hindsight_a_step_has_the_last_belief_about_its_session():
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_first_steps_of_a_session_are_left_out(count):
-    model, policy, rollout = played()
-    steps, session = hyper.hyper_steps(rollout.trials, model, policy.actor.policy), rollout.trials.session
+    model, _, rollout = played()
+    steps, session = hyper.hyper_steps(rollout.trials, rollout.action, model), rollout.trials.session
     assert int((session[1:] != session[:-1]).sum()) > 0
     kept = hyper.settled(steps, session, count)
     rewards = []
@@ -112,7 +113,7 @@ def test_the_first_steps_of_a_session_are_left_out(count):
 def test_what_plays_is_what_has_learned():
     model, policy, rollout = played()
     policy.sac.observe(torch.cat((rollout.trials.observation, rollout.belief), dim=-1).flatten(0, 1))
-    steps = hyper.hyper_steps(rollout.trials, model, policy.actor.policy)
+    steps = hyper.hyper_steps(rollout.trials, rollout.action, model)
     told = policy.improve(steps, 5, stream(3))
     assert np.isfinite(list(told.values())).all() and "critic_loss" in told
     observation, belief = rollout.trials.observation[7], rollout.belief[7]
