@@ -200,12 +200,14 @@ def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
 
 def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
     """A page with its tables made anew; ValueError in one sentence for a table that nobody knows."""
-    from studies import steps  # which reads the queue itself, as the next
+    from studies import steps  # which reads the queue itself, as the next two
+    from studies.dynamite import control
     from studies.meta_dt import by_episode
 
     known = {table.name: partial(render, table, kept) for table in tables} | dict(STUDIES)
     known |= {f"{table.name}-by-episode": partial(by_episode.render, table, kept) for table in tables}
     known |= {f"{table.name}-steps": partial(steps.render, table, kept) for table in tables}
+    known["switch-control"] = partial(control.render, kept)
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] not in known:

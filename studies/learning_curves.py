@@ -4,8 +4,8 @@
     python -m studies.learning_curves focal    # one agent's
 
 `learning_curves.toml` says which: an agent's runs in its colour, with the 95 % interval over runs, those of others on
-the same tasks in grey, and the levels of random and oracle. A picture names the keys of the runs that it was drawn of,
-and a test holds it to them.
+the same tasks in grey, and the levels of random and oracle; on several benchmarks in panels. A picture names the keys
+of the runs that it was drawn of, and a test holds it to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import csv
 import io
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +41,25 @@ WHAT = {  # by column
 }
 
 
+class Panel(NamedTuple):
+    """What is drawn on one benchmark."""
+
+    column: str  # of the curves that are kept
+    row: Row  # the agent's
+    beside: tuple[Row, ...]
+    called: str  # the agent's row in the picture; its own name if empty
+
+    @property
+    def kept(self) -> list[Row]:
+        """The rows that have runs, the agent's first."""
+        return [row for row in (self.row, *self.beside) if kept_jobs(row)]
+
+
 class Picture(NamedTuple):
     """What is drawn of one agent."""
 
     agent: str
-    column: str  # of the curves that are kept
-    row: Row  # the agent's
-    beside: tuple[Row, ...]
+    panels: tuple[Panel, ...]
 
     @property
     def path(self) -> Path:
@@ -55,12 +67,15 @@ class Picture(NamedTuple):
         return IMAGES / f"learning-{self.agent}.png"
 
     @property
+    def shown(self) -> list[Panel]:
+        """The panels whose agent has runs."""
+        return [panel for panel in self.panels if kept_jobs(panel.row)]
+
+    @property
     def text(self) -> str:
         """The keys of the runs that it is drawn of."""
-        return "\n".join(f"{row.name}: {' '.join(job.key() for job in kept_jobs(row))}" for row in self._rows())
-
-    def _rows(self) -> Iterable[Row]:
-        return (row for row in (self.row, *self.beside) if kept_jobs(row))
+        rows = [row for panel in self.shown for row in panel.kept]
+        return "\n".join(f"{row.name}: {' '.join(job.key() for job in kept_jobs(row))}" for row in rows)
 
 
 def read_list(path: Path = LIST) -> list[Picture]:
@@ -73,8 +88,11 @@ def read_list(path: Path = LIST) -> list[Picture]:
             raise ValueError(f"{path} wants the row {named!r}, and the queue has none of that name")
         return tables[table][name]
 
+    def panel(told: dict[str, Any], column: str) -> Panel:
+        return Panel(column, row(told["row"]), tuple(map(row, told.get("beside", ()))), told.get("called", ""))
+
     return [
-        Picture(agent, told["column"], row(told["row"]), tuple(map(row, told.get("beside", ()))))
+        Picture(agent, tuple(panel(own, told["column"]) for own in told.get("panels", [told])))
         for agent, told in tomllib.loads(path.read_text()).items()
     ]
 
@@ -96,34 +114,44 @@ def read_kept(path: Path, column: str) -> Learning:
 
 
 def draw(picture: Picture) -> bytes:
-    """The PNG."""
-    benchmark = picture.row.jobs[0].settings["benchmark"]
-    figure = new_figure(7.2, 3.4)
-    axes = figure.subplots()
-    shown = [(row, GREY, 1.2) for row in picture.beside if kept_jobs(row)]
-    shown.append((picture.row, color_of(picture.agent), 2.2))
+    """The PNG: two panels beside each other where there are several."""
+    panels = picture.shown
+    lines = -(-len(panels) // 2)
+    figure = new_figure(7.2, 3.4) if len(panels) == 1 else new_figure(11.0, 3.4 * lines)
+    every = figure.subplots(lines, min(len(panels), 2), squeeze=False).flatten()
+    for axes, panel in zip(every, panels, strict=False):
+        draw_panel(axes, panel, color_of(picture.agent), brief=len(panels) > 1)
+    for axes in every[len(panels) :]:
+        axes.remove()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={KEYS: picture.text, "Software": None})
+    return stream.getvalue()
+
+
+def draw_panel(axes: Any, panel: Panel, own: str, brief: bool) -> None:
+    """The curves on one benchmark, the agent's in its colour; a brief title where there are several."""
+    benchmark = panel.row.jobs[0].settings["benchmark"]
+    shown = [(row, GREY, 1.2) for row in panel.kept[1:]] + [(panel.row, own, 2.2)]
     ends = []
     for row, color, width in shown:
-        curve = band([read_kept(KEPT / job.key() / CURVE, picture.column) for job in kept_jobs(row)])
+        curve = band([read_kept(KEPT / job.key() / CURVE, panel.column) for job in kept_jobs(row)])
         axes.plot(curve.x, curve.middle, color=color, lw=width)
-        ends.append((float(curve.middle[-1]), float(curve.x[-1]), row.name, color))
-        if row is picture.row:
+        name = panel.called if panel.called and row is panel.row else row.name
+        ends.append((float(curve.middle[-1]), float(curve.x[-1]), name, color))
+        if row is panel.row:
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
     for name, level in _levels(benchmark):
         axes.axhline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
         axes.annotate(name, (0.0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=GREY)
     _names(axes, sorted(ends))
-    jobs = kept_jobs(picture.row)
+    jobs = kept_jobs(panel.row)
     steps = "frames" in (KEPT / jobs[0].key() / CURVE).read_text().partition("\n")[0]
     axes.set_xlabel("environment steps" if steps else "updates", color=INK)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if brief and value else f"{value:,.0f}")
     clean(axes)
-    what = WHAT.get(picture.column.partition("/")[2], "return of an episode while learning")
+    what = WHAT.get(panel.column.partition("/")[2], "return of an episode while learning")
     runs = f"{len(jobs)} runs, mean and 95 %" if len(jobs) > 1 else "one run"
-    title(axes, f"{benchmark}: {what} ({runs})")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={KEYS: picture.text, "Software": None})
-    return stream.getvalue()
+    title(axes, f"{benchmark} ({runs})" if brief else f"{benchmark}: {what} ({runs})")
 
 
 def _levels(benchmark: str) -> list[tuple[str, float]]:
@@ -160,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments).agents
     for agent, picture in pictures.items():
         if agent in chosen or (not chosen and drawn_of(picture.path) != picture.text):
-            if not kept_jobs(picture.row):
+            if not picture.shown:
                 print(f"{agent}: no run is kept yet")
                 continue
             write_atomically(picture.path, draw(picture))

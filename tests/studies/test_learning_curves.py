@@ -15,15 +15,16 @@ PICTURES = read_list()
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.agent)
 def test_a_picture_is_of_the_runs_that_are_kept_now(picture):
-    if not kept_jobs(picture.row):
+    if not picture.shown:
         assert not picture.path.exists()
         return
     assert drawn_of(picture.path) == picture.text, "python -m studies.learning_curves"
     page = (ROOT / "docs" / "agents" / f"{picture.agent}.md").read_text()
     assert re.search(rf"!\[[^\]]{{20,}}\]\(\.\./images/{picture.path.name}\)", page)
-    for job in kept_jobs(picture.row):
-        curve = read_kept(KEPT / job.key() / CURVE, picture.column)
-        assert len(curve.x) >= 2 and (np.diff(curve.x) > 0).all()
+    for panel in picture.shown:
+        for job in kept_jobs(panel.row):
+            curve = read_kept(KEPT / job.key() / CURVE, panel.column)
+            assert len(curve.x) >= 2 and (np.diff(curve.x) > 0).all()
 
 
 def test_a_curve_is_read_by_its_steps_or_its_updates(tmp_path):

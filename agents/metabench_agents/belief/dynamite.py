@@ -41,14 +41,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import metabench
 from metabench_agents.belief import hyper
 from metabench_agents.belief.hyper import LearnerName, SoftPolicyConfig
 from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO
@@ -81,9 +83,36 @@ class Config(Computing):
 RENAMED = MODEL_RENAMED | LEARNING_RENAMED
 
 
+CONTROL: dict[str, Any] = {  # continuous control, found on CheetahVelSwitch: SAC in hindsight, and a good belief first
+    "learner": "sac",
+    "soft.hindsight": True,
+    "frames": 160_000,
+    "trials": 8,
+    "model.decoder.sees": "all",
+    "model.decoder.hidden": (64, 32),
+    "model.encoder.hidden": 128,
+    "model.terms": 25,
+    "model.steps": 25,
+    "model.products": False,
+    "model.normalise": True,
+    "model.reading": False,
+    "warmup.iterations": 10,
+    "warmup.updates": 1500,
+    "fit.updates": 12,
+    "fit.trials": 16,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "CheetahDirSwitch-v0": CONTROL,
+    "CheetahVelSwitch-v0": CONTROL,
+    "CheetahWindVelSwitch-v0": CONTROL,
+    "ReacherSwitch-v0": CONTROL,
+}
+
+
 def recommended(benchmark: str) -> Config:
-    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
-    return Config(view=whole_view(benchmark))
+    """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
+    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
+    return with_settings(Config(view=whole_view(benchmark)), known)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:

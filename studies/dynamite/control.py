@@ -1,0 +1,103 @@
+"""Continuous control whose task switches: what agents come to, and in how many steps, benchmark by benchmark.
+
+    python -m studies.dynamite.control
+
+Made of what is kept of the queue's tables; a page has it under the name switch-control. The share is of the way from
+random to the filter, which infers the task exactly and acts on it through the oracle. Steps to a share are those after
+which the mean of `WINDOW` steps' training returns, with the noise of exploring, first comes so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import metabench
+from metabench.evaluation.results import Result
+from metabench.evaluation.stats import Interval, mean, stratified_bootstrap
+from metabench.runs import result_path
+from metabench.sweep import Job
+from metabench.sweep.folder import JOB
+from studies.efficiency import Curve, efficiency
+from studies.evidence import CURVE, KEPT, read_queue
+from studies.steps import curve_of
+
+WINDOW = 16_000  # environment steps
+SHARES = (0.5, 0.75)  # of the way
+OURS = "dynamite, SAC in hindsight, more of the model"
+ROWS = (  # table after the benchmark's name, row, what it is called here
+    ("replay", OURS, "DynaMITE-RL, SAC in hindsight"),
+    ("replay", "varibad, SAC", "VariBAD, SAC"),
+    ("replay", "rsac, parts of 64 ticks", "recurrent SAC"),
+    ("2m", "rl2", "RL², PPO"),
+    ("2m", "dynamite", "DynaMITE-RL, PPO"),
+    ("2m", "varibad", "VariBAD, PPO"),
+)
+FAMILIES = {
+    "CheetahVelSwitch-v0": "cheetah-vel-switch",
+    "CheetahDirSwitch-v0": "cheetah-dir-switch",
+    "CheetahWindVelSwitch-v0": "cheetah-wind-vel-switch",
+    "ReacherSwitch-v0": "reacher-switch",
+    "ScratchItchSwitch-v0": "scratch-itch-switch",
+}
+
+
+def level(benchmark: str, portion: float) -> float:
+    """The return at a share of the way from random to the filter, on test tasks."""
+    known = metabench.spec(benchmark).references("test")
+    filter_ = next(known[name]["mean"] for name in ("task-filter", "itch-filter") if name in known)
+    random = known["random"]["mean"]
+    return random + portion * (filter_ - random)
+
+
+def share(benchmark: str, value: float) -> float:
+    """The inverse of `level`."""
+    low, high = level(benchmark, 0.0), level(benchmark, 1.0)
+    return (value - low) / (high - low)
+
+
+def steps_to(curves: Sequence[Curve], value: float) -> str:
+    """Millions of steps until training returns come to a level: the median over runs, and how many runs come there."""
+    window = max(1, round(WINDOW / float(np.diff(curves[0].frames).mean())))
+    found = efficiency(curves, value, window)
+    count = f"({found.reached} of {len(found.steps)})"
+    return f"{found.median / 1e6:.2f} {count}" if np.isfinite(found.median) else f"not by half {count}"
+
+
+def returns(jobs: Sequence[Job], kept: Path) -> Interval:
+    """Of the test split, over runs."""
+    scores = [Result.load(result_path(kept / job.key(), "test")).array().mean(axis=(1, 2)) for job in jobs]
+    return stratified_bootstrap(np.stack(scores), np.random.default_rng(0), mean)
+
+
+def line(benchmark: str, name: str, jobs: Sequence[Job], kept: Path) -> str:
+    """One agent on one benchmark."""
+    curves = [curve for job in jobs if (curve := curve_of(kept / job.key() / CURVE, "return"))]
+    found, given = returns(jobs, kept), curves[0].frames[-1] / 1e6
+    interval = f" [{found.low:.1f}, {found.high:.1f}]" if len(jobs) > 1 else ""
+    cells = [steps_to(curves, level(benchmark, portion)) for portion in SHARES]
+    reached = f"{100 * share(benchmark, found.estimate):.0f} %"
+    told = [benchmark, name, str(len(jobs)), f"{given:.2f}", f"{found.estimate:.1f}{interval}", reached, *cells]
+    return f"| {' | '.join(told)} |"
+
+
+def render(kept: Path = KEPT) -> str:
+    """The table as Markdown, with the keys of its runs."""
+    rows = {f"{table.name}: {row.name}": row for table in read_queue() for row in table.rows}
+    lines, keys = [], []
+    for benchmark, prefix in FAMILIES.items():
+        for suffix, row, name in ROWS:
+            known = rows.get(f"{prefix}-{suffix}: {row}")
+            jobs = [job for job in known.jobs if (kept / job.key() / JOB).exists()] if known else []
+            if jobs:
+                lines.append(line(benchmark, name, jobs, kept))
+                keys.append(f"{benchmark}, {name}: {' '.join(job.key() for job in jobs)}")
+    steps = " | ".join(f"M steps to {100 * portion:.0f} % of it" for portion in SHARES)
+    head = f"| benchmark | agent | runs | M steps | return, test | of the filter's way | {steps} |"
+    return "\n".join([head, "| --- " * (6 + len(SHARES)) + "|", *lines, "", "<!-- keys", *keys, "-->", ""])
+
+
+if __name__ == "__main__":
+    print(render())
