@@ -98,13 +98,21 @@ def read_queue(path: Path = QUEUE) -> list[Table]:
         for row in record["rows"]:
             settings = {"agent": row["agent"], "benchmark": record["benchmark"], "name": row["name"]}
             settings |= options | {name: row[name] for name in _OPTIONS & row.keys()}
-            changes = common | row.get("config", {})
+            changes = merged(common, row.get("config", {}))
             if changes:
                 settings["config"] = changes_of(trainable(row["agent"]), changes)
             seeds = parse_seeds(row.get("seeds", record["seeds"]))
             rows.append(Row(row["name"], tuple(Job("train", settings, seed) for seed in seeds)))
         tables.append(Table(record["name"], record["about"], tuple(rows)))
     return tables
+
+
+def merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's settings with a row's on top, group by group: a row that sets one of a group keeps the others."""
+    groups = {
+        name for name in common.keys() & own.keys() if isinstance(own[name], dict) and isinstance(common[name], dict)
+    }
+    return {**common, **own, **{name: merged(common[name], own[name]) for name in groups}}
 
 
 def keep(job: Job, out: Path = RUNS, kept: Path = KEPT) -> None:

@@ -34,11 +34,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import metabench
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.attention.ticks import CausalTransformer, Gate, TickCache
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import read_config, with_settings
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
 from metabench_agents.parts.layers import (
@@ -104,9 +105,45 @@ class Config(Computing):
     view: ViewConfig = field(default_factory=ViewConfig)  # what is shown, how often it decides
 
 
+CONTROL: dict[str, Any] = {  # continuous control: calm steps of PPO, observations scaled as they come
+    "frames": 2_000_000,
+    "trials": 32,
+    "network.hidden": 128,
+    "network.normalise": True,
+    "ppo.learning_rate": 1e-3,
+    "ppo.adaptive": True,
+    "ppo.target_kl": 0.02,
+    "ppo.discount": 0.97,
+    "ppo.trace": 0.95,
+    "ppo.entropy": 0.002,
+    "ppo.epochs": 4,
+    "ppo.minibatches": 4,
+}
+MERGE: dict[str, Any] = {
+    "frames": 3_000_000,
+    "ppo.learning_rate": 1e-3,
+    "ppo.discount": 0.99,
+    "ppo.epochs": 4,
+    "ppo.entropy": 0.01,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "CheetahDir-v0": CONTROL,
+    "CheetahDirSwitch-v0": CONTROL,
+    "CheetahVel-v0": CONTROL,
+    "CheetahVelSwitch-v0": CONTROL,
+    "CheetahWindVelSwitch-v0": CONTROL,
+    "HighwayMerge-v0": MERGE,
+    "HopperParam-v0": CONTROL,
+    "ReacherSwitch-v0": CONTROL,
+    "ScratchItchSwitch-v0": CONTROL,
+    "SparsePointRobot-v0": {"ppo.discount": 0.99},
+}
+
+
 def recommended(benchmark: str) -> Config:
-    """The settings that `metabench train` begins with: the defaults, with the view that suits the benchmark."""
-    return Config(view=whole_view(benchmark))
+    """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
+    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
+    return with_settings(Config(view=whole_view(benchmark)), known)
 
 
 class Network(nn.Module):

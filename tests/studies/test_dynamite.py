@@ -10,9 +10,7 @@ from metabench_agents.parts.losses import PPO
 from metabench_agents.parts.run import Run
 
 import metabench
-from metabench.sweep.settings import settings_of
 from studies.dynamite import diagnose, figure7
-from studies.evidence import read_queue
 
 
 class Told:
@@ -88,11 +86,3 @@ def test_p_is_changed_for_training_and_play_and_put_back():
     assert metabench.spec("CheetahVelSwitch-v0").sessions["p"] == 0.02
     with pytest.raises(ValueError, match="not geometric"):
         figure7.switching("CheetahVel-v0", 0.5)
-
-
-@pytest.mark.parametrize("family", sorted(dynamite.RECOMMENDED))
-def test_dynamite_begins_with_the_settings_of_the_reported_runs(family):
-    name = "dynamite, SAC in hindsight, more of the model"
-    jobs = [row.jobs[0] for table in read_queue() for row in table.rows if row.name == name]
-    (settings,) = (job.settings["config"] for job in jobs if job.settings["benchmark"] == family)
-    assert dynamite.recommended(family) == settings_of(dynamite, settings)

@@ -68,6 +68,17 @@ def test_a_table_is_a_grid_with_seeds_outermost(table):
     )
 
 
+def test_a_row_that_sets_one_setting_of_a_group_keeps_the_tables_others(tmp_path):
+    path = tmp_path / "queue.toml"
+    path.write_text(
+        QUEUE.replace("config.trials = 4", "config.ppo.epochs = 3\nconfig.ppo.clip = 0.3") + "config.ppo.clip = 0.1"
+    )
+    (table,) = evidence.read_queue(path)
+    narrow, wide = (row.jobs[0].settings["config"] for row in table.rows)
+    assert (narrow["ppo.epochs"], narrow["ppo.clip"]) == (3, 0.3)
+    assert (wide["ppo.epochs"], wide["ppo.clip"]) == (3, 0.1)
+
+
 def test_what_is_made_is_kept_and_becomes_the_table_of_a_page(table, tmp_path, capsys):
     out, kept = tmp_path / "out", tmp_path / "kept"
     assert evidence.missing([table], kept) == "missing\nsmall: narrow 0 of 2, wide 0 of 1 runs"
