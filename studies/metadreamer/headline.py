@@ -3,8 +3,7 @@
     python -m studies.metadreamer.headline docs/images/highway-merge-rounds.png
 
 Made of the learning curves of `studies/evidence` (tables highway-merge-rounds and highway-merge-rl2) and of the older
-runs of PEARL in `results/`: a trial's last episode on the split `test`. RL² is not evaluated meanwhile; its dots are
-its runs' ends.
+runs of PEARL in `results/`: a trial's last episode on the split `test`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ import numpy as np
 
 import metabench
 from metabench.colors import color_of
-from metabench.evaluation.results import Result
 from metabench.plotting.style import FAINT, INK, clean, new_figure
-from metabench.runs import result_path
 from metabench.sweep import Job
 from studies.efficiency import Curve
 from studies.evidence import CURVE, KEPT, read_queue
@@ -48,16 +45,6 @@ def curves(table: str, row: str) -> list[Curve]:
     return [curve for curve in found if curve is not None]
 
 
-def ends(table: str, row: str) -> list[tuple[float, float]]:
-    """Real steps and the last episode's return at the end of runs that are not evaluated meanwhile."""
-    found = []
-    for job in jobs_of(table, row):
-        returns = Result.load(result_path(KEPT / job.key(), "test")).array()
-        last = (KEPT / job.key() / CURVE).read_text().splitlines()[-1]
-        found.append((float(last.split(",")[0]), float(returns[..., -1].mean())))
-    return found
-
-
 def draw(path: Path) -> None:
     """Writes the picture."""
     figure = new_figure(9.0, 4.6)
@@ -68,18 +55,16 @@ def draw(path: Path) -> None:
         level = low + share * (high - low)
         axis.axhline(level, color=FAINT, lw=0.8, zorder=0)
         name = {0.0: "random", 1.0: "planner that knows the drivers"}.get(share, f"{100 * share:.0f} % of the way")
-        axis.text(4.8e6, level + 0.08, name, color=INK, fontsize=8, ha="right")
+        axis.text(9.0e4, level + 0.08, name, color=INK, fontsize=8)  # where no curve crosses a level
     earlier = [curve_of(p) for p in sorted(EARLIER.glob("pearl-R8-s[0-9]-curve.csv"))]
     families = (
         curves("highway-merge-rounds", "R8IR8"),
         curves("highway-merge-rounds", "pearl-tuned"),
         [curve for curve in earlier if curve is not None],
+        curves("highway-merge-rl2", "rl2, the same view"),
     )
-    for (label, agent, style), found in zip(LINES, families, strict=False):
+    for (label, agent, style), found in zip(LINES, families, strict=True):
         _lines(axis, found, label, color_of(agent), style)
-    label, agent, _ = LINES[3]
-    for number, (frames, value) in enumerate(ends("highway-merge-rl2", "rl2")):
-        axis.plot(frames, value, "o", color=color_of(agent), label="" if number else label, ms=5)
     axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
     clean(axis)
     axis.grid(visible=False)  # the levels are its lines
