@@ -68,7 +68,7 @@ def draw(path: Path) -> None:
     axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
     clean(axis)
     axis.grid(visible=False)  # the levels are its lines
-    axis.legend(frameon=False, fontsize=9, loc=(0.53, 0.06))
+    axis.legend(frameon=False, fontsize=9, loc=(0.53, 0.1))
     figure.savefig(path)
 
 
