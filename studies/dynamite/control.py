@@ -66,21 +66,22 @@ def steps_to(curves: Sequence[Curve], value: float) -> str:
     return f"{found.median / 1e6:.2f} {count}" if np.isfinite(found.median) else f"not by half {count}"
 
 
-def returns(jobs: Sequence[Job], kept: Path) -> Interval:
-    """Of the test split, over runs."""
-    scores = [Result.load(result_path(kept / job.key(), "test")).array().mean(axis=(1, 2)) for job in jobs]
+def returns(jobs: Sequence[Job], kept: Path, split: str) -> Interval:
+    """Of a split, over runs."""
+    scores = [Result.load(result_path(kept / job.key(), split)).array().mean(axis=(1, 2)) for job in jobs]
     return stratified_bootstrap(np.stack(scores), np.random.default_rng(0), mean)
 
 
 def line(benchmark: str, name: str, jobs: Sequence[Job], kept: Path) -> str:
     """One agent on one benchmark."""
     curves = [curve for job in jobs if (curve := curve_of(kept / job.key() / CURVE, "return"))]
-    found, given = returns(jobs, kept), curves[0].frames[-1] / 1e6
+    found, given = returns(jobs, kept, "test"), curves[0].frames[-1] / 1e6
     interval = f" [{found.low:.1f}, {found.high:.1f}]" if len(jobs) > 1 else ""
+    beyond = f"{returns(jobs, kept, 'ood').estimate:.1f}"
     cells = [steps_to(curves, level(benchmark, portion)) for portion in SHARES]
     reached = f"{100 * share(benchmark, found.estimate):.0f} %"
-    told = [benchmark, name, str(len(jobs)), f"{given:.2f}", f"{found.estimate:.1f}{interval}", reached, *cells]
-    return f"| {' | '.join(told)} |"
+    told = [name, str(len(jobs)), f"{given:.2f}", f"{found.estimate:.1f}{interval}", reached, beyond, *cells]
+    return f"| {benchmark.removesuffix('-v0')} | {' | '.join(told)} |"
 
 
 def render(kept: Path = KEPT) -> str:
@@ -95,8 +96,8 @@ def render(kept: Path = KEPT) -> str:
                 lines.append(line(benchmark, name, jobs, kept))
                 keys.append(f"{benchmark}, {name}: {' '.join(job.key() for job in jobs)}")
     steps = " | ".join(f"M steps to {100 * portion:.0f} % of it" for portion in SHARES)
-    head = f"| benchmark | agent | runs | M steps | return, test | of the filter's way | {steps} |"
-    return "\n".join([head, "| --- " * (6 + len(SHARES)) + "|", *lines, "", "<!-- keys", *keys, "-->", ""])
+    head = f"| benchmark | agent | runs | M steps | return, test | of the filter's way | ood | {steps} |"
+    return "\n".join([head, "| --- " * (7 + len(SHARES)) + "|", *lines, "", "<!-- keys", *keys, "-->", ""])
 
 
 if __name__ == "__main__":
