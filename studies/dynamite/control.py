@@ -29,6 +29,7 @@ SHARES = (0.5, 0.75)  # of the way
 OURS = "dynamite, SAC in hindsight, more of the model"
 ROWS = (  # table after the benchmark's name, row, what it is called here
     ("replay", OURS, "DynaMITE-RL, SAC in hindsight"),
+    ("replay", "dynamite, SAC in hindsight, 400,000 steps", "the same, longer"),
     ("replay", "varibad, SAC", "VariBAD, SAC"),
     ("replay", "rsac, parts of 64 ticks", "recurrent SAC"),
     ("2m", "rl2", "RL², PPO"),
