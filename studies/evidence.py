@@ -196,12 +196,16 @@ def render(table: Table, kept: Path = KEPT) -> str:
     return "\n".join([*lines, "", "<!-- keys", *keys, "-->", ""])
 
 
+def returns(jobs: Sequence[Job], split: str, kept: Path = KEPT) -> Interval:
+    """Mean return of an episode on a split and its 95 % interval over runs, of runs that are kept."""
+    scores = [Result.load(result_path(kept / job.key(), split)).array().mean(axis=(1, 2)) for job in jobs]
+    return stratified_bootstrap(np.stack(scores), np.random.default_rng(0), mean)  # [runs, tasks]
+
+
 def _cell(jobs: Sequence[Job], split: str, kept: Path) -> str:
-    paths = [result_path(kept / job.key(), split) for job in jobs]
-    if not all(path.exists() for path in paths):
+    if not all(result_path(kept / job.key(), split).exists() for job in jobs):
         return ""
-    scores = np.stack([Result.load(path).array().mean(axis=(1, 2)) for path in paths])  # [runs, tasks]
-    found: Interval = stratified_bootstrap(scores, np.random.default_rng(0), mean)
+    found = returns(jobs, split, kept)
     interval = f" [{found.low:.2f}, {found.high:.2f}]" if len(jobs) > 1 else ""
     return f"{found.estimate:.2f}{interval}"
 

@@ -34,12 +34,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import metabench
 from metabench import Timestep
 from metabench.evaluation.play import Stream
 from metabench.evaluation.results import PROTOCOL_VERSION
 from metabench_agents.parts.attention.ticks import CausalTransformer, Gate, TickCache
-from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Ahead, Computing, Device, set_rate
 from metabench_agents.parts.layers import (
@@ -142,8 +141,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 def recommended(benchmark: str) -> Config:
     """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
-    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
-    return with_settings(Config(view=whole_view(benchmark)), known)
+    return for_benchmark(Config(view=whole_view(benchmark)), RECOMMENDED, benchmark)
 
 
 class Network(nn.Module):

@@ -15,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import metabench
-from metabench.evaluation.results import Result
-from metabench.evaluation.stats import Interval, mean, stratified_bootstrap
-from metabench.runs import result_path
 from metabench.sweep import Job
 from metabench.sweep.folder import JOB
-from studies.efficiency import Curve, efficiency
-from studies.evidence import CURVE, KEPT, read_queue
+from studies.efficiency import Curve, efficiency, thresholds
+from studies.evidence import CURVE, KEPT, read_queue, returns
 from studies.steps import curve_of
 
 WINDOW = 16_000  # environment steps
@@ -45,18 +42,11 @@ FAMILIES = {
 }
 
 
-def level(benchmark: str, portion: float) -> float:
-    """The return at a share of the way from random to the filter, on test tasks."""
+def ends(benchmark: str) -> tuple[float, float]:
+    """The returns of random and of the filter on test tasks."""
     known = metabench.spec(benchmark).references("test")
-    filter_ = next(known[name]["mean"] for name in ("task-filter", "itch-filter") if name in known)
-    random = known["random"]["mean"]
-    return random + portion * (filter_ - random)
-
-
-def share(benchmark: str, value: float) -> float:
-    """The inverse of `level`."""
-    low, high = level(benchmark, 0.0), level(benchmark, 1.0)
-    return (value - low) / (high - low)
+    exact = next(known[name]["mean"] for name in ("task-filter", "itch-filter") if name in known)
+    return known["random"]["mean"], exact
 
 
 def steps_to(curves: Sequence[Curve], value: float) -> str:
@@ -67,20 +57,14 @@ def steps_to(curves: Sequence[Curve], value: float) -> str:
     return f"{found.median / 1e6:.2f} {count}" if np.isfinite(found.median) else f"not by half {count}"
 
 
-def returns(jobs: Sequence[Job], kept: Path, split: str) -> Interval:
-    """Of a split, over runs."""
-    scores = [Result.load(result_path(kept / job.key(), split)).array().mean(axis=(1, 2)) for job in jobs]
-    return stratified_bootstrap(np.stack(scores), np.random.default_rng(0), mean)
-
-
 def line(benchmark: str, name: str, jobs: Sequence[Job], kept: Path) -> str:
     """One agent on one benchmark."""
     curves = [curve for job in jobs if (curve := curve_of(kept / job.key() / CURVE, "return"))]
-    found, given = returns(jobs, kept, "test"), curves[0].frames[-1] / 1e6
+    found, given, (low, high) = returns(jobs, "test", kept), curves[0].frames[-1] / 1e6, ends(benchmark)
     interval = f" [{found.low:.1f}, {found.high:.1f}]" if len(jobs) > 1 else ""
-    beyond = f"{returns(jobs, kept, 'ood').estimate:.1f}"
-    cells = [steps_to(curves, level(benchmark, portion)) for portion in SHARES]
-    reached = f"{100 * share(benchmark, found.estimate):.0f} %"
+    beyond = f"{returns(jobs, 'ood', kept).estimate:.1f}"
+    cells = [steps_to(curves, value) for value in thresholds(low, high, SHARES).values()]
+    reached = f"{100 * (found.estimate - low) / (high - low):.0f} %"
     told = [name, str(len(jobs)), f"{given:.2f}", f"{found.estimate:.1f}{interval}", reached, beyond, *cells]
     return f"| {benchmark.removesuffix('-v0')} | {' | '.join(told)} |"
 

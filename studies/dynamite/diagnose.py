@@ -61,6 +61,16 @@ def coordinates(benchmark: str, context: np.ndarray) -> np.ndarray:
     return context
 
 
+def parts(benchmark: str, task: np.ndarray) -> dict[str, np.ndarray]:
+    """What coordinates `[..., D]` say one by one, `[..., 1]` each, where a belief may know one and not another."""
+    match type(metabench.spec(benchmark).family()).__name__:
+        case "ReacherGoal":
+            return {"distance from the middle": np.linalg.norm(task, axis=-1, keepdims=True)}
+        case "CheetahWindVel":
+            return {"wind": task[..., :1], "speed": task[..., 1:]}
+    return {}
+
+
 def shown(agent: Any, step: metabench.Timestep, memory: Any, after: Any) -> np.ndarray:
     """The belief of an agent at a tick, `[B, P]`: its posterior, its filter's mean, or its hidden state."""
     if isinstance(agent, BeliefAgent):
@@ -161,6 +171,8 @@ def belief(folder: Path) -> None:
     benchmark, agent = record["benchmark"], load_run(folder).agent
     played = play(agent, benchmark, TRIALS)
     found: dict[str, Any] = {"run": folder.name, "return": float(played.returns.mean()), "r2": latent_is_right(played)}
+    for name, task in parts(benchmark, played.task).items():
+        found[f"r2 of {name}"] = latent_is_right(played._replace(task=task))
     if isinstance(agent, BeliefAgent):
         told = play(agent, benchmark, TRIALS, true_latent(agent, benchmark, played))
         found["return_with_true_latent"] = float(told.returns.mean())

@@ -86,3 +86,12 @@ def test_p_is_changed_for_training_and_play_and_put_back():
     assert metabench.spec("CheetahVelSwitch-v0").sessions["p"] == 0.02
     with pytest.raises(ValueError, match="not geometric"):
         figure7.switching("CheetahVel-v0", 0.5)
+
+
+def test_a_task_is_told_by_what_a_belief_may_know_of_it():
+    task = np.array([[0.3, 0.4], [0.0, -2.0]])
+    (far,) = diagnose.parts("ReacherSwitch-v0", task).values()
+    assert far[:, 0] == pytest.approx([0.5, 2.0])
+    told = diagnose.parts("CheetahWindVelSwitch-v0", task)
+    assert told["wind"].tolist() == [[0.3], [0.0]] and told["speed"].tolist() == [[0.4], [-2.0]]
+    assert not diagnose.parts("CheetahVelSwitch-v0", task)

@@ -43,14 +43,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import metabench
 from metabench_agents.belief import hyper
 from metabench_agents.belief.hyper import LearnerName, SoftPolicyConfig
 from metabench_agents.belief.learning import LEARNING_RENAMED, WarmupConfig, learn, restore
 from metabench_agents.belief.model import MODEL_RENAMED, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefAgent
 from metabench_agents.belief.sessions import SessionConfig, SessionModel, elbo
-from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent
 from metabench_agents.parts.device import Computing
 from metabench_agents.parts.losses import PPO
@@ -111,8 +110,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 def recommended(benchmark: str) -> Config:
     """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
-    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
-    return with_settings(Config(view=whole_view(benchmark)), known)
+    return for_benchmark(Config(view=whole_view(benchmark)), RECOMMENDED, benchmark)
 
 
 def train(benchmark: str, config: Config, *, seed: int, run: Run) -> BeliefAgent | DecidingAgent:

@@ -61,7 +61,7 @@ from metabench_agents.context.rounds import Known as KnownTasks
 from metabench_agents.context.rounds import RoundsConfig, collect_round, dream_round, everything, fit_round
 from metabench_agents.context.task_decoders import make_decoder
 from metabench_agents.context.task_encoder import ModelDraws, TaskModel, TaskModelConfig, model_draws, model_loss
-from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, descend, follow, learner
 from metabench_agents.parts.features import Features
@@ -168,8 +168,7 @@ ROUNDS: dict[str, dict[str, Any]] = {  # ablations of a run in rounds
 
 def recommended(benchmark: str) -> Config:
     """The settings that `metabench train` begins with: those of our studies for a benchmark, the defaults elsewhere."""
-    known = RECOMMENDED.get(metabench.spec(benchmark).id, {})
-    return replace(with_settings(Config(), known), view=view_of(benchmark))
+    return replace(for_benchmark(Config(), RECOMMENDED, benchmark), view=view_of(benchmark))
 
 
 class MetaDreamerNetwork(nn.Module):

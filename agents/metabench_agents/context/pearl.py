@@ -45,7 +45,7 @@ from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC, 
 from metabench_agents.context.collect import CollectionConfig, Collector, adaptation, gather
 from metabench_agents.context.posterior import DiagonalGaussian, Evidence
 from metabench_agents.context.replay import TaskReplay, Transitions
-from metabench_agents.parts.config import read_config, with_settings
+from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, follow, learner
 from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
@@ -132,7 +132,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # oyster's configs, in our terms; what
 
 def published(benchmark: str) -> Config:
     """Oyster's settings for a benchmark; its defaults where it has none."""
-    return with_settings(Config(), PUBLISHED.get(metabench.spec(benchmark).id, {}))
+    return for_benchmark(Config(), PUBLISHED, benchmark)
 
 
 class PEARLNetwork(nn.Module):

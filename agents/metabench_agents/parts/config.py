@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
+import metabench
+
 T = TypeVar("T")
 
 
@@ -100,3 +102,8 @@ def with_settings(config: T, changes: Mapping[str, Any]) -> T:
         inner = with_settings(getattr(config, head), {rest: value}) if rest else value
         config = replace(cast("Any", config), **{head: inner})
     return config
+
+
+def for_benchmark(config: T, known: Mapping[str, Mapping[str, Any]], benchmark: str) -> T:
+    """The settings with those changed that are known of a benchmark, by its id in full; as they are where none are."""
+    return with_settings(config, known.get(metabench.spec(benchmark).id, {}))
