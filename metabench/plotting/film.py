@@ -99,7 +99,9 @@ def label_of(benchmark: str, split: str, task: int) -> str:
     return f"task {task}: {', '.join(told)}" if len(told) <= SHOWN else f"task {task}"
 
 
-def compose(scenes: Sequence[Scene], title: str, agent: str, width: int = 320) -> list[Image.Image]:
+def compose(
+    scenes: Sequence[Scene], title: str, agent: str, width: int = 320, columns: int | None = None
+) -> list[Image.Image]:
     """The scenes side by side, each with its task above and the rewards so far below; shorter ones wait at their end.
 
     Args:
@@ -107,6 +109,7 @@ def compose(scenes: Sequence[Scene], title: str, agent: str, width: int = 320) -
         title: Written above everything.
         agent: Whose colour the rewards have.
         width: Of one scene, in pixels.
+        columns: Scenes of a row; by default all, or one where pictures are wide.
     """
     kept = [sorted(scene.frames) for scene in scenes]
     length = max(len(steps) for steps in kept)
@@ -118,12 +121,12 @@ def compose(scenes: Sequence[Scene], title: str, agent: str, width: int = 320) -
             for scene, steps in zip(scenes, kept, strict=True)
         ]
         height = max(panel.height for panel in panels)
-        columns = 1 if _wide(scenes) else len(panels)  # a road is seen above a road
-        rows = len(panels) // columns
-        sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * height + HEAD + GAP), PAPER)
+        across = columns or (1 if _wide(scenes) else len(panels))  # a road is seen above a road
+        rows = -(-len(panels) // across)
+        sheet = Image.new("RGB", (across * (width + GAP) + GAP, rows * height + HEAD + GAP), PAPER)
         ImageDraw.Draw(sheet).text((GAP, 6), title, INK, _font(15))
         for index, panel in enumerate(panels):
-            sheet.paste(panel, (GAP + index % columns * (width + GAP), HEAD + 4 + index // columns * height))
+            sheet.paste(panel, (GAP + index % across * (width + GAP), HEAD + 4 + index // across * height))
         pictures.append(sheet)
     return pictures
 
