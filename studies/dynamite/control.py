@@ -4,11 +4,13 @@
 
 Made of what is kept of the queue's tables; a page has it under the name switch-control. The share is of the way from
 random to the filter, which infers the task exactly and acts on it through the oracle. Steps to a share are those after
-which the mean of `WINDOW` steps' training returns, with the noise of exploring, first comes so far.
+which the mean of `WINDOW` steps' training returns, with the noise of exploring, first comes so far. Minutes are a whole
+run's, evaluation included, of one core that others' threads shared.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 
 import metabench
 from metabench.sweep import Job
-from metabench.sweep.folder import JOB
+from metabench.sweep.folder import JOB, TIME
 from studies.efficiency import Curve, efficiency, thresholds
 from studies.evidence import CURVE, KEPT, read_queue, returns
 from studies.steps import curve_of
@@ -57,6 +59,12 @@ def steps_to(curves: Sequence[Curve], value: float) -> str:
     return f"{found.median / 1e6:.2f} {count}" if np.isfinite(found.median) else f"not by half {count}"
 
 
+def minutes(jobs: Sequence[Job], kept: Path) -> float:
+    """Of one core that a run took: the median."""
+    told = [json.loads((kept / job.key() / JOB).read_text())[f"{TIME}cpu_seconds"] for job in jobs]
+    return float(np.median(told)) / 60
+
+
 def line(benchmark: str, name: str, jobs: Sequence[Job], kept: Path) -> str:
     """One agent on one benchmark."""
     curves = [curve for job in jobs if (curve := curve_of(kept / job.key() / CURVE, "return"))]
@@ -65,7 +73,7 @@ def line(benchmark: str, name: str, jobs: Sequence[Job], kept: Path) -> str:
     beyond = f"{returns(jobs, 'ood', kept).estimate:.1f}"
     cells = [steps_to(curves, value) for value in thresholds(low, high, SHARES).values()]
     reached = f"{100 * (found.estimate - low) / (high - low):.0f} %"
-    told = [name, str(len(jobs)), f"{given:.2f}", f"{found.estimate:.1f}{interval}", reached, beyond, *cells]
+    told = [name, str(len(jobs)), f"{given:.2f}", f"{minutes(jobs, kept):.1f}", f"{found.estimate:.1f}{interval}", reached, beyond, *cells]
     return f"| {benchmark.removesuffix('-v0')} | {' | '.join(told)} |"
 
 
@@ -81,8 +89,8 @@ def render(kept: Path = KEPT) -> str:
                 lines.append(line(benchmark, name, jobs, kept))
                 keys.append(f"{benchmark}, {name}: {' '.join(job.key() for job in jobs)}")
     steps = " | ".join(f"M steps to {100 * portion:.0f} % of it" for portion in SHARES)
-    head = f"| benchmark | agent | runs | M steps | return, test | of the filter's way | ood | {steps} |"
-    return "\n".join([head, "| --- " * (7 + len(SHARES)) + "|", *lines, "", "<!-- keys", *keys, "-->", ""])
+    head = f"| benchmark | agent | runs | M steps | minutes of a core | return, test | of the filter's way | ood | {steps} |"
+    return "\n".join([head, "| --- " * (8 + len(SHARES)) + "|", *lines, "", "<!-- keys", *keys, "-->", ""])
 
 
 if __name__ == "__main__":

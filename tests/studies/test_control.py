@@ -1,5 +1,8 @@
 """The table of switching control: shares of the filter's way, steps to them, and only what is kept."""
 
+import json
+from typing import NamedTuple
+
 import numpy as np
 
 import metabench
@@ -25,3 +28,17 @@ def test_steps_are_those_of_a_mean_over_the_window():
 
 def test_nothing_kept_is_a_table_without_lines(tmp_path):
     assert "CheetahVelSwitch" not in control.render(tmp_path)
+
+
+class _Job(NamedTuple):
+    name: str
+
+    def key(self) -> str:
+        return self.name
+
+
+def test_minutes_are_the_median_runs_of_one_core(tmp_path):
+    for name, seconds in (("a", 60.0), ("b", 120.0), ("c", 900.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.json").write_text(json.dumps({"time/seconds": 1e6, "time/cpu_seconds": seconds}))
+    assert control.minutes([_Job("a"), _Job("b"), _Job("c")], tmp_path) == 2.0
