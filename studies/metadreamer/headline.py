@@ -28,6 +28,7 @@ EARLIER = Path(__file__).parent / "results" / BENCHMARK
 LINES = (  # label, agent, how its lines are drawn
     ("MetaDreamer in rounds", "metadreamer", "-"),
     ("PEARL, tuned, the same view", "pearl", "-"),
+    ("PEARL, its published schedule, the same view", "pearl", "--"),
     ("PEARL, 40 iterations, without the view", "pearl", ":"),
     ("RL², the same view", "rl2", "-"),
 )
@@ -55,20 +56,22 @@ def draw(path: Path) -> None:
         level = low + share * (high - low)
         axis.axhline(level, color=FAINT, lw=0.8, zorder=0)
         name = {0.0: "random", 1.0: "planner that knows the drivers"}.get(share, f"{100 * share:.0f} % of the way")
-        axis.text(9.0e4, level + 0.08, name, color=INK, fontsize=8)  # where no curve crosses a level
+        axis.text(1.15e5, level + 0.08, name, color=INK, fontsize=8)  # where no curve crosses a level
     earlier = [curve_of(p) for p in sorted(EARLIER.glob("pearl-R8-s[0-9]-curve.csv"))]
     families = (
         curves("highway-merge-rounds", "R8IR8"),
         curves("highway-merge-rounds", "pearl-tuned"),
+        curves("highway-merge-rounds", "pearl, published schedule"),
         [curve for curve in earlier if curve is not None],
         curves("highway-merge-rl2", "rl2, the same view"),
     )
     for (label, agent, style), found in zip(LINES, families, strict=True):
         _lines(axis, found, label, color_of(agent), style)
-    axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylabel="return of the third episode, test")
+    axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylim=(-1.7, 6.0))
+    axis.set_ylabel("return of the third episode, test")
     clean(axis)
     axis.grid(visible=False)  # the levels are its lines
-    axis.legend(frameon=False, fontsize=9, loc=(0.53, 0.1))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     figure.savefig(path)
 
 
