@@ -131,6 +131,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "CheetahVel-v0": CONTROL,
     "CheetahVelSwitch-v0": CONTROL,
     "CheetahWindVelSwitch-v0": CONTROL,
+    "DarkRoom-v0": {"frames": 10_000_000, "ppo.discount": 0.99, "ppo.entropy": 0.02},
     "HighwayMerge-v0": MERGE,
     "HopperParam-v0": CONTROL,
     "ReacherSwitch-v0": CONTROL,

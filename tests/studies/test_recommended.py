@@ -15,6 +15,7 @@ REPORTED = {  # agent and benchmark: the queue's table and row
     (rl2, "CheetahVel-v0"): ("cheetah-vel", "rl2"),
     (rl2, "CheetahVelSwitch-v0"): ("cheetah-vel-switch-2m", "rl2"),
     (rl2, "CheetahWindVelSwitch-v0"): ("cheetah-wind-vel-switch-2m", "rl2"),
+    (rl2, "DarkRoom-v0"): ("dark-room-online", "rl2"),
     (rl2, "HighwayMerge-v0"): ("highway-merge-rl2", "rl2, the same view"),
     (rl2, "HopperParam-v0"): ("hopper-param-2m", "rl2"),
     (rl2, "ReacherSwitch-v0"): ("reacher-switch-2m", "rl2"),
