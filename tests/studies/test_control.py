@@ -1,11 +1,11 @@
 """The table of switching control: shares of the filter's way, steps to them, and only what is kept."""
 
 import json
-from typing import NamedTuple
 
 import numpy as np
 
 import metabench
+from metabench.sweep import Job
 from studies.dynamite import control
 from studies.efficiency import Curve
 
@@ -30,15 +30,9 @@ def test_nothing_kept_is_a_table_without_lines(tmp_path):
     assert "CheetahVelSwitch" not in control.render(tmp_path)
 
 
-class _Job(NamedTuple):
-    name: str
-
-    def key(self) -> str:
-        return self.name
-
-
 def test_minutes_are_the_median_runs_of_one_core(tmp_path):
-    for name, seconds in (("a", 60.0), ("b", 120.0), ("c", 900.0)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "job.json").write_text(json.dumps({"time/seconds": 1e6, "time/cpu_seconds": seconds}))
-    assert control.minutes([_Job("a"), _Job("b"), _Job("c")], tmp_path) == 2.0
+    jobs = [Job("train", seed=seed, settings={}) for seed in range(3)]
+    for job, seconds in zip(jobs, (60.0, 120.0, 900.0), strict=True):
+        (tmp_path / job.key()).mkdir()
+        (tmp_path / job.key() / "job.json").write_text(json.dumps({"time/seconds": 1e6, "time/cpu_seconds": seconds}))
+    assert control.minutes(jobs, tmp_path) == 2.0
