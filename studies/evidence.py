@@ -47,6 +47,7 @@ from metabench.sweep.work import SPLITS, trainable
 from studies import sweeping
 from studies.dynamite import tables as dynamite
 from studies.highway import tables as highway
+from studies.incontext import tables as incontext
 from studies.itch import tables as itch
 from studies.maml import tables as maml
 from studies.meta_dt import tables as meta_dt
@@ -58,7 +59,9 @@ CURVE = "curve.csv"
 CURVE_COLUMNS = ("return", "test/first", "test/last", "ood/first", "ood/last")
 PLACE = re.compile(r"(<!-- evidence: (?P<name>[\w-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
 STUDIES: Mapping[str, Callable[[], str]] = {
-    name: make for study in (dynamite, meta_dt, metadreamer, highway, itch, maml) for name, make in study.TABLES.items()
+    name: make
+    for study in (dynamite, meta_dt, metadreamer, highway, incontext, itch, maml)
+    for name, make in study.TABLES.items()
 }
 _OPTIONS = {"episodes", "repeats", "datasets", "splits", "curve"}  # of a table, handed on to its jobs
 

@@ -1,6 +1,6 @@
 """A film of what MetaDreamer imagines: the last episode of a trial in the simulator, and beside it in its own model.
 
-    python -m studies.metadreamer.film RUN docs/films/imagined-highway-merge.webp
+    python -m studies.metadreamer.film RUN docs/images/highway-merge-imagined.webp
 
 `RUN` is the folder of a run in rounds on HighwayMerge, or a published policy of the board. The agent plays a trial of a
 task that it has never met; where its last episode begins, model and simulator start from the same state, the same
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from metabench_agents.context.acting import GuessingAgent
-from metabench_agents.context.task_decoders import NeuralDecoder
 from torch import Tensor
 
 import metabench
@@ -72,10 +71,10 @@ def last_episode(agent: GuessingAgent, task: int, seed: int) -> tuple[Episode, T
 @torch.inference_mode()
 def imagined_episode(agent: GuessingAgent, start: Tensor, z: Tensor) -> Episode:
     """The agent's own policy in its own model of the task z `[1, L]`, from the first observation `[1, O]`."""
-    family, network, sight = HighwayMerge(), agent.network, agent.sight
-    core, decoder = network.core, network.model.decoder
-    if sight is None or not isinstance(decoder, NeuralDecoder):
-        raise ValueError("the agent has no model to imagine in; take a run of metadreamer with --learner ppo")
+    family, sight = HighwayMerge(), agent.sight
+    core, decoder = agent.network.core, agent.network.model.decoder
+    if sight is None:
+        raise ValueError("the agent has not learned in its model; take a run of metadreamer with --learner ppo")
     world, alive = decoder.enter(start, z), torch.ones(1, dtype=torch.bool)
     action = torch.zeros(1, core.actions.size)
     episode = Episode([family.state_of(start.numpy())], [])
@@ -125,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not isinstance(agent, GuessingAgent):
         parser.error(f"{given.run} is no run of metadreamer in rounds")
     title = f"{BENCHMARK}: MetaDreamer's third episode, as it was and as it imagines it"
-    pictures = compose(make(agent, given.tasks), title, "metadreamer", WIDTH, columns=2)
-    write_atomically(given.out, encode(pictures, 8.0, given.out.suffix))
-    for task in given.tasks:
-        print(f"task {task}: {label_of(BENCHMARK, SPLIT, task)}")
+    scenes = make(agent, given.tasks)
+    write_atomically(given.out, encode(compose(scenes, title, "metadreamer", WIDTH, columns=2), 8.0, given.out.suffix))
+    for shown in scenes:
+        print(f"{np.nansum(shown.rewards):5.1f}  {shown.label}")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,17 @@ from studies.steps import curve_of
 
 BENCHMARK = "HighwayMerge-v0"
 EARLIER = Path(__file__).parent / "results" / BENCHMARK
-LINES = (  # label, agent, how its lines are drawn
-    ("MetaDreamer in rounds", "metadreamer", "-"),
-    ("PEARL, tuned, the same view", "pearl", "-"),
-    ("PEARL, its published schedule, the same view", "pearl", "--"),
-    ("PEARL, 40 iterations, without the view", "pearl", ":"),
-    ("RL², the same view", "rl2", "-"),
+LINES = (  # label, agent, how its lines are drawn; table and row, or None for the older runs of PEARL
+    ("MetaDreamer in rounds", "metadreamer", "-", ("highway-merge-rounds", "R8IR8")),
+    ("PEARL, tuned, the same view", "pearl", "-", ("highway-merge-rounds", "pearl-tuned")),
+    (
+        "PEARL, its published schedule, the same view",
+        "pearl",
+        "--",
+        ("highway-merge-rounds", "pearl, published schedule"),
+    ),
+    ("PEARL, 40 iterations, without the view", "pearl", ":", None),
+    ("RL², the same view", "rl2", "-", ("highway-merge-rl2", "rl2, the same view")),
 )
 
 
@@ -46,6 +51,12 @@ def curves(table: str, row: str) -> list[Curve]:
     return [curve for curve in found if curve is not None]
 
 
+def earlier() -> list[Curve]:
+    """Those of PEARL without the view."""
+    found = [curve_of(path) for path in sorted(EARLIER.glob("pearl-R8-s[0-9]-curve.csv"))]
+    return [curve for curve in found if curve is not None]
+
+
 def draw(path: Path) -> None:
     """Writes the picture."""
     figure = new_figure(9.0, 4.6)
@@ -57,16 +68,8 @@ def draw(path: Path) -> None:
         axis.axhline(level, color=FAINT, lw=0.8, zorder=0)
         name = {0.0: "random", 1.0: "planner that knows the drivers"}.get(share, f"{100 * share:.0f} % of the way")
         axis.text(1.15e5, level + 0.08, name, color=INK, fontsize=8)  # where no curve crosses a level
-    earlier = [curve_of(p) for p in sorted(EARLIER.glob("pearl-R8-s[0-9]-curve.csv"))]
-    families = (
-        curves("highway-merge-rounds", "R8IR8"),
-        curves("highway-merge-rounds", "pearl-tuned"),
-        curves("highway-merge-rounds", "pearl, published schedule"),
-        [curve for curve in earlier if curve is not None],
-        curves("highway-merge-rl2", "rl2, the same view"),
-    )
-    for (label, agent, style), found in zip(LINES, families, strict=True):
-        _lines(axis, found, label, color_of(agent), style)
+    for label, agent, style, where in LINES:
+        _lines(axis, curves(*where) if where else earlier(), label, color_of(agent), style)
     axis.set(xscale="log", xlim=(1e3, 5e6), xlabel="real environment steps", ylim=(-1.7, 6.0))
     axis.set_ylabel("return of the third episode, test")
     clean(axis)

@@ -16,7 +16,7 @@ from metabench.evaluation.results import Protocol, Result
 from metabench.evaluation.stats import probability_of_improvement
 from metabench.evaluation.summary import group
 from metabench.plotting import curves
-from metabench.plotting.film import compose, encode, label_of, play_scene
+from metabench.plotting.film import GAP, HEAD, compose, encode, label_of, play_scene
 from metabench.plotting.panels import draw_benchmark
 
 
@@ -156,6 +156,15 @@ def test_the_strip_has_the_agents_colour():
     picture = np.asarray(compose([scene], "t", "random", 100)[-1])
     wanted = np.array([int(colors.color_of("random")[k : k + 2], 16) for k in (1, 3, 5)])
     assert (np.abs(picture[-70:].astype(int) - wanted).max(axis=-1) == 0).sum() > 50
+
+
+def test_scenes_stand_in_columns():
+    scene = play_scene(metabench_random(), "PointRobot-v0", "test", 0, 1, 0, steps=1)
+    apart, above = (compose([scene] * 3, "t", "random", 100, columns=count)[0] for count in (3, 2))
+    one = compose([scene], "t", "random", 100)[0]
+    assert compose([scene] * 3, "t", "random", 100)[0].size == apart.size, "all side by side by default"
+    assert apart.height == one.height and above.width - one.width == (apart.width - one.width) / 2
+    assert above.height - one.height == one.height - HEAD - GAP, "the third begins a row"
 
 
 def metabench_random():

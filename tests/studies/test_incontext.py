@@ -7,6 +7,7 @@ import metabench
 from metabench.loading import load_agent
 from studies.incontext.exact import BEST, CELLS, draw, goals, play, prior, weights
 from studies.incontext.longer import REPEATS, longer, optimum
+from studies.incontext.tables import LAST, ends
 
 
 def test_the_best_actions_are_the_oracles():
@@ -59,3 +60,12 @@ def test_longer_episodes_of_the_same_goals(split):
     returns = longer(load_agent("random", "DarkRoom-v0"), split, steps=30, episodes=2)
     assert returns.shape == (REPEATS * len(goals(split)), 2) and returns.min() >= 0 and returns.max() <= 30
     assert np.array_equal(returns, returns.round())
+
+
+def test_goals_that_are_missed_at_the_end_and_those_found_before():
+    returns = np.zeros((3, 2, 2 * LAST))  # [task, repeat, episode]
+    returns[0, :, LAST:] = 1.0  # kept
+    returns[1, 0, 3] = 5.0  # found once, in one trial
+    assert ends(returns) == (2, 1)
+    returns[2, :, -1] = 0.9 * LAST  # 0.9 on average
+    assert ends(returns) == (2, 2)
