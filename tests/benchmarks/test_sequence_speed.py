@@ -8,6 +8,7 @@ without), 183 world-model updates/s and 273 to 341 evaluation steps/s.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ from metabench_agents.sequence.episodes import Actions, Episodes, Prompt, Window
 from metabench_agents.sequence.playing import PlayingSettings, SequenceAgent
 from metabench_agents.sequence.prompts import SegmentSettings, Surprise
 from metabench_agents.sequence.targets import Asking, TargetSettings
-from metabench_agents.sequence.world_model import WorldModelSettings
+from metabench_agents.sequence.world_model import WorldModelFitting, WorldModelSettings, WorldModelTrainer
 from torch import nn
 from torch.nn import functional as F
 
@@ -188,20 +189,15 @@ def test_world_model_updates(benchmark):
     episodes = data()
     model = world_model.WorldModel(SEEN, A, WORLD)
     steps, generator = world_model.EpisodeSteps(episodes, model), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    trainer, eager = (
+        WorldModelTrainer(own, steps, steps, WorldModelFitting(updates=100_000)) for own in (model, deepcopy(model))
+    )
+    eager.fast = None
     gru, encoder = nn.GRU(48, 128), model.encoder
     plain = [*gru.parameters(), *model.parameters()]
     theirs = torch.optim.Adam(plain, lr=1e-3)
     columns = _columns(steps)
     rows = [tuple(column[i] for column in columns) for i in range(len(steps))]  # a sample is a tuple of tensors
-
-    def ours():
-        with products("fp32"):
-            total, _ = world_model.loss(model, steps.take(torch.randint(len(steps), (B,), generator=generator)))
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-        nn.utils.clip_grad_norm_(list(model.parameters()), 1.0)
-        optimiser.step()
 
     def released():
         pick = torch.randint(len(rows), (B,), generator=generator).tolist()
@@ -217,11 +213,13 @@ def test_world_model_updates(benchmark):
         theirs.step()
         return total.item()
 
-    functions = {"as released": lambda: [released() for _ in range(10)], "ours": lambda: [ours() for _ in range(10)]}
-    seconds = interleaved(functions, rounds=9)
-    benchmark.pedantic(ours, rounds=10)
+    updates = {"as released": released}
+    updates |= {"eager": lambda: eager.update(generator), "ours": lambda: trainer.update(generator)}
+    seconds = interleaved({name: lambda one=one: [one() for _ in range(10)] for name, one in updates.items()}, rounds=9)
+    benchmark.pedantic(updates["ours"], rounds=10)
     report(benchmark, "world-model updates, one thread", seconds, "as released", count=10)
-    assert seconds["as released"] > 1.2 * seconds["ours"]  # 1.9 where the page was measured, 1.4 elsewhere
+    assert seconds["as released"] > 1.5 * seconds["ours"]  # 2.0 to 2.1 on an AMD EPYC without AVX-512
+    assert seconds["eager"] > 1.2 * seconds["ours"]  # 1.8 to 2.0
 
 
 def _columns(steps):

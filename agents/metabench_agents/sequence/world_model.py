@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabench_agents.parts.device import Device, descend, follow, set_rate
+from metabench_agents.parts.fast.recording import recording
+from metabench_agents.parts.fast.windows import Decoder, Embedding, Encoder, WindowUpdates
 from metabench_agents.parts.run import Checkpoint, Run, pack, unpack, updates_done
 from metabench_agents.sequence.episodes import Episodes, history
 from metabench_agents.sequence.fitting import fit
@@ -441,6 +443,7 @@ class WorldModelTrainer(ModelTrainer):
         super().__init__(model, settings, device)
         self.network, self.learn, self.judge = model, learn.to(self.device), judge
         self.mean_loss = self.device.compiled(loss)
+        self.fast = compiled_updates(model, self.optimiser) if _suits(self.device) else None
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor]:
         """Numbers of steps `[B]`, drawn evenly."""
@@ -451,9 +454,58 @@ class WorldModelTrainer(ModelTrainer):
         (pick,) = drawn
         return self.mean_loss(self.model, self.learn.take(pick))
 
+    def step(self, *given: Any) -> dict[str, Tensor]:
+        """In compiled code where that is possible: on the CPU, in float32, update by update."""
+        if self.fast is None or recording():
+            return super().step(*given)
+        pick, rate = given
+        set_rate(self.optimiser, rate)
+        reward, state = self.fast(*self.learn.take(pick))
+        told = {"reward_error": reward, "state_error": state}
+        told = {name: torch.tensor(error) for name, error in told.items() if error is not None}
+        return {"loss": torch.stack(list(told.values())).sum()} | told
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it takes to continue."""
+        if self.fast:
+            self.fast.settle()
+        return super().tensors()
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Takes up a checkpoint; returns how many updates are done."""
+        done = super().restore(checkpoint)
+        if self.fast:
+            self.fast.bind()
+        return done
+
     def held_out(self) -> float:
         """The loss over all steps to judge by."""
         return evaluate_loss(self.network, self.judge)
+
+
+def _suits(device: Device) -> bool:
+    return device.plain and device.form == "eager" and device.precision != "bf16"
+
+
+def compiled_updates(model: WorldModel, optimiser: torch.optim.Optimizer) -> WindowUpdates:
+    """The updates of a model of windows in compiled code."""
+    encoder = model.encoder
+
+    def both(*layers: Any) -> list[Tensor]:
+        return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+
+    def decoder(layers: nn.Sequential | None) -> Decoder | None:
+        return None if layers is None else Decoder(*both(layers[0], layers[2], layers[4]))
+
+    own = (encoder.weight_in, encoder.weight, encoder.bias_in, encoder.bias)
+    return WindowUpdates(
+        Encoder(*own, *both(*encoder.embed, encoder.out)),
+        Embedding(*both(model.embed_observation, model.embed_action)),
+        decoder(model.reward),
+        decoder(model.state),
+        optimiser,
+        CLIP,
+    )
 
 
 def train_model(trainer: ModelTrainer, *, seed: int, run: Run, checkpoint: Checkpoint | None) -> None:

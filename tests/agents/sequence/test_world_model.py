@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from metabench_agents.parts.run import Checkpoint
 from metabench_agents.sequence import world_model
 from metabench_agents.sequence.episodes import Actions, Episodes
 from metabench_agents.sequence.world_model import (
@@ -13,6 +14,7 @@ from metabench_agents.sequence.world_model import (
     WorldModel,
     WorldModelFitting,
     WorldModelSettings,
+    WorldModelTrainer,
 )
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -51,6 +53,57 @@ def test_the_short_gru_is_torchs_gru_and_so_are_its_gradients(steps):
     assert torch.allclose(out, expected, atol=1e-6)
     for mine, theirs in zip(ours, (weight_in, weight, bias_in, bias), strict=True):
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("crossing", [False, True])
+@pytest.mark.parametrize("decoders", ["reward", "state", "both"])
+def test_compiled_updates_are_torchs(decoders, crossing):
+    trainers = []
+    for _ in range(2):
+        model = a_model(decoders)
+        steps = EpisodeSteps(some_episodes(), model, crossing=crossing)
+        trainers.append(WorldModelTrainer(model, steps, steps, WorldModelFitting(batch=6)))
+    ours, torchs = trainers
+    assert ours.fast is not None
+    torchs.fast, generator = None, torch.Generator().manual_seed(0)
+    for number in range(12):
+        pick = torch.randint(len(ours.learn), (6,), generator=generator)
+        found, expected = ours.step(pick, 2e-3), torchs.step(pick, 2e-3)
+        assert {n: float(x) for n, x in found.items()} == pytest.approx(
+            {n: float(x) for n, x in expected.items()}, rel=1e-4
+        )
+        if not number:  # Adam's first step is blind to the size of a gradient: look at its memory
+            moments = zip(ours.tensors().items(), torchs.tensors().items(), strict=True)
+            assert all(n == m and torch.allclose(a, b, atol=1e-6, rtol=1e-4) for (n, a), (m, b) in moments)
+    for mine, theirs in zip(ours.model.parameters(), torchs.model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=2e-5)
+
+
+def test_compiled_updates_go_on_from_a_checkpoint_to_the_same_bits():
+    def trainer():
+        model = a_model()
+        steps = EpisodeSteps(some_episodes(), model)
+        return WorldModelTrainer(model, steps, steps, WorldModelFitting(batch=6, updates=300))
+
+    def train(one, numbers):
+        for number in numbers:
+            one.update(torch.Generator().manual_seed(number))
+
+    whole, half, rest = trainer(), trainer(), trainer()
+    train(whole, range(120))
+    train(half, range(100))
+    kept = {name: tensor.clone() for name, tensor in half.tensors().items()}
+    assert rest.restore(Checkpoint(1, kept, {})) == 100
+    train(rest, range(100, 120))
+    for name, tensor in whole.tensors().items():
+        if name.startswith("now"):
+            assert torch.equal(tensor, rest.tensors()[name]), name
+
+
+def test_compiled_updates_want_all_parameters_of_the_model():
+    model = a_model()
+    with pytest.raises(ValueError, match="other parameters than the model"):
+        world_model.compiled_updates(model, torch.optim.Adam(model.encoder.parameters()))
 
 
 def test_z_is_made_of_the_steps_before_and_of_no_other_episode():

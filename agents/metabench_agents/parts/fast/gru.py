@@ -27,7 +27,7 @@ BEST_UP_TO = 16_384  # numbers of a hidden state of all trials: from there on to
 
 
 @njit(inline="always", fastmath=True)
-def _exp(x):
+def exp(x: Any) -> Any:
     """e^x in float32 to about 1e-7 (range reduction and a polynomial as in Cephes' expf), in a form that vectorises."""
     x = np.float32(88.0) if x > np.float32(88.0) else x
     x = np.float32(-87.0) if x < np.float32(-87.0) else x
@@ -56,13 +56,13 @@ def _forward(given, weight, bias, hidden, reset, update, new, candidate):
             g, q, h, o = given[t, b], own[b], hidden[t, b], hidden[t + 1, b]
             r, z, n, c = reset[t, b], update[t, b], new[t, b], candidate[t, b]
             for j in range(size):
-                r[j] = one / (one + _exp(-(g[j] + q[j] + bias[j])))
+                r[j] = one / (one + exp(-(g[j] + q[j] + bias[j])))
             for j in range(size):
-                z[j] = one / (one + _exp(-(g[size + j] + q[size + j] + bias[size + j])))
+                z[j] = one / (one + exp(-(g[size + j] + q[size + j] + bias[size + j])))
             for j in range(size):
                 c[j] = q[2 * size + j] + bias[2 * size + j]
             for j in range(size):
-                n[j] = one - two / (_exp(two * (g[2 * size + j] + r[j] * c[j])) + one)
+                n[j] = one - two / (exp(two * (g[2 * size + j] + r[j] * c[j])) + one)
             for j in range(size):
                 o[j] = n[j] + z[j] * (h[j] - n[j])
 
@@ -104,6 +104,11 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(internal_api="openblas")
 
 
+def one_thread() -> Any:
+    """Inside, the BLAS that compiled code calls keeps to one thread."""
+    return _blas().limit(limits=1)
+
+
 class _Sequence(torch.autograd.Function):
     """The whole sequence as one node of the graph."""
 
@@ -116,7 +121,7 @@ class _Sequence(torch.autograd.Function):
         hidden[0] = start
         gates = [torch.empty(ticks, batch, size) for _ in range(4)]
         arrays = [tensor.detach().numpy() for tensor in (given, w_h.t().contiguous(), b_h, hidden, *gates)]
-        with _blas().limit(limits=1):
+        with one_thread():
             _forward(*arrays)
         ctx.save_for_backward(x, w_i, w_h, hidden, *gates)
         return hidden[1:]
@@ -129,7 +134,7 @@ class _Sequence(torch.autograd.Function):
         of_given, of_own = torch.empty(ticks, batch, 3 * size), torch.empty(ticks, batch, 3 * size)
         of_hidden = torch.zeros(batch, size)
         tensors = (upstream[0].contiguous(), w_h.contiguous(), hidden, *gates, of_given, of_own, of_hidden)
-        with _blas().limit(limits=1):
+        with one_thread():
             _backward(*(tensor.detach().numpy() for tensor in tensors))
         a, b = of_given.view(ticks * batch, -1), of_own.view(ticks * batch, -1)
         of_w_i, of_w_h = a.t() @ x.reshape(ticks * batch, inputs), b.t() @ hidden[:-1].reshape(ticks * batch, size)
