@@ -1,4 +1,7 @@
-"""Settings as nested frozen dataclasses: read from JSON, nested as they are written now or flat as they once were."""
+"""Settings as nested frozen dataclasses: read from JSON, nested as they are written now or flat as they once were.
+
+What settings have to know of families stands here too, once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,17 @@ import metabench
 
 T = TypeVar("T")
 
+REWARD_FAMILIES = (  # classes of families whose tasks differ in the reward alone
+    "AntDir",
+    "AntGoal",
+    "CheetahDir",
+    "CheetahVel",
+    "HumanoidDir",
+    "PointRobot",
+    "ReacherGoal",
+    "SparsePointRobot",
+)
+DYNAMICS_FAMILIES = ("HopperParam", "WalkerParam")  # in the dynamics alone
 
 SWITCHES = {  # settings that were once a group's own, and what they said of `device.Computing`
     "bf16": ("precision", "bf16"),

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metabench_agents.parts.config import DYNAMICS_FAMILIES, REWARD_FAMILIES
 from metabench_agents.parts.device import Device, descend, follow, set_rate
 from metabench_agents.parts.fast.recording import recording
 from metabench_agents.parts.fast.windows import Decoder, Embedding, Encoder, WindowUpdates
@@ -36,8 +37,6 @@ from metabench_agents.sequence.episodes import Episodes, history
 from metabench_agents.sequence.fitting import fit
 
 Decoders = Literal["reward", "state", "both"]
-DYNAMICS = ("HopperParam", "WalkerParam")  # families whose tasks differ in dynamics
-REWARDS = ("AntDir", "AntGoal", "CheetahDir", "CheetahVel", "HumanoidDir", "PointRobot", "ReacherGoal")  # in reward
 WARMUP = 100  # updates until the learning rate is reached; released: none
 CLIP = 1.0  # of the gradient's norm, as released
 SELECT_EVERY = 500  # updates between two looks at the held-out episodes
@@ -98,7 +97,7 @@ class WorldModelSettings:
 
 def decoders_for(family: str) -> Decoders:
     """What has to be foretold so that z tells the tasks of a family apart, by the name of its class."""
-    return "state" if family in DYNAMICS else "reward" if family in REWARDS else "both"
+    return "state" if family in DYNAMICS_FAMILIES else "reward" if family in REWARD_FAMILIES else "both"
 
 
 class StepInContext(NamedTuple):

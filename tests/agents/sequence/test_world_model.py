@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from metabench_agents.parts import config
 from metabench_agents.parts.run import Checkpoint
 from metabench_agents.sequence import world_model
 from metabench_agents.sequence.episodes import Actions, Episodes
@@ -16,6 +17,8 @@ from metabench_agents.sequence.world_model import (
     WorldModelSettings,
     WorldModelTrainer,
 )
+
+import metabench
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -175,12 +178,19 @@ def test_errors_stand_at_their_rows():
 
 
 @pytest.mark.parametrize(
-    ("family", "decoders"), [("PointRobot", "reward"), ("HopperParam", "state"), ("CheetahWindVel", "both")]
+    ("family", "decoders"),
+    [("PointRobot", "reward"), ("SparsePointRobot", "reward"), ("HopperParam", "state"), ("CheetahWindVel", "both")],
 )
 def test_what_is_foretold_follows_what_varies(family, decoders):
     assert world_model.decoders_for(family) == decoders
     assert WorldModelSettings().settled(family).decoders == decoders
     assert WorldModelSettings(decoders="both").settled(family).decoders == "both"
+
+
+def test_families_whose_tasks_differ_in_one_thing_are_families():
+    for name in (*config.REWARD_FAMILIES, *config.DYNAMICS_FAMILIES):
+        assert type(metabench.spec(f"{name}-v0").family()).__name__ == name
+    assert not {*config.REWARD_FAMILIES} & {*config.DYNAMICS_FAMILIES}
 
 
 def test_a_world_model_that_does_not_know_what_to_foretell_says_so():

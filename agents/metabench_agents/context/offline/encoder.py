@@ -13,19 +13,8 @@ import metabench
 from metabench_agents.context.actor_critic import ActionScale, mlp
 from metabench_agents.context.offline.data import Scales, TaskData
 from metabench_agents.context.replay import Transitions
+from metabench_agents.parts.config import REWARD_FAMILIES
 from metabench_agents.parts.features import Features
-
-# Families whose tasks differ in the reward alone: what a step leads to tells nothing of the task there.
-REWARD_FAMILIES = (
-    "AntDir",
-    "AntGoal",
-    "CheetahDir",
-    "CheetahVel",
-    "HumanoidDir",
-    "PointRobot",
-    "ReacherGoal",
-    "SparsePointRobot",
-)
 
 C = TypeVar("C", bound="EncoderConfig")
 
@@ -45,6 +34,7 @@ class EncoderConfig:
         """The same with what it sees decided for the benchmark's family where it is left open."""
         if self.sees != "auto":
             return self
+        # what a step leads to tells nothing of the task where only rewards differ
         rewards = type(metabench.spec(benchmark).family()).__name__ in REWARD_FAMILIES
         return replace(self, sees="reward" if rewards else "step")
 
