@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +22,7 @@ from metabench.leaderboard.folder import Folder, find
 from metabench.leaderboard.records import VERIFICATION, Board, boards_in, read_boards
 from metabench.leaderboard.verify import Verdict, fresh_seed, verify
 from metabench.leaderboard.verify import record as write_record
+from metabench.sweep.engine import one_thread
 
 
 def command(
@@ -31,6 +36,7 @@ def command(
     record: bool = False,
     new: bool = False,
     boards: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Recompute and replay submissions: every score from its rewards, every piece of every trace in the simulator.
 
@@ -39,6 +45,7 @@ def command(
     Examples:
       metabench verify leaderboards
       metabench verify leaderboards/grid-switch/rl2 --rerun
+      metabench verify leaderboards --workers 8
 
     Args:
         paths: Submissions, or folders of them.
@@ -47,10 +54,12 @@ def command(
         record: Write verification.json beside what is accepted.
         new: Leave out what has a record of a verification of exactly its content.
         boards: A boards.toml; that of the root, three folders above each submission, or the package's by default.
+        workers: Processes, each of which verifies one submission at a time.
     """
     if not paths:
         raise ValueError("verify wants submissions, or folders of them: metabench verify leaderboards")
     at_least(0, seed=seed)
+    at_least(1, workers=workers)
     if record and seed is not None:
         raise ValueError("a re-run is recorded with a seed that nobody chose: leave out --seed, or --record")
     for path in paths:
@@ -58,7 +67,7 @@ def command(
             raise missing(path, "submission or folder of submissions")
     known = None if boards is None else read_boards(boards)
     again = (fresh_seed if seed is None else lambda: seed) if rerun else None
-    verdicts = verify_all(paths, known, again, record, new)
+    verdicts = verify_all(paths, known, again, record, new, workers)
     if not all(verdict.accepted for verdict in verdicts):
         sys.exit(1)
 
@@ -74,6 +83,7 @@ def verify_all(
     seeds: Callable[[], int] | None,
     write: bool,
     new: bool = False,
+    workers: int = 1,
 ) -> list[Verdict]:
     """Verifies every submission at or below the paths and prints what was found.
 
@@ -83,24 +93,55 @@ def verify_all(
         seeds: Gives the seed for playing an entry's policies again, where they are there; nothing is without it.
         write: Whether to write the record of an accepted submission beside it.
         new: Whether to leave out what has such a record.
+        workers: Processes, each of which verifies one submission at a time.
     """
+    folders = [found for path in paths for found in find(path) if not (new and _recorded(found))]
+    asked = [
+        (folder, boards_for(folder) if boards is None else boards, seeds() if seeds else None) for folder in folders
+    ]
     verdicts = []
-    for folder in [found for path in paths for found in find(path)]:
-        if new and _recorded(folder):
-            continue
-        known = boards_for(folder) if boards is None else boards
-        with bars(TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps")) as shown:
-            tell = partial(_tell, shown, shown.add_task(plain(folder.parent.name), total=1))
-            verdict = verify(folder, known, rerun_seed=seeds() if seeds else None, optional=True, progress=tell)
-        show(verdict_table(verdict))
-        if write and verdict.accepted:
-            write_record(verdict)
-            say(f"written: {plain(folder / VERIFICATION)}")
-        verdicts.append(verdict)
+    with contextlib.closing(_in_turn(asked) if workers == 1 else _side_by_side(asked, workers)) as found:
+        for verdict in found:
+            show(verdict_table(verdict))
+            if write and verdict.accepted:
+                write_record(verdict)
+                say(f"written: {plain(verdict.folder / VERIFICATION)}")
+            verdicts.append(verdict)
     if len(verdicts) > 1:
         accepted = sum(verdict.accepted for verdict in verdicts)
         say(f"\n{accepted} of {len(verdicts)} submissions accepted")
     return verdicts
+
+
+_Asked = tuple[Path, Mapping[str, Board], int | None]  # a submission, its boards, and the seed of a re-run
+
+
+def _in_turn(asked: Sequence[_Asked]) -> Generator[Verdict]:
+    for folder, boards, seed in asked:
+        with bars(TextColumn("{task.completed:,.0f} / {task.total:,.0f} steps")) as shown:
+            tell = partial(_tell, shown, shown.add_task(plain(folder.parent.name), total=1))
+            verdict = verify(folder, boards, rerun_seed=seed, optional=True, progress=tell)
+        yield verdict
+
+
+def _side_by_side(asked: Sequence[_Asked], workers: int) -> Generator[Verdict]:
+    """The verdicts in their order, from processes with one thread each; those that wait are dropped at the end."""
+    before = dict(os.environ)
+    os.environ.update(one_thread())  # processes that are spawned inherit it before they load anything
+    pool = ProcessPoolExecutor(min(workers, len(asked)) or 1, multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(_one, asked)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name in one_thread():
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _one(asked: _Asked) -> Verdict:
+    folder, boards, seed = asked
+    return verify(folder, boards, rerun_seed=seed, optional=True)
 
 
 def _recorded(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from forging import (
     write_boards,
 )
 
+from metabench.cli.verify import verify_all
 from metabench.evaluation.evaluate import versions
 from metabench.leaderboard.folder import Folder, find
 from metabench.leaderboard.records import Training, Verification, dump, read_submission, schemas
@@ -527,6 +528,22 @@ def test_honest_submissions_pass_on_another_libm_and_on_two_threads(original, en
     ran = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "replayed" in ran.stdout
+
+
+def test_submissions_are_verified_side_by_side_as_in_turn(original, tmp_path, capsys):
+    folder, boards = original
+    folders = []
+    for name in ("a", "b", "c"):
+        shutil.copytree(folder.parents[2], tmp_path / name)
+        folders.append(tmp_path / name / folder.relative_to(folder.parents[2]))
+    (folders[1] / "result.json").write_text("{}")
+    before = dict(os.environ)
+    in_turn = verify_all(folders, boards, None, write=False)
+    printed = capsys.readouterr().out
+    assert verify_all(folders, boards, None, write=False, workers=2) == in_turn
+    assert capsys.readouterr().out == printed and "2 of 3 submissions accepted" in printed
+    assert [verdict.accepted for verdict in in_turn] == [True, False, True]
+    assert dict(os.environ) == before
 
 
 def test_finding_submissions(original, tmp_path):
