@@ -5,7 +5,6 @@ r"""DynaMITE-RL, VariBAD and RL²: the runs behind docs/agents/, their learning 
         --seeds 0 1 2
     python -m studies.dynamite.study train --benchmark CheetahDirSwitch-v0 --seeds 0 1 2
     python -m studies.dynamite.study train --benchmark GridNavigation-v0 --seeds 0 1 2
-    python -m studies.dynamite.study offline --seeds 0 1 2
     python -m studies.dynamite.study report --benchmark GridSwitch-v0
 
 A run is a job of `metabench sweep` (see `studies.sweeping`; `--engine local`, `ray` or `slurm`) in
@@ -39,7 +38,6 @@ IMAGES = ROOT / "docs" / "images"
 SPLITS = ("test", "ood")
 LEVELS = (35.0, 40.0)  # mean returns on GridSwitch whose first passing is told
 WINDOW = 38_400  # frames that a learning curve is averaged over
-DATASET = "metabench/grid-switch/replay-v0"
 
 
 class Variant(NamedTuple):
@@ -96,11 +94,6 @@ VARIANTS = {
         ),
     },
 }
-OFFLINE: dict[str, dict[str, Any]] = {
-    "dynamite-iql": {},
-    "memoryless-iql": {"memory": "none"},
-    "cloning": {"memory": "none", "policy": "bc"},
-}
 
 
 def jobs(benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> list[Job]:
@@ -108,10 +101,6 @@ def jobs(benchmark: str, names: Sequence[str], seeds: Sequence[int]) -> list[Job
     found = []
     for seed in seeds:
         for name in names:
-            if name in OFFLINE:
-                data = {"datasets": [[DATASET, "train"]]}
-                found.append(training("dynamite-iql", benchmark, name, OFFLINE[name], seed, **data))
-                continue
             agent, changes = VARIANTS[benchmark][name]
             splits = {} if splits_of(name) == SPLITS else {"splits": splits_of(name)}
             found.append(training(agent, benchmark, name, changes, seed, **splits))
@@ -124,18 +113,17 @@ def splits_of(name: str) -> tuple[str, ...]:
 
 
 def keep_run(job: Job, folder: Path, results: Path = RESULTS) -> None:
-    """Writes the records of a finished run, and its learning curve unless it learned from a data set."""
+    """Writes the records of a finished run, and its learning curve."""
     name, target = f"{job.settings['name']}-s{job.seed}", results / job.settings["benchmark"]
     rows = read_metrics(folder)
-    if "datasets" not in job.settings:
-        frames = np.array([0] + [row["frames"] for row in rows])
-        seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("frames", "seconds", "return"))
-        for row, time in zip(rows, seconds, strict=True):
-            writer.writerow((row["frames"], round(float(time), 2), round(row["return"], 3)))
-        write_atomically(target / f"{name}-curve.csv", text.getvalue().encode())
+    frames = np.array([0] + [row["frames"] for row in rows])
+    seconds = np.cumsum(np.diff(frames) / [row["time/frames_per_s"] for row in rows])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("frames", "seconds", "return"))
+    for row, time in zip(rows, seconds, strict=True):
+        writer.writerow((row["frames"], round(float(time), 2), round(row["return"], 3)))
+    write_atomically(target / f"{name}-curve.csv", text.getvalue().encode())
     keep(folder, target, name)
 
 
@@ -164,8 +152,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
 def report(benchmark: str) -> None:
     """Prints the tables and draws the learning curves."""
     kept = RESULTS / benchmark
-    names = [*VARIANTS[benchmark], *(OFFLINE if benchmark == "GridSwitch-v0" else ())]
-    for name in names:
+    for name in VARIANTS[benchmark]:
         cells = [name]
         for split in splits_of(name):
             arrays = [Result.load(p).array() for p in sorted(kept.glob(f"{name}-s?-{split}.json"))]
@@ -261,7 +248,7 @@ def draw(benchmark: str, target: Path) -> None:
 def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "offline", "report"))
+    parser.add_argument("part", choices=("train", "report"))
     parser.add_argument("--benchmark", choices=VARIANTS, default="GridSwitch-v0")
     parser.add_argument("--agents", nargs="+", default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -271,8 +258,7 @@ def main() -> None:
     if arguments.part == "report":
         report(arguments.benchmark)
         return
-    benchmark = "GridSwitch-v0" if arguments.part == "offline" else arguments.benchmark
-    known = OFFLINE if arguments.part == "offline" else VARIANTS[benchmark]
+    benchmark, known = arguments.benchmark, VARIANTS[arguments.benchmark]
     names = arguments.agents or list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown agent {unknown[0]!r}; there are {', '.join(known)}")

@@ -92,14 +92,6 @@ def grid_switch_steps() -> str:
     return Table("agent", (*_passed(35.0), *_passed(40.0)), _of(SWITCH, OF_GRID_SWITCH)).markdown()
 
 
-def grid_switch_offline() -> str:
-    """What is learned from a data set alone."""
-    names = {"DynaMITE-IQL": "dynamite-iql", "behaviour cloning without memory": "cloning"}
-    names |= {"IQL without memory": "memoryless-iql"}
-    columns = (count(), returns("return, test", "test"), returns("return, ood", "ood"))
-    return Table("agent (95 % interval over runs)", columns, _of(SWITCH, names)).markdown()
-
-
 def grid_navigation() -> str:
     """VariBAD's own task: episode by episode, each line on its own split."""
     folder = RESULTS / NAVIGATION
@@ -177,7 +169,6 @@ TABLES = {
     "rl2-on-grid-switch": rl2_on_grid_switch,
     "belief-grid-switch": grid_switch,
     "belief-grid-switch-steps": grid_switch_steps,
-    "belief-grid-switch-offline": grid_switch_offline,
     "belief-grid-navigation": grid_navigation,
     "belief-cheetah-dir-switch": cheetah_dir_switch,
     "belief-grid-switch-earlier": grid_switch_earlier,
