@@ -217,12 +217,13 @@ def update(text: str, tables: Sequence[Table], kept: Path = KEPT) -> str:
     """A page with its tables made anew; ValueError in one sentence for a table that nobody knows."""
     from studies import steps  # which reads the queue itself, as the next two
     from studies.dynamite import control
-    from studies.meta_dt import by_episode
+    from studies.meta_dt import across, by_episode
 
     known = {table.name: partial(render, table, kept) for table in tables} | dict(STUDIES)
     known |= {f"{table.name}-by-episode": partial(by_episode.render, table, kept) for table in tables}
     known |= {f"{table.name}-steps": partial(steps.render, table, kept) for table in tables}
     known["switch-control"] = partial(control.render, kept)
+    known |= {name: partial(across.render, *agents, kept=kept) for name, agents in across.PAGES.items()}
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] not in known:

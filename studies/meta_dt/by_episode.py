@@ -24,18 +24,24 @@ from metabench.sweep.folder import JOB
 from studies.evidence import KEPT, Table, read_queue
 
 DRAWS = 2_000
+AT_ONCE = 1_000_000  # numbers that are drawn together
+
+
+def _parts(total: int, most: int) -> list[int]:
+    """`total` in parts of at most `most`."""
+    return [min(most, total - done) for done in range(0, total, most)]
 
 
 def interval(returns: Array, rng: np.random.Generator, draws: int = DRAWS) -> tuple[float, float, float]:
     """Mean of `[runs, tasks, repeats]`, and the 2.5 % and 97.5 % quantiles of it under draws of all three, nested."""
     runs, tasks, repeats = returns.shape
-    means = np.empty(draws)
-    for number in range(draws):
-        run = rng.integers(runs, size=runs)
-        task = rng.integers(tasks, size=(runs, tasks))
-        repeat = rng.integers(repeats, size=(runs, tasks, repeats))
-        means[number] = returns[run[:, None, None], task[:, :, None], repeat].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
+    flat, means = returns.ravel(), []
+    for count in _parts(draws, max(1, AT_ONCE // returns.size)):
+        run = rng.integers(runs, size=(count, runs, 1, 1))
+        task = rng.integers(tasks, size=(count, runs, tasks, 1))
+        repeat = rng.integers(repeats, size=(count, runs, tasks, repeats))
+        means.append(flat[(run * tasks + task) * repeats + repeat].mean(axis=(1, 2, 3)))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(returns.mean()), float(low), float(high)
 
 

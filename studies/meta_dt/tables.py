@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from studies.meta_dt.study import RESULTS
-from studies.tables import Column, Line, Reference, Runs, Several, Table, Unkept, episode, success
+from studies.tables import Line, Reference, Runs, Several, Table, Unkept, episode, success
 
 AGENTS = {
     "`prompt-dt` (shown a demonstration)": "prompt-dt",
@@ -123,54 +123,7 @@ def released() -> str:
     return Table("restored", columns, rows).markdown()
 
 
-_SETS = {
-    "PointRobot, medium": (POINT, "medium"),
-    "PointRobot, mixed (five runs)": (POINT, "mixed"),
-    "PointRobot, expert": (POINT, "expert"),
-    "CheetahVel, mixed": ("CheetahVel-v0", "mixed"),
-    "CheetahDir, mixed": ("CheetahDir-v0", "mixed"),
-    "Meta-World Reach, mixed": (REACH, "mixed"),
-}
-
-
-def _third(*agents: str, sets: Mapping[str, tuple[str, str]] = _SETS) -> str:
-    """The third episode on every data set: a line for each, a column for each agent, or for the oracle."""
-
-    def column(place: int) -> Column:
-        def runs(own: Runs) -> str:
-            reach = REACH in own.folder.parts
-            digits = 0 if reach else 2 if POINT in own.folder.parts else 1
-            return episode("", "meta_dt_test" if reach else "test", 2, digits, spread=True).of_runs(own)
-
-        def known(own: Reference) -> str:
-            reach = own.benchmark == REACH
-            digits = 0 if reach else 2 if own.benchmark == POINT else 1
-            return f"{own.mean('meta_dt_test' if reach else 'test'):.{digits}f}"
-
-        name = agents[place]
-        return Column(name if name == "oracle" else f"`{name}`", runs, known, place)
-
-    def line(benchmark: str, quality: str) -> Line:
-        folder = RESULTS / benchmark / f"offline-{quality}"
-        return Several(tuple(Reference(benchmark, "oracle") if a == "oracle" else Runs(folder, a) for a in agents))
-
-    rows = tuple((label, line(*place)) for label, place in sets.items())
-    return Table("benchmark, data", tuple(map(column, range(len(agents)))), rows).markdown()
-
-
-def dt() -> str:
-    """The decision transformer between Meta-DT and cloning."""
-    return _third("dt", "meta-dt", "bc", sets={k: v for k, v in _SETS.items() if v[1] != "expert"})
-
-
-def prompt_dt() -> str:
-    """Prompt-DT beside Meta-DT."""
-    return _third("prompt-dt", "meta-dt", "oracle")
-
-
 TABLES = {
-    "offline-dt": dt,
-    "offline-prompt-dt": prompt_dt,
     "offline-point-robot": point_robot,
     "offline-point-robot-rl2": point_robot_rl2,
     "offline-cheetahs": cheetahs,
