@@ -72,11 +72,6 @@ def test_the_queue_and_the_studies_name_the_same_runs_alike():
     for row in table.rows:
         seeds = [job.seed for job in row.jobs]
         assert tuple(dynamite.jobs("GridSwitch-v0", [row.name], seeds)) == row.jobs
-    (table,) = (table for table in evidence.read_queue() if table.name == "grid-switch-offline")
-    rows = {row.name: row for row in table.rows}
-    assert dynamite.OFFLINE.keys() <= rows.keys()
-    for name in dynamite.OFFLINE:
-        assert dynamite.jobs("GridSwitch-v0", [name], [0])[0] == rows[name].jobs[0]
 
 
 @pytest.mark.parametrize("name", dynamite.VARIANTS)
