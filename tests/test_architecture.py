@@ -136,5 +136,5 @@ def test_import_is_light():
         "heavy = [m for m in ('torch', 'mujoco', 'numba', 'matplotlib', 'PIL', 'tyro', 'rich') if m in sys.modules]; "
         "assert not heavy, heavy; print(both / theirs)"
     )
-    ratios = sorted(float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3))
-    assert ratios[1] < 2.0, f"import metabench takes {ratios[1]:.1f} times what Gymnasium and pydantic take"
+    ratios = sorted(float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(7))
+    assert ratios[3] < 2.0, f"import metabench takes {ratios[3]:.1f} times what Gymnasium and pydantic take"
