@@ -8,7 +8,7 @@ The intervals (95 %) are over runs, tasks and repeats (`by_episode`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +19,34 @@ from metabench.sweep.folder import JOB
 from studies.evidence import KEPT, Row, Table, read_queue
 from studies.meta_dt.by_episode import interval, returns_of
 
+BASES = ("prompt-dt", "dt", "bc")
 SETS: dict[str, tuple[str, Mapping[str, str]]] = {  # the queue's table, and its row for each agent
-    "PointRobot, medium": ("point-robot-qualities", {a: f"{a}, medium" for a in ("prompt-dt", "dt", "bc")}),
-    "PointRobot, mixed": ("point-robot-offline", {"prompt-dt": "prompt-dt, a rank asked for", "dt": "dt", "bc": "bc"}),
-    "PointRobot, expert": ("point-robot-qualities", {a: f"{a}, expert" for a in ("prompt-dt", "dt", "bc")}),
-    "SparsePointRobot, mixed-2": ("sparse-point-robot-offline", {a: a for a in ("prompt-dt", "dt", "bc")}),
-    "CheetahVel, mixed": ("cheetah-vel-offline", {"prompt-dt": "prompt-dt, a rank asked for", "bc": "bc"}),
-    "CheetahDir, mixed-2": ("cheetah-dir-offline", {a: f"{a}, mixed-2" for a in ("prompt-dt", "dt", "bc")}),
-    "HopperParam, mixed-2": ("hopper-param-offline", {a: a for a in ("prompt-dt", "dt", "bc")}),
-    "Meta-World Reach, mixed": ("metaworld-reach-offline", {a: a for a in ("dt", "bc")}),
-}
-OF_TRIAL = {  # Meta-DT whose belief lasts through the trial
-    "PointRobot, medium": "meta-dt trial, medium",
-    "PointRobot, expert": "meta-dt trial, expert",
-    "CheetahDir, mixed-2": "meta-dt trial, mixed-2",
+    "PointRobot, medium": (
+        "point-robot-qualities",
+        {a: f"{a}, medium" for a in BASES} | {"meta-dt": "meta-dt trial, medium"},
+    ),
+    "PointRobot, mixed": (
+        "point-robot-offline",
+        {"prompt-dt": "prompt-dt, a rank asked for", "dt": "dt", "bc": "bc", "meta-dt": "meta-dt trial"},
+    ),
+    "PointRobot, expert": (
+        "point-robot-qualities",
+        {a: f"{a}, expert" for a in BASES} | {"meta-dt": "meta-dt trial, expert"},
+    ),
+    "SparsePointRobot, mixed-2": (
+        "sparse-point-robot-offline",
+        {a: a for a in BASES} | {"meta-dt": "meta-dt trial"},
+    ),
+    "CheetahVel, mixed": (
+        "cheetah-vel-offline",
+        {"prompt-dt": "prompt-dt, a rank asked for", "bc": "bc", "meta-dt": "meta-dt trial"},
+    ),
+    "CheetahDir, mixed-2": (
+        "cheetah-dir-offline",
+        {a: f"{a}, mixed-2" for a in BASES} | {"meta-dt": "meta-dt trial, mixed-2"},
+    ),
+    "HopperParam, mixed-2": ("hopper-param-offline", {a: a for a in BASES} | {"meta-dt": "meta-dt trial"}),
+    "Meta-World Reach, mixed": ("metaworld-reach-offline", {"dt": "dt", "bc": "bc", "meta-dt": "meta-dt trial"}),
 }
 PAGES = {"across-dt": ("dt", "meta-dt", "bc"), "across-prompt-dt": ("prompt-dt", "meta-dt", "oracle")}
 
@@ -40,17 +54,12 @@ PAGES = {"across-dt": ("dt", "meta-dt", "bc"), "across-prompt-dt": ("prompt-dt",
 def row_of(label: str, agent: str, tables: Mapping[str, Table]) -> Row | None:
     """The queue's row of an agent on a set of data, or None where there is none."""
     name, rows = SETS[label]
-    wanted = OF_TRIAL.get(label, "meta-dt trial") if agent == "meta-dt" else rows.get(agent)
-    return next((row for row in tables[name].rows if row.name == wanted), None)
+    return next((row for row in tables[name].rows if row.name == rows.get(agent)), None)
 
 
 def kept_jobs(row: Row, kept: Path) -> list[Job]:
     """Those of its runs that are kept."""
     return [job for job in row.jobs if (kept / job.key() / JOB).exists()]
-
-
-def _split(jobs: Sequence[Job]) -> str:
-    return jobs[0].settings.get("splits", ["test"])[0]
 
 
 def render(*agents: str, kept: Path = KEPT) -> str:
@@ -62,7 +71,8 @@ def render(*agents: str, kept: Path = KEPT) -> str:
         jobs = {agent: kept_jobs(row, kept) for agent, row in there.items() if row}
         if not jobs.get(agents[0]):
             continue
-        split, benchmark = _split(jobs[agents[0]]), tables[SETS[label][0]].jobs[0].settings["benchmark"]
+        settings = jobs[agents[0]][0].settings
+        split, benchmark = settings["splits"][0], settings["benchmark"]
         oracle = metabench.spec(benchmark).references(split)["oracle"]["mean"]
         digits = 2 if abs(oracle) < 100 else 0
         cells = []

@@ -6,6 +6,7 @@ import pytest
 import metabench
 from metabench.loading import load_agent
 from studies.incontext.exact import BEST, CELLS, draw, goals, play, prior, weights
+from studies.incontext.explained import DISCOUNT, discounted, explained, features
 from studies.incontext.longer import REPEATS, longer, optimum
 from studies.incontext.tables import LAST, ends
 
@@ -69,3 +70,19 @@ def test_goals_that_are_missed_at_the_end_and_those_found_before():
     assert ends(returns) == (2, 1)
     returns[2, :, -1] = 0.9 * LAST  # 0.9 on average
     assert ends(returns) == (2, 2)
+
+
+def test_what_is_known_of_a_trial_is_what_came_before():
+    reward = np.array([[1.0], [0.0], [1.0], [0.0], [0.0]])
+    first = np.array([[True], [False], [False], [False], [True]])
+    known = features(reward, first, np.zeros((5, 1, 2)))[:, 0]
+    assert known[:, 1].tolist() == [0, 1, 1, 1, 0], "the key, within an episode"
+    assert known[:, 2].tolist() == [0, 0, 0, 1, 0], "the door"
+    assert known[:, 7].tolist() == [0, 1, 1, 1, 1], "whatever was found, through the trial"
+    assert np.allclose(discounted(reward)[:, 0], [1 + DISCOUNT**2, DISCOUNT, 1, 0, 0])
+
+
+def test_a_regression_explains_what_is_linear_and_no_more():
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    given = np.column_stack((np.ones(500), x[:, 0]))
+    assert np.isclose(explained(given, 3.0 - x[:, 0]), 1.0) and abs(explained(given, x[:, 1])) < 0.02

@@ -5,7 +5,9 @@ on the products. Here the products are BLAS calls, everything between them is a 
 Adam's moments lie in one piece of memory each. The numbers are those of torch's operations up to rounding (tested:
 gradients, and parameters after several updates). Float32 on the CPU, first order only.
 
-A loop vectorises where it writes to one stretch of one array; hence several short loops where one would do.
+The recurrence is not `gru`'s: windows start from zero, which saves two products in eight, and a step's gradients are
+taken while its gates are still in the cache. A loop vectorises where it writes to one stretch of one array; hence
+several short loops where one would do.
 
 Shapes: B rows, h steps, O, A columns of observations and actions, E of an embedding and of z, W the width.
 """
