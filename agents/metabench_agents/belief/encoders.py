@@ -201,6 +201,10 @@ class Recurrent(nn.Module):
         hidden = self.gru.step(x, memory)
         return hidden, hidden
 
+    def each(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Of K memories of each row, `[B, K, H]`, the next ones."""
+        return self.gru.each(x, memory)
+
     def sequence(self, x: Tensor) -> Tensor:
         """From zeros."""
         return gru_sequence(self.gru.core, x, x.new_zeros(x.shape[1], self.hidden))

@@ -168,29 +168,24 @@ class SegmentModel(nn.Module):
             lengths, place = advance(lengths, old, new, self.hazard)
             hidden = hidden.scatter(1, place[:, None, None].expand(-1, 1, hidden.shape[2]), 0.0)
         tick = encoder.tick(came, action, reward, first, absent)
-        rows = tick[:, None].expand(-1, hidden.shape[1], -1).flatten(0, 1)
-        after, _ = encoder.core.step(rows, hidden.flatten(0, 1))
-        return SegmentMemory(True, lengths, after.view(hidden.shape), memory.seen)
+        return SegmentMemory(True, lengths, encoder.core.each(tick, hidden), memory.seen)
 
     def explain(self, memory: SegmentMemory, came: Tensor, action: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
         """Log likelihood of a transition under every length's belief, `[B, K]`, and under the prior, `[B]`."""
         belief = self.each(memory)
-        belief = torch.cat((belief, torch.zeros_like(belief[:, :1])), dim=1)
-        trials, count = belief.shape[:2]
-        z = self.latent.place(belief.flatten(0, 1), self.noise)
-
-        def repeated(x: Tensor) -> Tensor:
-            return x[:, None].expand(-1, count, *x.shape[1:]).flatten(0, 1)[None]
-
-        blank, seen = belief.new_zeros(1, trials * count), repeated(memory.seen)
-        transition = Trials(seen, repeated(action), repeated(reward), repeated(came), blank.bool(), blank.long())
+        belief = torch.cat((belief, torch.zeros_like(belief[:, :1])), dim=1).transpose(0, 1)
+        z = self.latent.place(belief, self.noise[:, None]).flatten(0, 1)  # [draws (K + 1), B, Z], a transition a trial
+        blank = torch.zeros_like(reward)
+        columns = (memory.seen, action, reward, came, blank.bool(), blank.long())
+        transition = Trials(*(column[None] for column in columns))
         kind, scale = self.config.reward_loss, 2.0 * self.segments.noise**2
         value = reward_log_likelihood(self.task.reward(z, transition)[..., 0], transition.reward, kind)
         value = value / (scale if kind == "mse" else 1.0)
         if self.task.state is not None:
             error = self.task.state(z, transition) - self.task.state.scaler(transition.next_observation)
             value = value - (error**2).sum(-1) / scale
-        mean = torch.logsumexp(value[:, 0], 0).view(trials, count)  # a constant off, the same for all
+        # Means up to a constant, which is the same for all.
+        mean = torch.logsumexp(value.unflatten(0, (-1, len(belief)))[:, :, 0], 0).t()
         return mean[:, :-1], mean[:, -1]
 
     def each(self, memory: SegmentMemory) -> Tensor:

@@ -208,6 +208,10 @@ class GRU(nn.Module):
             return self._next(self._given(x), h)
         return torch.gru_cell(x, h, *self.core.all_weights[0])
 
+    def each(self, x: Tensor, h: Tensor) -> Tensor:
+        """`[B, I]` and K states of each row, `[B, K, H]`, to their next `[B, K, H]`; the input is read once a row."""
+        return self._next(self._given(x)[:, None], h)
+
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`[T, B, I]`, `[B, H]` to the hidden states `[T, B, H]` after every tick."""
         if not self.written_out:

@@ -98,3 +98,14 @@ def test_unusual_boxes():
         assert np.isfinite(action).all() and (action >= low).all() and (action <= high).all()
         code = encode_action(torch.as_tensor(action), space)
         assert torch.isfinite(code).all()
+
+
+@torch.no_grad()
+def test_a_gru_carries_several_states_of_a_row_as_one_at_a_time():
+    torch.manual_seed(0)
+    gru = GRU(3, 4)
+    for weight in gru.parameters():
+        torch.nn.init.normal_(weight)
+    x, h = torch.randn(5, 3), torch.randn(5, 6, 4)
+    one_at_a_time = torch.stack([gru.step(x, h[:, k]) for k in range(6)], dim=1)
+    assert torch.allclose(gru.each(x, h), one_at_a_time, atol=1e-6)
