@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, BeliefRollout, ppo_update
+from metabench_agents.parts.decisions import make_viewed
 from metabench_agents.parts.layers import watch
 from metabench_agents.parts.losses import PPO, next_rate, next_reward_scale
 from metabench_agents.parts.memory import Trials
 from metabench_agents.parts.run import load_config, stream
+from metabench_agents.parts.view import held_steps, whole_view
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -207,9 +209,10 @@ def roll(
 
 
 def ceiling(benchmark: str, settings: PPO, frames: int, trials: int, width: int, seed: int) -> None:
-    """Number 3: PPO shown the task, its curve, and the mean return of its last tenth."""
-    env = metabench.make_vec(benchmark, trials, expose_task=True)
-    horizon = metabench.spec(benchmark).horizon
+    """Number 3: PPO shown the task, its curve, and the mean return of its last tenth; by the benchmark's view."""
+    view = whole_view(benchmark)
+    env = make_viewed(benchmark, trials, view, expose_task=True)
+    horizon = held_steps(metabench.spec(benchmark).horizon, view.hold)
     ticks = horizon * metabench.spec(benchmark).episodes
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -5,10 +5,16 @@
     python -m studies.metadreamer.given_task --layers 3
     python -m studies.metadreamer.given_task --learning-rate 3e-3
     python -m studies.metadreamer.given_task --plain --layers 3        # without layer norms in action and state values
+    python -m studies.metadreamer.given_task --viewed --split R8 --reward-scale 4 \
+        --tasks-per-iteration 1 --iterations 160
+
+The last is the limit of `pearl-tuned` of the queue's table highway-merge-rounds: its view, data, networks and learned
+temperature, with the task in place of a guess.
 
 Every option takes several values; every combination is a job of `metabench sweep` (see `studies.sweeping`; `--engine
-local`, `ray` or `slurm`). Training tasks alone. Every ten iterations it notes the real steps so far, the training
-return of the last iteration and the return of the policy's mean actions in four fresh episodes of every training task.
+local`, `ray` or `slurm`). Every ten iterations it notes the real steps so far, the training return of the last
+iteration and the return of the policy's mean actions in four fresh episodes of every task it learns from, and of every
+task of `test`, by which nothing is chosen.
 """
 
 from __future__ import annotations
@@ -22,7 +28,9 @@ import torch
 from metabench_agents.context import pearl
 from metabench_agents.context.actor_critic import LatentActorCritic, LatentSAC
 from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.decisions import make_viewed
 from metabench_agents.parts.run import stream
+from metabench_agents.parts.view import ViewConfig, view_of
 
 import metabench
 from metabench.sweep import Job
@@ -31,10 +39,18 @@ from studies.sweeping import add_options, answer, run
 BENCHMARK, EPISODES, INITIAL, TRAIN_SEED = "HighwayMerge-v0", 4, 2, 3
 
 
-def mean_return(core: LatentActorCritic, z: torch.Tensor, repeats: int = 4) -> float:
-    """Of mean actions, `repeats` fresh episodes of each task; `z` is `[T, L]`."""
+def told_tasks(split: str) -> torch.Tensor:
+    """`[T, L]` the factors of a split's tasks, from -1.5 to 1.5 over the training tasks."""
+    rows = metabench.spec(BENCHMARK).table().rows
+    low, high = rows["train"].min(0), rows["train"].max(0)
+    return torch.as_tensor(3.0 * (rows[split] - low) / (high - low) - 1.5, dtype=torch.float32)
+
+
+def mean_return(core: LatentActorCritic, split: str, view: ViewConfig, repeats: int = 4) -> float:
+    """Of mean actions, `repeats` fresh episodes of each task of a split."""
+    z = told_tasks(split)
     tasks = np.repeat(np.arange(len(z)), repeats)
-    env = metabench.make_vec(BENCHMARK, len(tasks), split="train", episodes_per_task=10**6)
+    env = make_viewed(BENCHMARK, len(tasks), view, split=split, episodes_per_task=10**6)
     observation, _ = env.reset(seed=123, options={"task": tasks})
     total, alive = np.zeros(len(tasks)), np.ones(len(tasks), bool)
     while alive.any():
@@ -59,18 +75,19 @@ def learn(
     tasks_per_iteration: int,
     iterations: int,
     plain: bool,
+    viewed: bool = False,
+    split: str = "train",
 ) -> list[dict[str, float]]:
     """One job: learns, and returns real steps, training return and return of mean actions of every tenth iteration.
 
     It begins anew where it was killed: what was played is in no checkpoint.
     """
-    rows = metabench.spec(BENCHMARK).table().rows["train"]
-    low, high = rows.min(0), rows.max(0)
-    z = torch.as_tensor(3.0 * (rows - low) / (high - low) - 1.5, dtype=torch.float32)
+    z, view = told_tasks(split), view_of(BENCHMARK) if viewed else ViewConfig()
     given = {"learning_rate": learning_rate, "discount": discount, "target_rate": target_rate, "layers": layers}
     given |= {"reward_scale": reward_scale, "hidden": 128, "normalised_values": not plain}
+    given["learned_temperature"] = viewed
     sac = {f"sac.{name}": value for name, value in given.items()}
-    config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64), sac)
+    config = with_settings(pearl.Config(updates=updates, latent=z.shape[1], batch=64, split=split, view=view), sac)
     state = pearl.build(BENCHMARK, config, seed)
     network, replay, collector = state.network, state.replay, state.collector
     told: list[dict[str, float]] = []
@@ -92,8 +109,8 @@ def learn(
             batch = replay.sample(tasks, config.batch, generator)
             learner.update(batch, z[tasks], torch.randn(batch.action.shape, generator=generator))
         if (iteration + 1) % 10 == 0:
-            score = mean_return(network.core, z)
-            told.append({"frames": collector.frames, "training": float(played.returns.mean()), "mean_actions": score})
+            row = {"frames": collector.frames, "training": float(played.returns.mean())}
+            told.append(row | {name: mean_return(network.core, name, view) for name in (split, "test")})
     return told
 
 
@@ -105,6 +122,8 @@ def main() -> None:
     for name, default in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), nargs="+", default=[default])
     parser.add_argument("--plain", action="store_true", help="no layer norms")
+    parser.add_argument("--viewed", action="store_true", help="the benchmark's view, a learned temperature")
+    parser.add_argument("--split", default="train", help="tasks to learn from")
     parser.add_argument("--seeds", type=int, nargs="+", default=[TRAIN_SEED])
     parser.add_argument("--out", type=Path, default=Path("runs/study/given-task"), help="the sweep's folder")
     add_options(parser)
@@ -112,12 +131,14 @@ def main() -> None:
     grid = []
     for seed, *values in itertools.product(options.seeds, *(getattr(options, name) for name in numbers)):
         arguments = dict(zip(numbers, values, strict=True)) | {"plain": options.plain}
+        if options.viewed or options.split != "train":
+            arguments |= {"viewed": options.viewed, "split": options.split}
         grid.append(Job("study", {"function": "studies.metadreamer.given_task:learn", "arguments": arguments}, seed))
     if run(grid, options.out, options):
         for job in grid:
             print(f"\n{job.label}")
             for row in answer(job, options.out):
-                returns = f"training {row['training']:6.2f}  mean actions {row['mean_actions']:6.2f}"
+                returns = "  ".join(f"{name} {value:6.2f}" for name, value in row.items() if name != "frames")
                 print(f"{row['frames']:8,} steps  {returns}")
 
 
