@@ -168,7 +168,8 @@ class SegmentModel(nn.Module):
             lengths, place = advance(lengths, old, new, self.hazard)
             hidden = hidden.scatter(1, place[:, None, None].expand(-1, 1, hidden.shape[2]), 0.0)
         tick = encoder.tick(came, action, reward, first, absent)
-        return SegmentMemory(True, lengths, encoder.core.each(tick, hidden), memory.seen)
+        recurrent: Any = encoder.core
+        return SegmentMemory(True, lengths, recurrent.each(tick, hidden), memory.seen)
 
     def explain(self, memory: SegmentMemory, came: Tensor, action: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
         """Log likelihood of a transition under every length's belief, `[B, K]`, and under the prior, `[B]`."""
