@@ -1,10 +1,15 @@
 """Exact Bayes in DarkRoom: its inference by hand, and that what a DPT is taught decides what it finds."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from metabench_agents.parts.memory import Trials
 
 import metabench
 from metabench.loading import load_agent
+from studies.incontext import places
 from studies.incontext.exact import BEST, CELLS, draw, goals, play, prior, weights
 from studies.incontext.explained import DISCOUNT, discounted, explained, features
 from studies.incontext.longer import REPEATS, longer, optimum
@@ -86,3 +91,20 @@ def test_a_regression_explains_what_is_linear_and_no_more():
     x = np.random.default_rng(0).normal(size=(500, 2))
     given = np.column_stack((np.ones(500), x[:, 0]))
     assert np.isclose(explained(given, 3.0 - x[:, 0]), 1.0) and abs(explained(given, x[:, 1])) < 0.02
+
+
+def test_what_a_belief_knows_of_places_is_counted_where_they_were_found(monkeypatch):
+    """The key is found in every trial's first episode at (2, 3); the door in that of the first half at (4, 4)."""
+    ticks, slots = places.EPISODES * places.STEPS, places.TRIALS
+    observation, reward = torch.zeros(ticks, slots, 2), torch.zeros(ticks, slots)
+    observation[7], reward[7] = torch.tensor([2.0, 3.0]), 1.0
+    observation[9, : slots // 2], reward[9, : slots // 2] = torch.tensor([4.0, 4.0]), 1.0
+    blank = torch.zeros(ticks, slots)
+    trials = Trials(observation, blank.long(), reward, observation, blank.bool(), blank.long())
+    logits = np.zeros((slots, 81))
+    logits[:, 2 * 9 + 3], logits[:, 50], logits[:, 4 * 9 + 4] = 3.0, 2.0, 1.0
+    monkeypatch.setattr(places, "paying", lambda model, belief: logits)
+    model = SimpleNamespace(beliefs=lambda trials: torch.zeros(ticks, slots, 1))
+    told = places.report(model, trials)
+    assert told["key, first"] == [1.0] * 4 and told["door, first"] == [0.0] * 4
+    assert told["key, first 3"] == told["door, first 3"] == [1.0] * 4

@@ -1,0 +1,129 @@
+"""Whether a belief knows where key and door of DarkKeyToDoor are, once they were found.
+
+    python -m studies.incontext.places RUN
+    python -m studies.incontext.places RUN --updates 1500 --model.encoder.span 500 --model.steps 100
+
+`RUN` is the folder of a trained VariBAD. 128 trials of training tasks are played, actions drawn. For every place of the
+room the reward decoder says how probable a reward is under the belief with which an episode begins; printed is how
+often the key's (the door's) place comes first, or among the first three, where an earlier episode of the trial had
+found it. With `--updates` a fresh belief, with the settings that follow, learns from 2,048 further trials of the run's
+policy first: what inference alone takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from metabench_agents.belief import varibad
+from metabench_agents.belief.learning import WarmupConfig
+from metabench_agents.belief.model import BeliefModel, Fitting, resolve_reward_loss
+from metabench_agents.belief.policy import BeliefAgent, collect
+from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.device import Device
+from metabench_agents.parts.layers import watch
+from metabench_agents.parts.memory import TrialBuffer, Trials
+from metabench_agents.parts.run import stream
+
+import metabench
+from metabench.plugins import load_run
+from metabench.rng import Array
+
+BENCHMARK, SIZE, TRIALS, GATHERED = "DarkKeyToDoor-v0", 9, 128, 16
+EPISODES, STEPS, SHOWN = 10, 50, (1, 2, 5, 9)
+
+
+def gather(agent: BeliefAgent, count: int, env_seed: int) -> list[Trials]:
+    """`count` times 128 trials of the agent's policy, actions drawn."""
+    env = metabench.make_vec(BENCHMARK, TRIALS)
+    given = (agent.model, agent.actor, env, EPISODES * STEPS, True)
+    return [collect(*given, env_seed + i * 10**6, stream(7, env_seed, i)).trials for i in range(count)]
+
+
+@torch.no_grad()
+def paying(model: BeliefModel, belief: torch.Tensor) -> Array:
+    """`[B, 81]` logits of a reward at every place under beliefs `[B, P]`."""
+    z = model.latent.mean(belief)[None]
+    places = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE)).float()
+    observation = places[:, None].expand(-1, len(belief), -1).contiguous()
+    blank = torch.zeros(SIZE**2, len(belief))
+    step = Trials(observation, blank.long(), blank, observation, blank.bool(), blank.long())
+    return model.reward(z, step)[0, ..., 0].t().numpy()
+
+
+def report(model: BeliefModel, trials: Trials) -> dict[str, list[float]]:
+    """Shares at the beginning of the episodes `SHOWN`: of key and door, first and among the first three."""
+    with torch.no_grad():
+        beliefs = model.beliefs(trials)
+    reward = trials.reward.numpy().reshape(EPISODES, STEPS, TRIALS)
+    where = trials.next_observation.numpy().astype(np.int64) @ np.array([SIZE, 1])
+    where = where.reshape(EPISODES, STEPS, TRIALS)
+    known = np.full((2, TRIALS), -1)  # places of key and door, -1 while not found
+    told: dict[str, list[float]] = {f"{what}, {rank}": [] for what in ("key", "door") for rank in ("first", "first 3")}
+    for episode in range(EPISODES):
+        if episode in SHOWN:
+            logits = paying(model, beliefs[episode * STEPS])
+            for what, places in zip(("key", "door"), known, strict=True):
+                slots = np.flatnonzero(places >= 0)
+                own = logits[slots, places[slots]]
+                before = (logits[slots] > own[:, None]).sum(1)
+                told[f"{what}, first"].append(float((before == 0).mean()))
+                told[f"{what}, first 3"].append(float((before < 3).mean()))
+        for slot in range(TRIALS):
+            found = np.flatnonzero(reward[episode, :, slot])[:2]
+            known[: len(found), slot] = where[episode, found, slot]
+    return told
+
+
+def fitted(agent: BeliefAgent, updates: int, changes: dict[str, Any]) -> BeliefModel:
+    """A fresh belief with changed settings, after `updates` on the agent's trials, at the rates of a warm-up."""
+    config = with_settings(varibad.Config(), changes)
+    torch.manual_seed(0)
+    env = metabench.make_vec(BENCHMARK, 1)
+    model = BeliefModel(resolve_reward_loss(config.model, BENCHMARK), env, EPISODES * STEPS)
+    buffer = TrialBuffer(config.buffer)
+    for trials in gather(agent, GATHERED, 1):
+        watch((model,), trials.observation)
+        buffer.add(trials)
+    device = Device.of(config)
+    adam = device.adam(model.parameters(), config.fit.learning_rate)
+    rates = WarmupConfig().learning_rate, config.fit.learning_rate
+    told = Fitting(model, varibad.elbo, adam, config.fit, device).fit(buffer, updates, rates, stream(3, 0))
+    print(" ".join(f"{name} {value:.4g}" for name, value in told.items()))
+    return model
+
+
+def main() -> None:
+    """Prints the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--updates", type=int, default=0, help="of a fresh belief; 0 for the run's own")
+    options, rest = parser.parse_known_args()
+    torch.set_num_threads(1)
+    agent = load_run(options.run).agent
+    if not isinstance(agent, BeliefAgent):
+        parser.error(f"{options.run} holds no agent with a belief")
+    names, values = rest[::2], rest[1::2]
+    changes = {name.removeprefix("--"): _value(text) for name, text in zip(names, values, strict=True)}
+    model = fitted(agent, options.updates, changes) if options.updates else agent.model
+    (trials,) = gather(agent, 1, 12345)
+    gained = trials.reward.sum(0).mean()
+    print(f"return of a trial {gained:.2f}; beginnings of episodes {', '.join(str(e + 1) for e in SHOWN)}")
+    for name, shares in report(model, trials).items():
+        print(f"{name}: " + ", ".join(f"{share:.2f}" for share in shares))
+
+
+def _value(text: str) -> Any:
+    """A number, numbers with commas between them, or the text."""
+    try:
+        numbers = [float(part) if "." in part else int(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return tuple(numbers) if len(numbers) > 1 else numbers[0]
+
+
+if __name__ == "__main__":
+    main()
