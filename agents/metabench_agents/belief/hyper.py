@@ -208,14 +208,14 @@ def learn(
         for iteration in range(done, iterations):
             start, env_seed = time.perf_counter(), (seed * 2**32 + iteration) * 2**20
             copy_to(plays, model)
-            warm, drawn = iteration < config.warmup.length, stream(seed, iteration, 0)
+            warm, drawn = iteration < config.warmup.iterations, stream(seed, iteration, 0)
             rollout = collect(plays.base, policy.actor, env, ticks, drifts, env_seed, drawn, warm)
             buffer.add(rollout.trials)
             policy.sac.observe(torch.cat((rollout.trials.observation, rollout.belief), dim=-1).flatten(0, 1))
             watch((model,), rollout.trials.observation)
             schedule = model_schedule(config.warmup, config.fit, iteration, 1.0 - iteration / iterations)
             metrics = fitting.fit(buffer, *schedule, stream(seed, iteration, 2))
-            if iteration + 1 >= config.warmup.length:
+            if iteration + 1 >= config.warmup.iterations:
                 draws = stream(seed, iteration, 1)
                 past = buffer.sample(soft.trials, draws)
                 past, action = device.put((past, policy.actor.policy.from_env(past.action)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,20 +34,10 @@ class WarmupConfig:
     """What comes before the model learns and the policy that is kept begins."""
 
     iterations: int = 40  # how long it takes
-    rounds: int = field(default=1, metadata={"low": 1})  # how often; the scout of a later one sees the belief so far
     scout: bool = True  # whether a policy that is thrown away plays them; else random actions, each kept for a while
     scout_entropy: float = 0.2  # weight of its entropy bonus
     learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to the fit's
     updates: int = 1500  # gradient steps on the ELBO at the end of the warm-up
-
-    @property
-    def length(self) -> int:
-        """Iterations of all rounds."""
-        return self.iterations * self.rounds
-
-    def ends(self, iteration: int) -> bool:
-        """Whether a round is over after this iteration."""
-        return iteration < self.length and (iteration + 1) % self.iterations == 0
 
 
 LEARNING_RENAMED = {  # what settings of the loop were called before they were grouped
@@ -145,9 +135,8 @@ def model_schedule(
 ) -> tuple[int, tuple[float, float]]:
     """How many gradient steps on the ELBO an iteration makes, and their first and last learning rate.
 
-    None while the first trials are gathered, many at the end of a warm-up's rounds, else a few each. A belief that has
+    None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has
     settled before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
-    Where little is found by chance a belief needs trials of a policy that uses one: further rounds are for that.
 
     Args:
         warmup: How long it takes, and what is done at its end.
@@ -156,10 +145,10 @@ def model_schedule(
         left: The share of the training that is left.
     """
     rate = config.learning_rate * left
-    if warmup.ends(iteration):
-        return warmup.updates, (warmup.learning_rate, config.learning_rate)
-    if iteration < warmup.iterations:
+    if iteration + 1 < warmup.iterations:
         return 0, (rate, rate)
+    if iteration + 1 == warmup.iterations:
+        return warmup.updates, (warmup.learning_rate, config.learning_rate)
     return config.updates, (rate, rate)
 
 
@@ -197,13 +186,13 @@ def learn(
     (done, scale, rate), iterations = _continue(checkpoint, learned, buffer), -(-config.frames // played)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
-            start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.length
+            start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
             env_seed = (seed * 2**32 + iteration) * 2**20  # slots add up to 2^20: no two iterations share a stream
             explore = warm and not config.warmup.scout
             follow(plays, model)
             follow(acts, actor)
             rollout = collect(plays.base, acts, env, ticks, drifts, env_seed, stream(seed, iteration, 0), explore)
-            count = iteration % config.warmup.iterations if warm else iteration - config.warmup.length
+            count = iteration if warm else iteration - config.warmup.iterations
             scale, metrics = next_reward_scale(scale, rollout.trials.reward, config.ppo.discount, count), {}
             if not explore:
                 weight, draws = config.warmup.scout_entropy if warm else None, stream(seed, iteration, 1)
@@ -214,7 +203,7 @@ def learn(
             buffer.add(rollout.trials)
             schedule = model_schedule(config.warmup, config.fit, iteration, left)
             metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
-            if config.warmup.ends(iteration) and config.warmup.scout:
+            if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
             tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.learning import WarmupConfig, model_schedule
-from metabench_agents.belief.model import FitConfig
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import session_of_belief
@@ -237,18 +235,6 @@ def test_the_scout_is_thrown_away(tmp_path):
     small_run(tmp_path / "random", changes={"warmup.scout": False}, iterations=3)
     assert "entropy" in rows(tmp_path / "scout")[0] and "entropy" not in rows(tmp_path / "random")[0]
     assert "entropy" in rows(tmp_path / "random")[2]
-
-
-def test_a_warm_up_in_rounds_refits_and_renews_at_the_end_of_each(tmp_path):
-    warmup, fit = WarmupConfig(iterations=3, rounds=2, updates=7), FitConfig(updates=2)
-    planned = [model_schedule(warmup, fit, iteration, 1.0)[0] for iteration in range(8)]
-    assert planned == [0, 0, 7, 2, 2, 7, 2, 2]
-    assert [warmup.ends(iteration) for iteration in range(8)] == [False, False, True] * 2 + [False, False]
-    small_run(tmp_path / "two", changes={"warmup.rounds": 2}, iterations=5)
-    small_run(tmp_path / "one", iterations=5)
-    two, one = rows(tmp_path / "two"), rows(tmp_path / "one")
-    assert two[1]["return"] == one[1]["return"]  # the same until the first ends
-    assert two[4]["policy_loss"] != one[4]["policy_loss"]
 
 
 def test_two_runs_are_equal_to_the_bit(tmp_path):
