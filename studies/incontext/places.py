@@ -1,7 +1,8 @@
 """Whether a belief knows where key and door of DarkKeyToDoor are, once they were found.
 
     python -m studies.incontext.places RUN
-    python -m studies.incontext.places RUN --updates 1500 --model.encoder.span 500 --model.steps 100
+    python -m studies.incontext.places RUN --updates 1000 --model.encoder.hidden 128 --model.latent.size 16 \
+        --model.decoder.hidden 64,64 --model.steps 100
 
 `RUN` is the folder of a trained VariBAD. 128 trials of training tasks are played, actions drawn. For every place of the
 room the reward decoder says how probable a reward is under the belief with which an episode begins; printed is how

@@ -6,7 +6,7 @@ for every latent here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -47,7 +47,6 @@ class EncoderConfig:
     kind: str = "gru"  # or transformer
     embed: int = 64  # width of a tick's embedding
     hidden: int = 64  # width of the recurrent core, or of the transformer
-    span: int = field(default=0, metadata={"low": 0})  # ticks that a gru remembers before it has learned; see `GRU`
     layers: int = 2  # of the transformer
     heads: int = 4  # attention heads of each
 
@@ -189,9 +188,9 @@ class Core(Protocol):
 class Recurrent(nn.Module):
     """A GRU as a core; its memory is its hidden state `[B, H]`."""
 
-    def __init__(self, inputs: int, hidden: int, span: int = 0):
+    def __init__(self, inputs: int, hidden: int):
         super().__init__()
-        self.gru, self.hidden = GRU(inputs, hidden, span), hidden
+        self.gru, self.hidden = GRU(inputs, hidden), hidden
 
     def begin(self, trials: int) -> Tensor:
         """Zeros."""
@@ -214,7 +213,7 @@ class Recurrent(nn.Module):
 def make_core(config: EncoderConfig, ticks: int) -> Core:
     """What remembers a trial of at most `ticks` ticks; ValueError for an unknown kind."""
     if config.kind == "gru":
-        return Recurrent(config.embed, config.hidden, config.span)
+        return Recurrent(config.embed, config.hidden)
     if config.kind == "transformer":
         return CausalTransformer(config.embed, config.hidden, layers=config.layers, heads=config.heads, ticks=ticks)
     raise ValueError(f"unknown encoder {config.kind!r}; there are gru and transformer")

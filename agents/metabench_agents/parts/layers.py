@@ -192,23 +192,13 @@ def encode_action(action: Tensor, space: Space, absent: Tensor | None = None) ->
 
 
 class GRU(nn.Module):
-    """A gated recurrent unit, one tick at a time or over a whole sequence, with the same weights.
+    """A gated recurrent unit, one tick at a time or over a whole sequence, with the same weights."""
 
-    Args:
-        inputs: Columns of an input.
-        hidden: Of the state.
-        span: Ticks over which it is to remember before it has learned anything: units begin with update gates that keep
-            a state for 1 to `span` ticks (Tallec & Ollivier 2018, arXiv 1804.11188, section 2.2). 0: about one tick.
-    """
-
-    def __init__(self, inputs: int, hidden: int, span: int = 0):
+    def __init__(self, inputs: int, hidden: int):
         super().__init__()
         self.core = nn.GRU(inputs, hidden)
         for name, weight in self.core.named_parameters():
             nn.init.zeros_(weight) if name.startswith("bias") else nn.init.orthogonal_(weight)
-        if span > 2:
-            update = self.core.get_parameter("bias_ih_l0").detach()[hidden : 2 * hidden]
-            update.copy_(torch.log1p((span - 2) * torch.rand(hidden)))
         self.hidden = hidden
         self.written_out = False  # whether torch's own kernels are left aside: many networks at once have none
 
