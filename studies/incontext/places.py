@@ -4,11 +4,11 @@
     python -m studies.incontext.places RUN --updates 1000 --model.encoder.hidden 128 --model.latent.size 16 \
         --model.decoder.hidden 64,64 --model.steps 100
 
-`RUN` is the folder of a trained VariBAD. 128 trials of training tasks are played, actions drawn. For every place of the
-room the reward decoder says how probable a reward is under the belief with which an episode begins; printed is how
-often the key's (the door's) place comes first, or among the first three, where an earlier episode of the trial had
-found it. With `--updates` a fresh belief, with the settings that follow, learns from 2,048 further trials of the run's
-policy first: what inference alone takes.
+`RUN` is the folder of a trained VariBAD. 128 trials of training tasks are played, actions drawn; printed is what is
+found, episode by episode. For every place of the room the reward decoder says how probable a reward is under the belief
+with which an episode begins: how often does the key's (the door's) place come first, or among the first three, where an
+earlier episode of the trial had found it? With `--updates` a fresh belief, with the settings that follow, learns from
+2,048 further trials of the run's policy first: what inference alone takes.
 """
 
 from __future__ import annotations
@@ -111,8 +111,10 @@ def main() -> None:
     changes = {name.removeprefix("--"): _value(text) for name, text in zip(names, values, strict=True)}
     model = fitted(agent, options.updates, changes) if options.updates else agent.model
     (trials,) = gather(agent, 1, 12345)
-    gained = trials.reward.sum(0).mean()
-    print(f"return of a trial {gained:.2f}; beginnings of episodes {', '.join(str(e + 1) for e in SHOWN)}")
+    gained = trials.reward.numpy().reshape(EPISODES, STEPS, TRIALS).sum(1)
+    for what, found in (("return", gained), ("key found", gained >= 1), ("door found", gained >= 2)):
+        print(f"{what}, by episode: " + ", ".join(f"{share:.2f}" for share in found.mean(1)))
+    print(f"at the beginning of episodes {', '.join(str(e + 1) for e in SHOWN)}:")
     for name, shares in report(model, trials).items():
         print(f"{name}: " + ", ".join(f"{share:.2f}" for share in shares))
 
