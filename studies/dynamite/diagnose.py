@@ -209,7 +209,7 @@ def roll(
 
 
 def ceiling(benchmark: str, settings: PPO, frames: int, trials: int, width: int, seed: int) -> None:
-    """Number 3: PPO shown the task, its curve, and the mean return of its last tenth; by the benchmark's view."""
+    """Number 3: PPO shown the task, its curve, and the mean of its last tenth. `frames` are decisions of its view."""
     view = whole_view(benchmark)
     env = make_viewed(benchmark, trials, view, expose_task=True)
     horizon = held_steps(metabench.spec(benchmark).horizon, view.hold)

@@ -1,13 +1,13 @@
 """Whether a belief knows where key and door of DarkKeyToDoor are, once they were found.
 
     python -m studies.incontext.places RUN
-    python -m studies.incontext.places RUN --updates 1000 --model.encoder.hidden 128 --model.latent.size 16 \
-        --model.decoder.hidden 64,64 --model.steps 100
+    python -m studies.incontext.places RUN --updates 1000 --set model.encoder.hidden=128 \
+        model.latent.size=16 model.decoder.hidden=[64,64] model.steps=100
 
 `RUN` is the folder of a trained VariBAD. 128 trials of training tasks are played, actions drawn; printed is what is
 found, episode by episode. For every place of the room the reward decoder says how probable a reward is under the belief
 with which an episode begins: how often does the key's (the door's) place come first, or among the first three, where an
-earlier episode of the trial had found it? With `--updates` a fresh belief, with the settings that follow, learns from
+earlier episode of the trial had found it? With `--updates` a fresh belief, with settings of its own, learns from
 2,048 further trials of the run's policy first: what inference alone takes.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from metabench_agents.belief import varibad
-from metabench_agents.belief.learning import WarmupConfig
 from metabench_agents.belief.model import BeliefModel, Fitting, resolve_reward_loss
 from metabench_agents.belief.policy import BeliefAgent, collect
 from metabench_agents.parts.config import with_settings
@@ -32,9 +31,12 @@ from metabench_agents.parts.run import stream
 import metabench
 from metabench.plugins import load_run
 from metabench.rng import Array
+from metabench.sweep.grid import parse_setting
+from studies.incontext.explained import BENCHMARK, TRIALS
 
-BENCHMARK, SIZE, TRIALS, GATHERED = "DarkKeyToDoor-v0", 9, 128, 16
-EPISODES, STEPS, SHOWN = 10, 50, (1, 2, 5, 9)
+SIZE, GATHERED, SHOWN = 9, 16, (1, 2, 5, 9)
+SPEC = metabench.spec(BENCHMARK)
+EPISODES, STEPS = SPEC.episodes, SPEC.horizon
 
 
 def gather(agent: BeliefAgent, count: int, env_seed: int) -> list[Trials]:
@@ -91,7 +93,7 @@ def fitted(agent: BeliefAgent, updates: int, changes: dict[str, Any]) -> BeliefM
         buffer.add(trials)
     device = Device.of(config)
     adam = device.adam(model.parameters(), config.fit.learning_rate)
-    rates = WarmupConfig().learning_rate, config.fit.learning_rate
+    rates = config.warmup.learning_rate, config.fit.learning_rate
     told = Fitting(model, varibad.elbo, adam, config.fit, device).fit(buffer, updates, rates, stream(3, 0))
     print(" ".join(f"{name} {value:.4g}" for name, value in told.items()))
     return model
@@ -102,13 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--updates", type=int, default=0, help="of a fresh belief; 0 for the run's own")
-    options, rest = parser.parse_known_args()
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the fresh belief")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     agent = load_run(options.run).agent
     if not isinstance(agent, BeliefAgent):
         parser.error(f"{options.run} holds no agent with a belief")
-    names, values = rest[::2], rest[1::2]
-    changes = {name.removeprefix("--"): _value(text) for name, text in zip(names, values, strict=True)}
+    changes = {name: value for name, (value,) in map(parse_setting, options.set)}
     model = fitted(agent, options.updates, changes) if options.updates else agent.model
     (trials,) = gather(agent, 1, 12345)
     gained = trials.reward.numpy().reshape(EPISODES, STEPS, TRIALS).sum(1)
@@ -117,15 +119,6 @@ def main() -> None:
     print(f"at the beginning of episodes {', '.join(str(e + 1) for e in SHOWN)}:")
     for name, shares in report(model, trials).items():
         print(f"{name}: " + ", ".join(f"{share:.2f}" for share in shares))
-
-
-def _value(text: str) -> Any:
-    """A number, numbers with commas between them, or the text."""
-    try:
-        numbers = [float(part) if "." in part else int(part) for part in text.split(",")]
-    except ValueError:
-        return text
-    return tuple(numbers) if len(numbers) > 1 else numbers[0]
 
 
 if __name__ == "__main__":
