@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.parts.memory import Trials
+from metabench_agents.parts.view import ViewConfig
 
 import metabench
 from metabench.loading import load_agent
@@ -103,8 +104,8 @@ def test_what_a_belief_knows_of_places_is_counted_where_they_were_found(monkeypa
     trials = Trials(observation, blank.long(), reward, observation, blank.bool(), blank.long())
     logits = np.zeros((slots, 81))
     logits[:, 2 * 9 + 3], logits[:, 50], logits[:, 4 * 9 + 4] = 3.0, 2.0, 1.0
-    monkeypatch.setattr(places, "paying", lambda model, belief: logits)
+    monkeypatch.setattr(places, "paying", lambda model, belief, paid: logits)
     model = SimpleNamespace(beliefs=lambda trials: torch.zeros(ticks, slots, 1))
-    told = places.report(model, trials)
+    told = places.report(model, ViewConfig(), trials)
     assert told["key, first"] == [1.0] * 4 and told["door, first"] == [0.0] * 4
     assert told["key, first 3"] == told["door, first 3"] == [1.0] * 4

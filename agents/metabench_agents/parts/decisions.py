@@ -79,11 +79,13 @@ class _HeldSimulator:
         count = len(own.session)
         self.elapsed, self.taken = np.zeros((2, count), dtype=np.int64)
         self.decisions = np.zeros(count, dtype=np.int64)
+        self.paid, self.before = np.zeros((2, count))  # of the episode: in all, and before the last decision's reward
         self.resting = np.zeros(count, dtype=bool)  # whose episode is over, where episodes are of one length
         self.shown = self._see(own.observation)
 
     def _see(self, observation: Array) -> Array:
-        return self.sight(torch.as_tensor(observation), torch.from_numpy(self.elapsed)).numpy()
+        paid = torch.from_numpy(self.before)
+        return self.sight(torch.as_tensor(observation), torch.from_numpy(self.elapsed), paid).numpy()
 
     @property
     def observation(self) -> Array:
@@ -101,6 +103,7 @@ class _HeldSimulator:
         self.own.begin(slots, tasks)
         rows = slice(None) if slots is None else slots
         self.elapsed[rows], self.decisions[rows], self.resting[rows] = 0, 0, False
+        self.paid[rows], self.before[rows] = 0.0, 0.0
         shown = self._see(self.own.observation)
         self.shown = self.shown.copy()
         self.shown[rows] = shown[rows]
@@ -126,6 +129,8 @@ class _HeldSimulator:
             alive = alive & ~(out.terminated | out.truncated)
         self.elapsed += self.taken
         self.decisions += 1
+        self.before = self.paid.copy()
+        self.paid += total
         if last is not None:
             moved = self._see(last)
             self.shown = np.where(self.resting[:, None], self.shown, moved)
@@ -152,6 +157,7 @@ class Deciding(NamedTuple):
     elapsed: Array  # [B] environment steps of the episode before this tick; -1 before the first
     action: Array  # [B] or [B, A] that stands
     reward: Array  # [B] since the decision
+    paid: Array  # [B] of the episode, before the decision
 
 
 class DecidingAgent:
@@ -172,7 +178,8 @@ class DecidingAgent:
     def begin(self, num_trials: int) -> Deciding:
         """Nothing seen, nothing decided."""
         action = np.zeros((num_trials, *(self.space.shape or ())), self.space.dtype)
-        return Deciding(self.own.begin(num_trials), np.full(num_trials, -1), action, np.zeros(num_trials))
+        reward, paid = np.zeros((2, num_trials))
+        return Deciding(self.own.begin(num_trials), np.full(num_trials, -1), action, reward, paid)
 
     def act(self, step: Timestep, belief: Deciding) -> tuple[Array, Deciding]:
         """Sums rewards; asks the agent where an episode begins and where its decision has stood long enough."""
@@ -181,14 +188,15 @@ class DecidingAgent:
         if self.protocol == "slots-1":
             reward = np.where(first, 0.0, reward)
         length = belief.elapsed + 1  # of the episode up to this tick
-        final = self._see(step.final, length)
+        final = self._see(step.final, length, belief.paid)
         own, action = belief.own, belief.action
         if self.sight.view.whole and (first & begun).any():
             own, action, reward = self._rest(own, action, reward, final, first & begun, length)
         elapsed = np.where(first, 0, length)
         asked = elapsed % self.sight.view.hold == 0
+        paid = np.where(first, 0.0, belief.paid)
         if asked.any():
-            shown, last = self._see(step.observation, elapsed), action
+            shown, last = self._see(step.observation, elapsed, paid), action
             if self.protocol == "slots-1":
                 last = np.where(_wide(first, last), np.zeros_like(last), last)
             told = Timestep(
@@ -196,8 +204,9 @@ class DecidingAgent:
             )
             answer, new = self.own.act(told, own)
             action, own = np.where(_wide(asked, action), answer, action), merged(asked, new, own)
+            paid = np.where(asked & ~first, paid + reward, paid)
             reward = np.where(asked, 0.0, reward)
-        return action, Deciding(own, elapsed, action.astype(belief.action.dtype), reward)
+        return action, Deciding(own, elapsed, action.astype(belief.action.dtype), reward, paid)
 
     def _rest(
         self, own: Any, action: Array, reward: Array, final: Array, ended: Array, length: Array
@@ -214,8 +223,9 @@ class DecidingAgent:
             reward = np.where(asked, 0.0, reward)
         return own, action, reward
 
-    def _see(self, observation: Array, elapsed: Array) -> Array:
-        return self.sight(torch.as_tensor(observation), torch.from_numpy(np.asarray(elapsed))).numpy()
+    def _see(self, observation: Array, elapsed: Array, paid: Array) -> Array:
+        steps = torch.from_numpy(np.asarray(elapsed))
+        return self.sight(torch.as_tensor(observation), steps, torch.from_numpy(paid)).numpy()
 
 
 def deciding(own: Any, benchmark: str, view: ViewConfig) -> Any:

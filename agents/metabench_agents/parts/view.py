@@ -1,4 +1,4 @@
-"""What an agent is shown of a benchmark and how often it decides: near distances, elapsed time, held actions.
+"""What an agent is shown of a benchmark and how often it decides: near distances, time, what was paid, held actions.
 
 The same for every agent, in training and in evaluation, and off by default. Whatever the view, real environment steps
 are counted, and an agent is played under the benchmark's own protocol.
@@ -34,6 +34,7 @@ NEAR_DOCS = {  # the columns of `near`; of the order of one, and without bounds:
 }
 NEAR = tuple(Field(name, -float("inf"), float("inf"), "", doc) for name, doc in NEAR_DOCS.items())
 TIME = Field("elapsed", -1.0, 1.0, "", "share of the episode that is over, from -1 to 1")
+PAID = Field("paid", -float("inf"), float("inf"), "", "sum of the episode's rewards before the last decision's own")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class ViewConfig:
     near: bool = False  # columns at a car's scale: gaps and relative speeds ahead and behind, the place at the origin
     hold: int = field(default=1, metadata={"low": 1})  # environment steps from one decision to the next
     time: bool = False  # the share of the episode that is over as a column, and its limit as a true end
+    paid: bool = (
+        False  # what the episode had paid before the last reward as a column, where earlier rewards decide later ones
+    )
     whole: bool = False  # whether an episode that ends early is rested out to the limit: trials of one length
 
     @property
@@ -86,18 +90,26 @@ class Sight:
         if view.near and (not point_masses(fields) or len(pairs) < 2):
             raise ValueError("near distances need point masses among the observation's columns; leave view.near out")
         self.position, self.velocity = ([pair[side] for pair in pairs] for side in (0, 1))
-        extra = (NEAR if view.near else ()) + ((TIME,) if view.time else ())
+        extra = (NEAR if view.near else ()) + ((TIME,) if view.time else ()) + ((PAID,) if view.paid else ())
         self.fields: tuple[Field, ...] = (*fields, *extra)
         self.extra = len(extra)
 
-    def __call__(self, observation: Tensor, elapsed: Tensor) -> Tensor:
-        """`[..., O]` and the steps of the episode that are over `[...]`: `[..., O + extra]` in float32."""
+    def __call__(self, observation: Tensor, elapsed: Tensor, paid: Tensor | None = None) -> Tensor:
+        """`[..., O]`, the steps of the episode that are over and what it paid `[...]`: `[..., O + extra]` in float32.
+
+        What it paid is the sum of its rewards before the last decision's own, which the agent is told apart: a decoder
+        that is asked for a reward where a step ends cannot read it off.
+        """
         observation = observation.float()
         parts = [observation]
         if self.view.near:
             parts.append(near(observation[..., self.position], observation[..., self.velocity]))
         if self.view.time:
             parts.append((elapsed.float() * (2.0 / self.horizon) - 1.0)[..., None])
+        if self.view.paid:
+            if paid is None:
+                raise ValueError("view.paid needs the episode's rewards, which are not kept here; leave view.paid out")
+            parts.append(paid.float()[..., None])
         return torch.cat(parts, dim=-1) if len(parts) > 1 else observation
 
 
@@ -122,9 +134,15 @@ def held_steps(horizon: int, hold: int) -> int:
 
 def extra_columns(view: ViewConfig) -> int:
     """How many columns a view adds."""
-    return len(NEAR) * view.near + view.time
+    return len(NEAR) * view.near + view.time + view.paid
 
 
 def sight_of(env: Any, view: ViewConfig) -> Sight:
-    """What a view shows of a benchmark's environment."""
+    """What a view shows of a benchmark's environment, to agents that dream: a dream's sums of rewards are not kept.
+
+    Raises:
+        ValueError: If the view shows what the episode paid.
+    """
+    if view.paid:
+        raise ValueError("an agent that learns in dreams is not shown what its episode paid; leave view.paid out")
     return Sight(env.family.observation_fields, view, env.family.horizon)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed, merged, played
-from metabench_agents.parts.view import NEAR, VIEWS, Sight, ViewConfig, extra_columns, near, view_of
+from metabench_agents.parts.view import NEAR, VIEWS, Sight, ViewConfig, extra_columns, near, sight_of, view_of
 
 import metabench
 from metabench.evaluation.play import Stream
@@ -45,6 +45,31 @@ def test_the_columns_are_named(view):
     assert shown.shape == (3, len(sight.fields)) and sight.extra == extra_columns(view)
     if view.time:
         assert shown[:, -1].tolist() == pytest.approx([-1.0, 27 / 55 * 2 - 1, 1.0], abs=1e-6)
+
+
+def test_what_an_episode_paid_is_shown_but_for_its_last_reward():
+    env = make_viewed("DarkKeyToDoor-v0", 16, ViewConfig(paid=True), episodes_per_task=3)
+    shown, _ = env.reset(seed=0)
+    assert [f.name for f in env.family.observation_fields] == ["column", "row", "paid"]
+    draw, total, most = np.random.default_rng(0), np.zeros(16), 0.0
+    assert (shown[:, -1] == 0).all()
+    for tick in range(149):
+        shown, reward, _, truncated, info = env.step(draw.integers(5, size=16))
+        ended = (tick + 1) % 50 == 0
+        assert (truncated == ended).all()
+        last = np.stack(info["final_obs"]) if ended else shown
+        assert np.array_equal(last[:, -1], total), "the sum before this step's reward"
+        total, most = np.zeros(16) if ended else total + reward, max(most, last[:, -1].max())
+        assert not ended or (shown[:, -1] == 0).all()
+    assert most >= 1, "nothing was paid, so that nothing was tested"
+
+
+def test_dreams_are_not_shown_what_was_paid():
+    env = metabench.make_vec(ID, 1)
+    with pytest.raises(ValueError, match=r"leave view\.paid out"):
+        sight_of(env, ViewConfig(paid=True))
+    with pytest.raises(ValueError, match=r"needs the episode's rewards"):
+        Sight(FIELDS, ViewConfig(paid=True), 55)(torch.zeros(1, len(FIELDS)), torch.zeros(1))
 
 
 def test_each_benchmark_has_one_view():
@@ -109,7 +134,16 @@ def shown_in_training(view, count, decisions):
     return rows
 
 
-@pytest.mark.parametrize("view", [ViewConfig(hold=5), VIEWS[ID], ViewConfig(near=True, hold=4, time=True, whole=True)])
+SHOWN = [
+    ViewConfig(hold=5),
+    VIEWS[ID],
+    ViewConfig(near=True, hold=4, time=True, whole=True),
+    ViewConfig(hold=5, paid=True),
+    ViewConfig(hold=4, time=True, whole=True, paid=True),
+]
+
+
+@pytest.mark.parametrize("view", SHOWN)
 def test_an_agent_is_shown_in_evaluation_what_it_is_in_training(view):
     count, agent = 6, Recorder()
     playing = DecidingAgent(agent, Sight(FIELDS, view, 55), metabench.spec(ID).family().action_space)
