@@ -186,8 +186,6 @@ def learn(
     be taught. Then every iteration plays one trial per slot, improves the model, draws past trials, asks the model
     what is to be believed at their steps, and improves policy and critics on these.
     """
-    if config.warmup.again:
-        raise ValueError("warmup.again is of the learner ppo; leave it out with sac")
     checkpoint = run.begin(name, benchmark, config, seed)
     ticks, played = trial_length(name, benchmark, config.view), trial_steps(benchmark) * config.trials
     drifts, soft, device = has_sessions(benchmark, config.split), config.soft, Device.of(config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from metabench_agents.belief.model import Elbo, FitConfig, Fitting, resolve_reward_loss
 from metabench_agents.belief.policy import (
-    BeliefActorCritic,
     BeliefAgent,
     Improvement,
     collect,
@@ -40,7 +38,6 @@ class WarmupConfig:
     scout_entropy: float = 0.2  # weight of its entropy bonus
     learning_rate: float = 5e-3  # of the ELBO at the end of the warm-up, falling to the fit's
     updates: int = 1500  # gradient steps on the ELBO at the end of the warm-up
-    again: int = 0  # iterations after which model and policy begin once more, on the trials so far; 0 for never
 
 
 LEARNING_RENAMED = {  # what settings of the loop were called before they were grouped
@@ -140,8 +137,6 @@ def model_schedule(
 
     None while the first trials are gathered, many at the end of this warm-up, then a few each. A belief that has
     settled before the policy learns keeps its meaning: while its code still moves, a policy cannot learn to read it.
-    What a scout never finds a belief does not learn to tell, and hardly later, at the rates of a few steps: where that
-    matters, model and policy begin again on the trials of the policy that found it.
 
     Args:
         warmup: How long it takes, and what is done at its end.
@@ -152,7 +147,7 @@ def model_schedule(
     rate = config.learning_rate * left
     if iteration + 1 < warmup.iterations:
         return 0, (rate, rate)
-    if iteration + 1 in (warmup.iterations, warmup.again):
+    if iteration + 1 == warmup.iterations:
         return warmup.updates, (warmup.learning_rate, config.learning_rate)
     return config.updates, (rate, rate)
 
@@ -174,18 +169,21 @@ def learn(
         seed: Of the run.
         run: Its folder.
     """
+    checkpoint = run.begin(name, benchmark, config, seed)
     ticks, drifts = trial_length(name, benchmark, config.view), has_sessions(benchmark, config.split)
     played = trial_steps(benchmark) * config.trials
-    iterations = _iterations(config, played)
-    checkpoint = run.begin(name, benchmark, config, seed)
     device, env = Device.of(config), make_viewed(benchmark, config.trials, config.view, split=config.split)
     first, fresh = (int(word) for word in np.random.SeedSequence([seed]).generate_state(2))
-    anew = partial(make, resolve_reward_loss(config.model, benchmark), env, ticks)
-    plays, acts, model, actor, learned = _start(anew, env, config, device, first)
-    model_adam, actor_adam = learned.optimisers.values()
+    torch.manual_seed(first)
+    plays = make(resolve_reward_loss(config.model, benchmark), env, ticks)
+    acts = make_actor(env, plays, config.width)
+    model, actor = learner(plays, device), learner(acts, device)
+    model_adam = device.adam(model.parameters(), config.fit.learning_rate)
+    actor_adam = device.adam(actor.parameters(), config.ppo.learning_rate, eps=1e-5)
+    learned = Learned({"model": model, "actor": actor}, {"model_adam": model_adam, "actor_adam": actor_adam})
     fitting, buffer = Fitting(model, elbo, model_adam, config.fit, device), TrialBuffer(config.buffer)
     improvement = Improvement(actor, actor_adam, config.ppo, device)
-    done, scale, rate = _continue(checkpoint, learned, buffer)
+    (done, scale, rate), iterations = _continue(checkpoint, learned, buffer), -(-config.frames // played)
     with run.progress(iterations, done, "iterations") as advance:
         for iteration in range(done, iterations):
             start, left, warm = time.perf_counter(), 1.0 - iteration / iterations, iteration < config.warmup.iterations
@@ -204,11 +202,8 @@ def learn(
             watch((actor, model), rollout.trials.observation)
             buffer.add(rollout.trials)
             schedule = model_schedule(config.warmup, config.fit, iteration, left)
-            again = iteration + 1 == config.warmup.again
-            if again:
-                begin_again(model, anew, model_adam, fresh)
             metrics |= fitting.fit(buffer, *schedule, stream(seed, iteration, 2)) | {"scale": scale, "rate": rate}
-            if again or (iteration + 1 == config.warmup.iterations and config.warmup.scout):
+            if iteration + 1 == config.warmup.iterations and config.warmup.scout:
                 renew(actor, actor_adam, env, config.width, fresh)
                 rate = 1.0
             tell(run, advance, iteration, played, rollout.mean_return(), metrics, time.perf_counter() - start)
@@ -217,42 +212,6 @@ def learn(
     follow(plays, model)
     follow(acts, actor)
     return deciding(BeliefAgent(name, plays.base, acts), benchmark, config.view)
-
-
-def _start(
-    anew: Callable[[], Any], env: Any, config: LearningConfig, device: Device, seed: int
-) -> tuple[Any, BeliefActorCritic, Any, BeliefActorCritic, Learned]:
-    """Model and policy that play, those that learn, and these with their optimisers."""
-    torch.manual_seed(seed)
-    plays = anew()
-    acts = make_actor(env, plays, config.width)
-    model, actor = learner(plays, device), learner(acts, device)
-    model_adam = device.adam(model.parameters(), config.fit.learning_rate)
-    actor_adam = device.adam(actor.parameters(), config.ppo.learning_rate, eps=1e-5)
-    optimisers: dict[str, torch.optim.Optimizer] = {"model_adam": model_adam, "actor_adam": actor_adam}
-    return plays, acts, model, actor, Learned({"model": model, "actor": actor}, optimisers)
-
-
-def begin_again(model: nn.Module, anew: Callable[[], nn.Module], optimiser: torch.optim.Optimizer, seed: int) -> None:
-    """Starts a model and its optimiser anew, in place; running scales stay as they are."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter, start in zip(model.parameters(), anew().parameters(), strict=True):
-            parameter.copy_(start)
-    for moments in optimiser.state.values():  # in place, for a graph keeps to the memory it has seen
-        for moment in moments.values():
-            moment.zero_()
-
-
-def _iterations(config: LearningConfig, played: int) -> int:
-    """How many there are of `played` environment steps; ValueError where they do not begin again within them."""
-    iterations, warmup = -(-config.frames // played), config.warmup
-    if warmup.again and not warmup.iterations < warmup.again < iterations:
-        raise ValueError(
-            f"warmup.again is {warmup.again}; it comes after the warm-up's {warmup.iterations} iterations and before "
-            f"the last of {iterations}, or is 0"
-        )
-    return iterations
 
 
 def _continue(checkpoint: Checkpoint | None, learned: Learned, buffer: TrialBuffer) -> tuple[int, float, float]:

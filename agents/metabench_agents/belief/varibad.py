@@ -21,9 +21,7 @@ Deviations, with reasons:
 - A scout plays the warm-up: a policy with a large entropy bonus, which finds what pays before there is a belief. Then
   the model takes many steps on what it saw, and the policy begins anew: what one learns that cannot read the belief
   (find one goal, stay there) is in the way, and a belief that is good from the policy's first step is read. (The
-  published code precollects with random actions: `warmup.scout=False`.) What no scout finds, the belief does not learn
-  to tell, nor later at the rates of a few steps: with `warmup.again` model and policy begin once more on the trials of
-  the policy that found it. Off by default.
+  published code precollects with random actions: `warmup.scout=False`.)
 - `learner="sac"`: soft actor-critic on the hyper-states (o_t, q) of past trials in place of PPO, beliefs made anew for
   every iteration's updates (`hyper`): where a step costs much, each is learned from many times. Off-policy VariBAD is
   Dorfman et al.'s (arXiv 2008.02598). No scout then: the warm-up's actions are random, each kept for a while.

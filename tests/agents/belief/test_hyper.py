@@ -159,12 +159,6 @@ class Interrupted(Run):
         super().log(row)
 
 
-def test_beginning_again_is_of_the_other_learner(tmp_path):
-    with pytest.raises(ValueError, match=r"warmup\.again is of the learner ppo"):
-        small_run(tmp_path, **{"warmup.again": 3})
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_cut_off_run_continues_to_the_same_bits(tmp_path):
     small_run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

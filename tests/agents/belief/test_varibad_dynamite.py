@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.belief import dynamite, sessions, varibad
-from metabench_agents.belief.learning import WarmupConfig, begin_again, model_schedule
-from metabench_agents.belief.model import BeliefModel, FitConfig, ModelConfig
 from metabench_agents.belief.policy import BeliefActorCritic, BeliefAgent, collect, renew
 from metabench_agents.parts.config import with_settings
 from metabench_agents.parts.losses import session_of_belief
@@ -53,22 +51,10 @@ dynamite.train("GridSwitch-v0", config, seed=3, run=Run(Path(sys.argv[1]), show=
 """
 
 
-def small_run(folder, module=dynamite, changes={}, benchmark="GridSwitch-v0", seed=3, iterations=12, kind=Run):  # noqa: B006
+def small_run(folder, module=dynamite, changes={}, benchmark="GridSwitch-v0", seed=3, iterations=12):  # noqa: B006
     config = with_settings(module.Config(), SMALL | changes)
     config = with_settings(config, {"frames": trial_length("test", benchmark) * config.trials * iterations})
-    return module.train(benchmark, config, seed=seed, run=kind(folder, show=False, checkpoint_every=2))
-
-
-class Interrupted(Run):
-    """A run that is cut off while its sixth row is told of."""
-
-    left = 5
-
-    def log(self, row):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        super().log(row)
+    return module.train(benchmark, config, seed=seed, run=Run(folder, show=False, checkpoint_every=2))
 
 
 def rows(folder):
@@ -251,43 +237,6 @@ def test_the_scout_is_thrown_away(tmp_path):
     assert "entropy" in rows(tmp_path / "random")[2]
 
 
-def test_model_and_policy_begin_again_on_the_trials_so_far(tmp_path):
-    """Many updates at the warm-up's rate from fresh parameters, and a fresh policy; everything before is as without."""
-    warmup, fit = WarmupConfig(iterations=3, updates=7, again=6), FitConfig(updates=2)
-    assert [model_schedule(warmup, fit, iteration, 1.0)[0] for iteration in range(8)] == [0, 0, 7, 2, 2, 7, 2, 2]
-    assert model_schedule(warmup, fit, 5, 0.5)[1] == (warmup.learning_rate, fit.learning_rate)
-    small_run(tmp_path / "again", changes={"warmup.again": 4}, iterations=6)
-    small_run(tmp_path / "once", iterations=6)
-    again, once = rows(tmp_path / "again"), rows(tmp_path / "once")
-    assert again[2] == once[2] and again[3]["return"] == once[3]["return"]
-    assert again[3]["reconstruction"] != once[3]["reconstruction"] and again[4]["return"] != once[4]["return"]
-    with pytest.raises(KeyboardInterrupt):
-        small_run(tmp_path / "cut", changes={"warmup.again": 4}, iterations=6, kind=Interrupted)
-    small_run(tmp_path / "cut", changes={"warmup.again": 4}, iterations=6)
-    assert_equal_runs(tmp_path / "again", tmp_path / "cut")
-
-
-def test_a_model_that_begins_again_keeps_its_scales():
-    env = metabench.make_vec("GridSwitch-v0", 2)
-
-    def anew():
-        return BeliefModel(ModelConfig(reward_loss="bernoulli", normalise=True), env, 60)
-
-    old = anew()
-    adam = torch.optim.Adam(old.parameters(), lr=0.1)
-    sum(parameter.sum() for parameter in old.parameters()).backward()
-    adam.step()
-    scales = [buffer for buffer in old.buffers() if buffer.is_floating_point()]
-    for buffer in scales:
-        buffer.fill_(2.0)
-    begin_again(old, anew, adam, 5)
-    torch.manual_seed(5)
-    fresh = dict(anew().named_parameters())
-    assert not any(moment.any() for own in adam.state.values() for moment in own.values())
-    assert all(torch.equal(parameter, fresh[name]) for name, parameter in old.named_parameters())
-    assert len(scales) == 10 and all((buffer == 2.0).all() for buffer in scales)
-
-
 def test_two_runs_are_equal_to_the_bit(tmp_path):
     small_run(tmp_path / "a")
     small_run(tmp_path / "b")
@@ -369,7 +318,6 @@ def test_physics_with_sessions(tmp_path):
         ({"model.encoder.kind": "lstm"}, "unknown encoder 'lstm'"),
         ({"model.latent.kind": "beta"}, "unknown latent 'beta'"),
         ({"model.encoder.kind": "transformer", "model.encoder.heads": 3}, "3 attention heads do not divide"),
-        ({"warmup.again": 2}, "warmup.again is 2; it comes after the warm-up's 2 iterations and before the last of 12"),
     ],
 )
 def test_wrong_settings_are_told_in_a_sentence(tmp_path, changes, sentence):
