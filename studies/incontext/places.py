@@ -32,12 +32,13 @@ from metabench_agents.parts.run import stream
 from metabench_agents.parts.view import ViewConfig
 
 import metabench
+from metabench.families.dark_room import CELLS, PLACE, SIZE
 from metabench.plugins import load_run
 from metabench.rng import Array
 from metabench.sweep.grid import parse_setting
 from studies.incontext.explained import BENCHMARK, TRIALS
 
-SIZE, GATHERED, SHOWN = 9, 16, (1, 2, 5, 9)
+GATHERED, SHOWN = 16, (1, 2, 5, 9)
 SPEC = metabench.spec(BENCHMARK)
 EPISODES, STEPS = SPEC.episodes, SPEC.horizon
 
@@ -53,10 +54,9 @@ def gather(agent: BeliefAgent, view: ViewConfig, count: int, env_seed: int) -> l
 def paying(model: BeliefModel, belief: torch.Tensor, paid: list[float]) -> Array:
     """`[B, 81]` logits of a reward at every place under beliefs `[B, P]`, `paid` the view's own columns there."""
     z = model.latent.mean(belief)[None]
-    places = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE)).float()
-    places = torch.cat([places, torch.tensor(paid).expand(len(places), -1)], dim=1)
+    places = torch.cat([torch.from_numpy(PLACE), torch.tensor(paid).expand(CELLS, -1)], dim=1)
     observation = places[:, None].expand(-1, len(belief), -1).contiguous()
-    blank = torch.zeros(SIZE**2, len(belief))
+    blank = torch.zeros(CELLS, len(belief))
     step = Trials(observation, blank.long(), blank, observation, blank.bool(), blank.long())
     return model.reward(z, step)[0, ..., 0].t().numpy()
 

@@ -129,8 +129,7 @@ class _HeldSimulator:
             alive = alive & ~(out.terminated | out.truncated)
         self.elapsed += self.taken
         self.decisions += 1
-        self.before = self.paid.copy()
-        self.paid += total
+        self.before, self.paid = self.paid, self.paid + total
         if last is not None:
             moved = self._see(last)
             self.shown = np.where(self.resting[:, None], self.shown, moved)

@@ -44,9 +44,7 @@ class ViewConfig:
     near: bool = False  # columns at a car's scale: gaps and relative speeds ahead and behind, the place at the origin
     hold: int = field(default=1, metadata={"low": 1})  # environment steps from one decision to the next
     time: bool = False  # the share of the episode that is over as a column, and its limit as a true end
-    paid: bool = (
-        False  # what the episode had paid before the last reward as a column, where earlier rewards decide later ones
-    )
+    paid: bool = False  # what the episode had paid before the last reward, as a column: earlier ones may decide later
     whole: bool = False  # whether an episode that ends early is rested out to the limit: trials of one length
 
     @property
