@@ -167,7 +167,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
         "from metabench_agents import rl2\n"
         f"SMALL = rl2.Config(frames={60 * 16 * 80}, trials=16, network=rl2.{SIZES!r})\n"
     )
-    paths = [str(tmp_path), str(Path(rl2.__file__).parent.parent), str(Path(metabench.__file__).parent.parent)]
+    paths = [str(tmp_path), str(Path(rl2.__file__).parent.parent.parent), str(Path(metabench.__file__).parent.parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
     def launch(folder):

@@ -10,6 +10,7 @@ from studies.evidence import read_queue
 
 OURS = "dynamite, SAC in hindsight, more of the model"
 REPORTED = {  # agent and benchmark: the queue's table and row
+    (rl2, "AntDir-v0"): ("ant-dir-2m", "rl2"),
     (rl2, "CheetahDir-v0"): ("cheetah-dir", "rl2"),
     (rl2, "CheetahDirSwitch-v0"): ("cheetah-dir-switch-2m", "rl2"),
     (rl2, "CheetahVel-v0"): ("cheetah-vel", "rl2"),
@@ -18,9 +19,11 @@ REPORTED = {  # agent and benchmark: the queue's table and row
     (rl2, "DarkRoom-v0"): ("dark-room-online", "rl2"),
     (rl2, "HighwayMerge-v0"): ("highway-merge-rl2", "rl2, the same view"),
     (rl2, "HopperParam-v0"): ("hopper-param-2m", "rl2"),
+    (rl2, "MetaWorld-Reach-v0"): ("metaworld-reach-1m", "rl2"),
     (rl2, "ReacherSwitch-v0"): ("reacher-switch-2m", "rl2"),
     (rl2, "ScratchItchSwitch-v0"): ("scratch-itch-switch-2m", "rl2"),
     (rl2, "SparsePointRobot-v0"): ("sparse-point-robot", "rl2"),
+    (rl2, "WalkerParam-v0"): ("walker-param-2m", "rl2"),
     (dynamite, "CheetahDirSwitch-v0"): ("cheetah-dir-switch-replay", OURS),
     (dynamite, "CheetahVelSwitch-v0"): ("cheetah-vel-switch-replay", OURS),
     (dynamite, "CheetahWindVelSwitch-v0"): ("cheetah-wind-vel-switch-replay", OURS),
