@@ -10,7 +10,6 @@ from studies.evidence import read_queue
 
 OURS = "dynamite, SAC in hindsight, more of the model"
 REPORTED = {  # agent and benchmark: the queue's table and row
-    (rl2, "AntDir-v0"): ("ant-dir-2m", "rl2"),
     (rl2, "CheetahDir-v0"): ("cheetah-dir", "rl2"),
     (rl2, "CheetahDirSwitch-v0"): ("cheetah-dir-switch-2m", "rl2"),
     (rl2, "CheetahVel-v0"): ("cheetah-vel", "rl2"),

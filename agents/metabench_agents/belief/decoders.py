@@ -45,15 +45,18 @@ class PairDecoder(nn.Module):
         middle = (linear(i, o) for i, o in pairwise(hidden))
         self.rest = nn.ModuleList((*middle, linear(hidden[-1], outputs, gain=1.0)))
 
-    def forward(self, z: Tensor, f: Tensor) -> Tensor:
-        """`[K, B, Z]` latents and `[M, B, F]` transitions of the same B trials to `[K, M, B, outputs]`."""
+    def forward(self, z: Tensor, f: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[K, B, Z]` latents and `[M, B, F]` transitions of the same B trials to `[K, M, B, outputs]`.
+
+        Pairs outside `mask` `[K, M, B]` are nobody's: they come out as they may, and have no gradient of use.
+        """
         weight, bias = self.first.weight, self.first.bias
         of_latent = nn.functional.linear(z, weight[:, : self.latent])
         of_transition = nn.functional.linear(f, weight[:, self.latent :], bias)
         match list(self.rest):
             case [nn.Linear() as second, nn.Linear(out_features=1) as last] if worth_it(of_latent, of_transition):
                 end = (second.weight, second.bias, last.weight[0], last.bias)
-                return pair_outputs(of_latent, of_transition, *end)[..., None]
+                return pair_outputs(of_latent, of_transition, *end, mask)[..., None]
         h = of_latent[:, None] + of_transition[None]
         for layer in self.rest:
             h = layer(torch.relu(h))
@@ -115,14 +118,14 @@ class TransitionDecoder(nn.Module):
         self.enter = Products(features, hidden[0]) if products else nn.Identity()
         self.pairs = PairDecoder(latent, hidden[0] if products else features, hidden, outputs)
 
-    def forward(self, z: Tensor, trials: Trials) -> Tensor:
-        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, outputs]`."""
+    def forward(self, z: Tensor, trials: Trials, mask: Tensor | None = None) -> Tensor:
+        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, outputs]`; `mask` as `PairDecoder` has it."""
         parts = []
         if self.sees != "next":
             parts += [self.scaler(trials.observation), encode_action(trials.action, self.space)]
         if self.sees != "step":
             parts.append(self.scaler(trials.next_observation))
-        return self.pairs(z, self.enter(torch.cat(parts, dim=-1)))
+        return self.pairs(z, self.enter(torch.cat(parts, dim=-1)), mask)
 
     def hidden(self, z: Tensor, observation: Tensor) -> Tensor:
         """The hidden layers for latents `[..., Z]` where one stands, `[..., O]`, as if just come there."""
@@ -152,8 +155,8 @@ class CellRewardDecoder(nn.Module):
             layers += [linear(i, o), nn.ReLU()]
         self.layers = nn.Sequential(*layers, linear(hidden[-1], self.size**2, gain=1.0))
 
-    def forward(self, z: Tensor, trials: Trials) -> Tensor:
-        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, 1]`."""
+    def forward(self, z: Tensor, trials: Trials, mask: Tensor | None = None) -> Tensor:
+        """`[K, B, Z]` latents and M ticks of B trials to `[K, M, B, 1]`; all of them, whatever `mask` says."""
         cell = (trials.next_observation[..., 0] * self.size + trials.next_observation[..., 1]).long()
         index = cell.t()[None].expand(len(z), -1, -1)  # [K, B, M]
         return self.layers(z).gather(-1, index).transpose(1, 2)[..., None]

@@ -138,18 +138,19 @@ class BeliefModel(nn.Module):
         noise = self.latent.noise(len(terms), trials.reward.shape[1], generator=generator)
         return Draws(*(drawn.to(trials.reward.device) for drawn in (terms, steps, noise)))
 
-    def likelihood(self, belief: Tensor, trials: Trials, draws: Draws) -> Likelihood:
+    def likelihood(self, belief: Tensor, trials: Trials, draws: Draws, mask: Tensor | None = None) -> Likelihood:
         """Decodes every pair of a drawn latent and a drawn transition; each latent is decoded once.
 
         Args:
             belief: `[T, B, P]`.
             trials: What was played.
             draws: From `draw`.
+            mask: `[K, M, B]` bool, the pairs that count; what is said of others is of no use. None for all.
         """
         terms, steps = draws.terms, draws.steps
         z = self.latent.place(belief[terms], draws.noise)
         drawn = trials if len(steps) == self.ticks else trials.at(steps)
-        value = reward_log_likelihood(self.reward(z, drawn)[..., 0], drawn.reward, self.config.reward_loss)
+        value = reward_log_likelihood(self.reward(z, drawn, mask)[..., 0], drawn.reward, self.config.reward_loss)
         if self.state is not None:
             error = self.state(z, drawn) - self.state.scaler(drawn.next_observation)
             value = value - (error**2).sum(-1)

@@ -96,10 +96,8 @@ def elbo(model: SessionModel, batch: Trials, draws: Draws) -> tuple[Tensor, dict
     """Minus the DLCMDP's ELBO: reconstruction + kl_weight KL + consistency_weight (a) + termination_weight BCE."""
     config, belief = model.config, model.beliefs(batch)
     session = session_of_belief(batch.session)
-    drawn = model.base.likelihood(belief, batch, draws)
-    mask = None
-    if config.masking:
-        mask = session[drawn.terms][:, None] == batch.session[drawn.steps][None]
+    mask = session[draws.terms][:, None] == batch.session[draws.steps][None] if config.masking else None
+    drawn = model.base.likelihood(belief, batch, draws, mask)
     reconstruction, metrics = reconstruction_loss(drawn.value, mask, drawn.share)
     kl = model.latent.kl(belief, prior_of(model, belief, session)).sum(0).mean()
     metrics |= {"reconstruction": reconstruction.detach(), "belief_kl": kl.detach()}

@@ -71,7 +71,6 @@ MERGE: dict[str, Any] = {
     "ppo.entropy": 0.01,
 }
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "AntDir-v0": CONTROL,
     "CheetahDir-v0": CONTROL,
     "CheetahDirSwitch-v0": CONTROL,
     "CheetahVel-v0": CONTROL,

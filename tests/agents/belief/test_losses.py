@@ -10,6 +10,7 @@ from metabench_agents.belief.encoders import CategoricalLatent, GaussianLatent
 from metabench_agents.belief.model import BeliefModel
 from metabench_agents.belief.policy import BeliefActorCritic, collect
 from metabench_agents.parts.config import with_settings
+from metabench_agents.parts.fast import pairs
 from metabench_agents.parts.layers import Products
 from metabench_agents.parts.losses import (
     chained_prior,
@@ -216,8 +217,10 @@ def test_the_learned_prior_finds_the_latent_dynamics():
     assert losses[-1] < 0.05 < 5.0 < losses[0]
 
 
-def test_masking_equals_brute_force():
-    """Part (c): only pairs of a belief and a transition of the same session count."""
+@pytest.mark.parametrize("worth", [0, 10**9])
+def test_masking_equals_brute_force(monkeypatch, worth):
+    """Part (c): only pairs of a belief and a transition of the same session count; the others may be left out."""
+    monkeypatch.setattr(pairs, "WORTH", worth)
     model = make(OFF | {"sessions.masking": True, "model.kl_weight": 0.0, "model.terms": 0, "model.steps": 0})
     batch = play()
     total, _ = loss_of(sessions.elbo, model, batch, stream(4))

@@ -3,7 +3,8 @@
 Tensor by tensor, every layer of all K x M x B pairs goes through memory several times, forwards and backwards; a block
 of a few thousand pairs stays in the second-level cache, and is computed again for the gradients. What is not a product
 is done in three compiled loops, each of which reads its block once. Same equations as `decoders.PairDecoder` with two
-hidden layers and one output; gradients by hand, of first order only.
+hidden layers and one output; gradients by hand, of first order only. Where only some pairs count, as under session
+reconstruction masking, the others are not computed.
 """
 
 from __future__ import annotations
@@ -95,8 +96,84 @@ def _gather(back, h, of_latent, of_transition):
                 other[j] += x
 
 
+@cached_njit(nogil=True, fastmath=True)
+def _enter_some(latent, transition, of_latent, of_transition, h):
+    """Fills `h` `[n, H]` with the positive part of rows of `latent` and of `transition`, added."""
+    zero = np.float32(0.0)
+    for p in range(h.shape[0]):
+        one, other, out = latent[of_latent[p]], transition[of_transition[p]], h[p]
+        for j in range(h.shape[1]):
+            x = one[j] + other[j]
+            out[j] = x if x > zero else zero
+
+
+@cached_njit(nogil=True, fastmath=True)
+def _gather_some(back, h, of_latent, of_transition, latent, transition):
+    """Adds `back` `[n, H]`, where `h` is positive, to the rows of both gradients that `_enter_some` read."""
+    zero = np.float32(0.0)
+    for p in range(h.shape[0]):
+        b, row, one, other = back[p], h[p], latent[of_latent[p]], transition[of_transition[p]]
+        for j in range(h.shape[1]):
+            x = b[j] if row[j] > zero else zero
+            one[j] += x
+            other[j] += x
+
+
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in tensors]
+
+
+class _Some(NamedTuple):
+    """Pairs that count: each one's place among all `K M B`, and its rows of latents and transitions."""
+
+    place: Tensor  # [n] int64
+    latent: Tensor  # [n] int64, of [K B, H]
+    transition: Tensor  # [n] int64, of [M B, H]
+
+    @staticmethod
+    def of(mask: Tensor) -> _Some:
+        """Those of a mask `[K, M, B]`."""
+        k, m, b = mask.nonzero(as_tuple=True)
+        _, ticks, batch = mask.shape
+        return _Some((k * ticks + m) * batch + b, k * batch + b, m * batch + b)
+
+
+def _some_blocks(layers: _Layers, some: _Some) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]]:
+    """For a block of pairs at a time: their places, their rows, and both layers' activations `[n, H]`, `[n, J]`."""
+    size = layers.latent.shape[-1]
+    first, second = layers.latent.view(-1, size), layers.transition.view(-1, size)
+    space = torch.empty(min(BLOCK, len(some.place)), size)
+    for place, one, other in zip(*(column.split(BLOCK) for column in some), strict=True):
+        h = space[: len(place)]
+        _enter_some(*_arrays(first, second, one, other, h))
+        yield place, (one, other), h, _product(h, layers.weight, layers.bias, relu=True)
+
+
+class _KeptPairs(torch.autograd.Function):
+    """Pairs that count as one node of the graph; the others are 0 and have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, mask: Tensor, offset: Tensor, *tensors: Tensor) -> Tensor:
+        layers, some = _Layers(*(x.detach().contiguous() for x in tensors)), _Some.of(mask)
+        out = torch.zeros(mask.shape)
+        for place, _, _, a in _some_blocks(layers, some):
+            out.view(-1)[place] = torch.addmv(offset, a, layers.last)
+        ctx.save_for_backward(*layers, *some)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        parts = len(_Layers._fields)
+        layers, some = _Layers(*ctx.saved_tensors[:parts]), _Some(*ctx.saved_tensors[parts:])
+        given, size = upstream[0].reshape(-1), layers.latent.shape[-1]
+        grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
+        into = (grads.latent.view(-1, size), grads.transition.view(-1, size))
+        for place, rows, h, a in _some_blocks(layers, some):
+            d = torch.empty_like(a)
+            _leave(*_arrays(given[place], layers.last, a, d, grads.bias, grads.last))
+            grads.weight.addmm_(d.t(), h)
+            _gather_some(*_arrays(_product(d, turned, None, relu=False), h, *rows, *into))
+        return None, given[some.place].sum()[None], *grads
 
 
 class _Pairs(torch.autograd.Function):
@@ -126,7 +203,15 @@ class _Pairs(torch.autograd.Function):
         return given.sum()[None], *grads
 
 
-def pair_outputs(latent: Tensor, transition: Tensor, weight: Tensor, bias: Tensor, last: Tensor, offset: Tensor):
+def pair_outputs(
+    latent: Tensor,
+    transition: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    last: Tensor,
+    offset: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
     """`relu(relu(latent + transition) weight^T + bias) last + offset` for all pairs, `[K, M, B]`.
 
     Args:
@@ -136,8 +221,12 @@ def pair_outputs(latent: Tensor, transition: Tensor, weight: Tensor, bias: Tenso
         bias: `[J]` of the second layer.
         last: `[J]` weight of the output.
         offset: `[1]` its bias.
+        mask: `[K, M, B]` bool, the pairs that are wanted; all others come out as 0. None for all.
     """
-    return _Pairs.apply(offset, latent, transition, weight, bias, last)
+    layers = (latent, transition, weight, bias, last)
+    if mask is None:
+        return _Pairs.apply(offset, *layers)  # pyright: ignore[reportReturnType]
+    return _KeptPairs.apply(mask, offset, *layers)  # pyright: ignore[reportReturnType]
 
 
 def worth_it(latent: Tensor, transition: Tensor) -> bool:
