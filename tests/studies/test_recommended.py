@@ -22,7 +22,6 @@ REPORTED = {  # agent and benchmark: the queue's table and row
     (rl2, "ReacherSwitch-v0"): ("reacher-switch-2m", "rl2"),
     (rl2, "ScratchItchSwitch-v0"): ("scratch-itch-switch-2m", "rl2"),
     (rl2, "SparsePointRobot-v0"): ("sparse-point-robot", "rl2"),
-    (rl2, "WalkerParam-v0"): ("walker-param-2m", "rl2"),
     (dynamite, "CheetahDirSwitch-v0"): ("cheetah-dir-switch-replay", OURS),
     (dynamite, "CheetahVelSwitch-v0"): ("cheetah-vel-switch-replay", OURS),
     (dynamite, "CheetahWindVelSwitch-v0"): ("cheetah-wind-vel-switch-replay", OURS),

@@ -83,7 +83,6 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "ReacherSwitch-v0": CONTROL,
     "ScratchItchSwitch-v0": CONTROL,
     "SparsePointRobot-v0": {"ppo.discount": 0.99},
-    "WalkerParam-v0": CONTROL,
 }
 
 
