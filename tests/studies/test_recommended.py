@@ -4,6 +4,7 @@ import pytest
 from metabench_agents import rl2
 from metabench_agents.belief import dynamite
 from metabench_agents.context import metadreamer
+from metabench_agents.gradient import maml
 
 from metabench.sweep.settings import settings_of
 from studies.evidence import read_queue
@@ -26,6 +27,7 @@ REPORTED = {  # agent and benchmark: the queue's table and row
     (dynamite, "CheetahVelSwitch-v0"): ("cheetah-vel-switch-replay", OURS),
     (dynamite, "CheetahWindVelSwitch-v0"): ("cheetah-wind-vel-switch-replay", OURS),
     (dynamite, "ReacherSwitch-v0"): ("reacher-switch-replay", OURS),
+    (maml, "HighwayMerge-v0"): ("highway-merge-maml", "maml, larger steps"),
     (metadreamer, "HighwayMerge-v0"): ("highway-merge-rounds", "R8IR8"),
 }
 
@@ -42,6 +44,6 @@ def test_training_begins_with_the_settings_of_the_reported_runs(algorithm, famil
     assert algorithm.recommended(family) == settings_of(algorithm, job.settings["config"])
 
 
-@pytest.mark.parametrize("algorithm", [rl2, dynamite], ids=lambda x: x.NAME)
+@pytest.mark.parametrize("algorithm", [rl2, dynamite, maml], ids=lambda x: x.NAME)
 def test_every_recommendation_is_of_reported_runs(algorithm):
     assert set(algorithm.RECOMMENDED) == {benchmark for agent, benchmark in REPORTED if agent is algorithm}

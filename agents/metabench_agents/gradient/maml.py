@@ -53,7 +53,7 @@ from metabench_agents.gradient.inner import (
     step_of_trials,
 )
 from metabench_agents.gradient.trust_region import NaturalStep, TrustRegion, line_search, natural_step
-from metabench_agents.parts.config import read_config
+from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, follow, learner, set_rate
 from metabench_agents.parts.layers import watch
@@ -100,10 +100,14 @@ class Config(Computing):
         return self.inner.steps * self.inner.episodes + self.after
 
 
+RECOMMENDED: dict[str, dict[str, Any]] = {"HighwayMerge-v0": {"frames": 3_000_000, "inner.rate": 0.01, "trpo.kl": 0.05}}
+
+
 def recommended(benchmark: str) -> Config:
     """The settings that `metabench train` begins with: a trial's last episode is the adapted one, and its view."""
     episodes = max(1, metabench.spec(benchmark).episodes - 1)
-    return Config(inner=InnerConfig(episodes=episodes), view=whole_view(benchmark))
+    config = Config(inner=InnerConfig(episodes=episodes), view=whole_view(benchmark))
+    return for_benchmark(config, RECOMMENDED, benchmark)
 
 
 class Memory(NamedTuple):
