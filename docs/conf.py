@@ -18,7 +18,7 @@ version = release
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["_build", "_parts"]
 
 autodoc_member_order = "bysource"
@@ -49,7 +49,8 @@ _FORWARD = """<!doctype html>
 def link_notes(_app, docname, source):
     """In the sources the studies' notes are linked where they lie; on the site they are pages of their own."""
     up = "../" * docname.count("/")
-    source[0] = re.sub(rf"\]\({re.escape(up)}\.\./studies/(\w+)/NOTES\.md\)", rf"]({up}notes/\1.md)", source[0])
+    where = rf"\]\({re.escape(up)}\.\./studies/(\w+)/NOTES\.md(#[\w-]+)?\)"
+    source[0] = re.sub(where, rf"]({up}notes/\1.md\2)", source[0])
 
 
 def link_repository(_app, docname, source):

@@ -162,9 +162,7 @@ def test_trained_agents_lead_current_boards_or_nobody_does(parts, leaders):
 def test_what_the_theme_leaves_out_is_named(tmp_path):
     from types import SimpleNamespace
 
-    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
-    conf = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(conf)
+    conf = load_conf()
     page = tmp_path / "page.html"
     page.write_text(
         '<p><img alt="A: b" src="_images/idea-x.svg"></p><aside class="toc-drawer x"><th class="head"><p></p></th>'
@@ -180,18 +178,28 @@ def test_a_title_is_text(leaders):
 
 
 def test_a_table_that_is_cards_on_a_phone_says_its_columns():
-    loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
-    conf = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(conf)
+    conf = load_conf()
     html = '<div class="stack x"><table><thead><tr><th class="head"><p>one</p></th><th><p>two</p></th></tr></thead><tr>'
     told = conf.label_cells(re.match(".*", html + "<td><p>1</p></td><td>2</td></tr></table>"))
     assert '<td data-label="one"><p>1</p></td><td data-label="two">2</td>' in told
 
 
-def test_the_first_page_links_the_repository_that_it_is_built_of(monkeypatch):
+def load_conf():
+    """Sphinx's settings as a module."""
     loader = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
     conf = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(conf)
+    return conf
+
+
+def test_links_to_notes_lead_to_their_pages_on_the_site():
+    source = ["[a](../../studies/maml/NOTES.md) [b](../../studies/maml/NOTES.md#highwaymerge), [c](../speed.md)"]
+    load_conf().link_notes(None, "agents/maml", source)
+    assert source == ["[a](../notes/maml.md) [b](../notes/maml.md#highwaymerge), [c](../speed.md)"]
+
+
+def test_the_first_page_links_the_repository_that_it_is_built_of(monkeypatch):
+    conf = load_conf()
     text = (ROOT / "docs" / "index.md").read_text()
     assert text.count(conf.REPOSITORY) == 1
     monkeypatch.setenv("METABENCH_REPOSITORY", "https://example.org/metabench")
@@ -261,9 +269,22 @@ def test_internal_links_of_the_built_site():
     ],
 )
 def test_links_inside_the_repository_exist(path):
-    text = (ROOT / path).read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        place = ((ROOT / path).parent / target).resolve()
+    """Files and headings; and pages of the site link only what the site has."""
+    source = ROOT / path
+    for target, place in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", source.read_text()):
+        file = (source.parent / target).resolve() if target else source
         made = ("families", "api", "notes", "datasets", "tutorials", "results.md")  # `make docs` makes them
-        generated = any(place.is_relative_to(ROOT / "docs" / name) for name in made)
-        assert generated or place.exists(), f"{path} links to {target}"
+        if any(file.is_relative_to(ROOT / "docs" / name) for name in made):
+            continue
+        assert file.exists(), f"{path} links to {target}"
+        if path.startswith("docs"):
+            assert file.is_relative_to(ROOT / "docs") or file.name == "NOTES.md", f"the site has no {target}: {path}"
+        if place and file.suffix == ".md":
+            assert place[1:] in headings(file.read_text()), f"{path} links to {target}{place}"
+
+
+def headings(text):
+    """The places that a page's headings make, of up to four levels; what stands between fences is no heading."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    named = re.findall(r"^#{1,4} +(.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", name.lower()).strip().replace(" ", "-") for name in named}
