@@ -49,18 +49,18 @@ def test_a_policy_that_is_no_safetensors_file_is_refused_before_it_is_played(tmp
     refused(
         tmp_path, "the tensors of run 0 are no safetensors file", with_policy({"policy.safetensors": b"PK\x03\x04"})
     )
-    large = struct.pack("<Q", 8) + b"{}      " + bytes(11_000_000)
+    large = struct.pack("<Q", 8) + b"{}      " + bytes(17_000_000)
     refused(tmp_path, "two runs have the same policy", with_policy({"policy.safetensors": large}))
 
 
 def test_policies_that_are_too_large_are_refused_before_they_are_played(tmp_path, unplayed):
     own = []
-    for seed, entrant in enumerate(entrants(ID, 2)):
+    for seed, entrant in enumerate(entrants(ID, 3)):
         head = json.dumps({"w": {"dtype": "U8", "shape": [6_000_000], "data_offsets": [0, 6_000_000]}}).encode()
         head += b" " * (-len(head) % 8)
         files = {"policy.safetensors": struct.pack("<Q", len(head)) + head + bytes([seed]) * 6_000_000}
         own.append(entrant._replace(policy=files, sha256=policy_sha256(files)))
-    refused(tmp_path, "the policies have 12,000,160 bytes, more than the 10,000,000 allowed", own)
+    refused(tmp_path, "the policies have 18,000,240 bytes, more than the 16,000,000 allowed", own)
 
 
 def no_seed(own):

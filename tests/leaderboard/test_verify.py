@@ -357,7 +357,7 @@ def script(folder):
 
 def large(folder):
     with (folder / "traces" / "run_002.npz").open("wb") as file:
-        file.truncate(11_000_000)
+        file.truncate(17_000_000)
 
 
 def long_card(folder):
@@ -406,7 +406,7 @@ FILES = {
     "pipe": (pipe, "'run_002.npz' is neither a file nor a folder"),
     "deep folders": (deep, "too deep for a submission"),
     "other files": (script, "there is a file 'setup.py', which no submission has"),
-    "too large": (large, "more than the 10,000,000 allowed"),
+    "too large": (large, "more than the 16,000,000 allowed"),
     "long card": (long_card, "card.md has 70,000 bytes, more than"),
     "no text": (no_text, "card.md is no UTF-8 text"),
     "nested JSON": (nested_json, "no valid result.json"),
