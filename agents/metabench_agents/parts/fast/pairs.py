@@ -9,7 +9,7 @@ reconstruction masking, the others are not computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,18 +40,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tens
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
     out = torch.nn.functional.linear(x, weight, bias)
     return out.relu_() if relu else out
-
-
-def _blocks(layers: _Layers) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For a few latents at a time: which, and both layers' activations `[k, M, B, H]` and `[k M B, J]`."""
-    (count, batch, size), ticks = layers.latent.shape, len(layers.transition)
-    some = max(1, BLOCK // (ticks * batch))
-    space = torch.empty(some, ticks, batch, size)
-    for start in range(0, count, some):
-        part = slice(start, min(start + some, count))
-        h = space[: part.stop - start]
-        _enter(*_arrays(layers.latent[part].flatten(1), layers.transition.flatten(1), h.flatten(2)))
-        yield part, h, _product(h.view(-1, size), layers.weight, layers.bias, relu=True)
 
 
 @cached_njit(nogil=True, fastmath=True)
@@ -123,84 +111,79 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in tensors]
 
 
-class _Some(NamedTuple):
-    """Pairs that count: each one's place among all `K M B`, and its rows of latents and transitions."""
+class _Block(NamedTuple):
+    """Some of the pairs."""
 
-    place: Tensor  # [n] int64
-    latent: Tensor  # [n] int64, of [K B, H]
-    transition: Tensor  # [n] int64, of [M B, H]
+    place: slice | Tensor  # among all `K M B`
+    h: Tensor  # [n, H] the first layer's activations
+    a: Tensor  # [n, J] the second layer's
+    gather: Callable[[Tensor, _Layers], None]  # adds gradients [n, H] of what `h` is made of, where it is positive
+
+
+def _all_blocks(layers: _Layers) -> Iterator[_Block]:
+    """All pairs, a few latents at a time."""
+    (count, batch, size), ticks = layers.latent.shape, len(layers.transition)
+    some = max(1, BLOCK // (ticks * batch))
+    space = torch.empty(some, ticks, batch, size)
+    for start in range(0, count, some):
+        part = slice(start, min(start + some, count))
+        h = space[: part.stop - start]
+        _enter(*_arrays(layers.latent[part].flatten(1), layers.transition.flatten(1), h.flatten(2)))
+
+        def gather(back: Tensor, grads: _Layers, part: slice = part, h: Tensor = h) -> None:
+            into = (grads.latent[part].flatten(1), grads.transition.flatten(1))
+            _gather(*_arrays(back.view_as(h).flatten(2), h.flatten(2), *into))
+
+        rows, pairs = h.view(-1, size), ticks * batch
+        a = _product(rows, layers.weight, layers.bias, relu=True)
+        yield _Block(slice(start * pairs, part.stop * pairs), rows, a, gather)
+
+
+def _kept_blocks(layers: _Layers, mask: Tensor) -> Iterator[_Block]:
+    """Those of a mask `[K, M, B]`."""
+    (_, ticks, batch), size = mask.shape, layers.latent.shape[-1]
+    k, m, b = mask.nonzero(as_tuple=True)
+    columns = ((k * ticks + m) * batch + b, k * batch + b, m * batch + b)
+    space = torch.empty(min(BLOCK, len(k)), size)
+    for place, one, other in zip(*(column.split(BLOCK) for column in columns), strict=True):
+        h, rows = space[: len(place)], (one, other)
+        _enter_some(*_arrays(layers.latent.view(-1, size), layers.transition.view(-1, size), *rows, h))
+
+        def gather(back: Tensor, grads: _Layers, rows: tuple[Tensor, Tensor] = rows, h: Tensor = h) -> None:
+            into = (grads.latent.view(-1, size), grads.transition.view(-1, size))
+            _gather_some(*_arrays(back, h, *rows, *into))
+
+        yield _Block(place, h, _product(h, layers.weight, layers.bias, relu=True), gather)
+
+
+def _blocks(layers: _Layers, mask: Tensor | None) -> Iterator[_Block]:
+    return _all_blocks(layers) if mask is None else _kept_blocks(layers, mask)
+
+
+class _Pairs(torch.autograd.Function):
+    """All pairs, or those of a mask, as one node of the graph; the others are 0 and have no gradient."""
 
     @staticmethod
-    def of(mask: Tensor) -> _Some:
-        """Those of a mask `[K, M, B]`."""
-        k, m, b = mask.nonzero(as_tuple=True)
-        _, ticks, batch = mask.shape
-        return _Some((k * ticks + m) * batch + b, k * batch + b, m * batch + b)
-
-
-def _some_blocks(layers: _Layers, some: _Some) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]]:
-    """For a block of pairs at a time: their places, their rows, and both layers' activations `[n, H]`, `[n, J]`."""
-    size = layers.latent.shape[-1]
-    first, second = layers.latent.view(-1, size), layers.transition.view(-1, size)
-    space = torch.empty(min(BLOCK, len(some.place)), size)
-    for place, one, other in zip(*(column.split(BLOCK) for column in some), strict=True):
-        h = space[: len(place)]
-        _enter_some(*_arrays(first, second, one, other, h))
-        yield place, (one, other), h, _product(h, layers.weight, layers.bias, relu=True)
-
-
-class _KeptPairs(torch.autograd.Function):
-    """Pairs that count as one node of the graph; the others are 0 and have no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, mask: Tensor, offset: Tensor, *tensors: Tensor) -> Tensor:
-        layers, some = _Layers(*(x.detach().contiguous() for x in tensors)), _Some.of(mask)
-        out = torch.zeros(mask.shape)
-        for place, _, _, a in _some_blocks(layers, some):
-            out.view(-1)[place] = torch.addmv(offset, a, layers.last)
-        ctx.save_for_backward(*layers, *some)
+    def forward(ctx: Any, mask: Tensor | None, offset: Tensor, *tensors: Tensor) -> Tensor:
+        layers = _Layers(*(x.detach().contiguous() for x in tensors))
+        out = torch.zeros(len(layers.latent), *layers.transition.shape[:2])
+        for block in _blocks(layers, mask):
+            out.view(-1)[block.place] = torch.addmv(offset, block.a, layers.last)
+        ctx.save_for_backward(mask, *layers)
         return out
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        parts = len(_Layers._fields)
-        layers, some = _Layers(*ctx.saved_tensors[:parts]), _Some(*ctx.saved_tensors[parts:])
-        given, size = upstream[0].reshape(-1), layers.latent.shape[-1]
+        mask, *tensors = ctx.saved_tensors
+        layers, given = _Layers(*tensors), upstream[0].contiguous().view(-1)
         grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
-        into = (grads.latent.view(-1, size), grads.transition.view(-1, size))
-        for place, rows, h, a in _some_blocks(layers, some):
-            d = torch.empty_like(a)
-            _leave(*_arrays(given[place], layers.last, a, d, grads.bias, grads.last))
-            grads.weight.addmm_(d.t(), h)
-            _gather_some(*_arrays(_product(d, turned, None, relu=False), h, *rows, *into))
-        return None, given[some.place].sum()[None], *grads
-
-
-class _Pairs(torch.autograd.Function):
-    """All pairs as one node of the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, offset: Tensor, *tensors: Tensor) -> Tensor:
-        layers = _Layers(*(x.detach().contiguous() for x in tensors))
-        out = torch.empty(len(layers.latent), *layers.transition.shape[:2])
-        for part, _, a in _blocks(layers):
-            torch.addmv(offset, a, layers.last, out=out[part].view(-1))
-        ctx.save_for_backward(*layers)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
-        layers, given = _Layers(*ctx.saved_tensors), upstream[0].contiguous()
-        grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
-        for part, h, a in _blocks(layers):
-            g = given[part].view(-1)
-            d = torch.empty_like(a)
-            _leave(*_arrays(g, layers.last, a, d, grads.bias, grads.last))
-            grads.weight.addmm_(d.t(), h.view(len(d), -1))
-            back = _product(d, turned, None, relu=False).view_as(h)
-            into = (grads.latent[part].flatten(1), grads.transition.flatten(1))
-            _gather(*_arrays(back.flatten(2), h.flatten(2), *into))
-        return given.sum()[None], *grads
+        for block in _blocks(layers, mask):
+            d = torch.empty_like(block.a)
+            _leave(*_arrays(given[block.place], layers.last, block.a, d, grads.bias, grads.last))
+            grads.weight.addmm_(d.t(), block.h)
+            block.gather(_product(d, turned, None, relu=False), grads)
+        kept = given if mask is None else given[mask.flatten()]
+        return None, kept.sum()[None], *grads
 
 
 def pair_outputs(
@@ -223,10 +206,7 @@ def pair_outputs(
         offset: `[1]` its bias.
         mask: `[K, M, B]` bool, the pairs that are wanted; all others come out as 0. None for all.
     """
-    layers = (latent, transition, weight, bias, last)
-    if mask is None:
-        return _Pairs.apply(offset, *layers)  # pyright: ignore[reportReturnType]
-    return _KeptPairs.apply(mask, offset, *layers)  # pyright: ignore[reportReturnType]
+    return _Pairs.apply(mask, offset, latent, transition, weight, bias, last)  # pyright: ignore[reportReturnType]
 
 
 def worth_it(latent: Tensor, transition: Tensor) -> bool:
