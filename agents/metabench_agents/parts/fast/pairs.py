@@ -139,25 +139,26 @@ def _all_blocks(layers: _Layers) -> Iterator[_Block]:
         yield _Block(slice(start * pairs, part.stop * pairs), rows, a, gather)
 
 
-def _kept_blocks(layers: _Layers, mask: Tensor) -> Iterator[_Block]:
-    """Those of a mask `[K, M, B]`."""
-    (_, ticks, batch), size = mask.shape, layers.latent.shape[-1]
+def _kept(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of a mask `[K, M, B]`, `[n]` each: place among all, row of latents `[K B]`, row of transitions `[M B]`."""
     k, m, b = mask.nonzero(as_tuple=True)
-    columns = ((k * ticks + m) * batch + b, k * batch + b, m * batch + b)
-    space = torch.empty(min(BLOCK, len(k)), size)
-    for place, one, other in zip(*(column.split(BLOCK) for column in columns), strict=True):
-        h, rows = space[: len(place)], (one, other)
+    _, ticks, batch = mask.shape
+    return (k * ticks + m) * batch + b, k * batch + b, m * batch + b
+
+
+def _kept_blocks(layers: _Layers, *kept: Tensor) -> Iterator[_Block]:
+    """Those of `_kept`."""
+    size = layers.latent.shape[-1]
+    space = torch.empty(min(BLOCK, len(kept[0])), size)
+    for place, *rows in zip(*(column.split(BLOCK) for column in kept), strict=True):
+        h = space[: len(place)]
         _enter_some(*_arrays(layers.latent.view(-1, size), layers.transition.view(-1, size), *rows, h))
 
-        def gather(back: Tensor, grads: _Layers, rows: tuple[Tensor, Tensor] = rows, h: Tensor = h) -> None:
+        def gather(back: Tensor, grads: _Layers, rows: list[Tensor] = rows, h: Tensor = h) -> None:
             into = (grads.latent.view(-1, size), grads.transition.view(-1, size))
             _gather_some(*_arrays(back, h, *rows, *into))
 
         yield _Block(place, h, _product(h, layers.weight, layers.bias, relu=True), gather)
-
-
-def _blocks(layers: _Layers, mask: Tensor | None) -> Iterator[_Block]:
-    return _all_blocks(layers) if mask is None else _kept_blocks(layers, mask)
 
 
 class _Pairs(torch.autograd.Function):
@@ -166,24 +167,25 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mask: Tensor | None, offset: Tensor, *tensors: Tensor) -> Tensor:
         layers = _Layers(*(x.detach().contiguous() for x in tensors))
+        kept = () if mask is None else _kept(mask)
         out = torch.zeros(len(layers.latent), *layers.transition.shape[:2])
-        for block in _blocks(layers, mask):
+        for block in _kept_blocks(layers, *kept) if kept else _all_blocks(layers):
             out.view(-1)[block.place] = torch.addmv(offset, block.a, layers.last)
-        ctx.save_for_backward(mask, *layers)
+        ctx.save_for_backward(*layers, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        mask, *tensors = ctx.saved_tensors
-        layers, given = _Layers(*tensors), upstream[0].contiguous().view(-1)
+        count = len(_Layers._fields)
+        layers, kept = _Layers(*ctx.saved_tensors[:count]), ctx.saved_tensors[count:]
+        given = upstream[0].contiguous().view(-1)
         grads, turned = _Layers(*(torch.zeros_like(x) for x in layers)), layers.weight.t().contiguous()
-        for block in _blocks(layers, mask):
+        for block in _kept_blocks(layers, *kept) if kept else _all_blocks(layers):
             d = torch.empty_like(block.a)
             _leave(*_arrays(given[block.place], layers.last, block.a, d, grads.bias, grads.last))
             grads.weight.addmm_(d.t(), block.h)
             block.gather(_product(d, turned, None, relu=False), grads)
-        kept = given if mask is None else given[mask.flatten()]
-        return None, kept.sum()[None], *grads
+        return None, (given[kept[0]] if kept else given).sum()[None], *grads
 
 
 def pair_outputs(
