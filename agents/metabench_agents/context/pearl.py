@@ -48,7 +48,7 @@ from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, follow, learner
-from metabench_agents.parts.run import Run, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config, stream
 from metabench_agents.parts.view import ViewConfig, extra_columns
 
 NAME = "pearl"
@@ -302,10 +302,7 @@ def tensors(state: PEARLState, *, with_replay: bool) -> dict[str, Tensor]:
 
 def restore(state: PEARLState, saved: dict[str, Tensor]) -> None:
     """The inverse of `tensors`."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in saved.items():
-        part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = tensor
+    parts = by_part(saved)
     state.network.load_state_dict(parts["network"])
     follow(state.learner, state.network)
     state.sac.restore(parts["adam"])

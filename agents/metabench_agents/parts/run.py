@@ -177,6 +177,15 @@ def unpack(
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors that are named `part/name`, by part."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
 def stream(*key: int) -> torch.Generator:
     """A torch generator whose seed is a hash of the key, (seed, iteration, purpose) for instance."""
     word = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]

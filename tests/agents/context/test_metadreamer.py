@@ -10,6 +10,7 @@ from metabench_agents.context import metadreamer
 from metabench_agents.context.actor_critic import LatentSACConfig
 from metabench_agents.context.collect import CollectionConfig
 from metabench_agents.context.imagination import ImaginationConfig, factor_map
+from metabench_agents.context.metadreamer import learning
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.replay import Transitions
 from metabench_agents.context.task_decoders import TransitionDecoderConfig
@@ -309,11 +310,8 @@ def test_imagination_compares_with_the_simulator():
     state.network.model.decoder.units.reward_high.fill_(np.inf)
     goals = torch.tensor(state.factors).float()[:, None].expand(-1, 64, -1)
     means = torch.cat((goals, torch.zeros(4, 64, 2)), dim=-1)
-    original = metadreamer.real_beliefs
-    metadreamer.real_beliefs = lambda *a, **k: DiagonalGaussian(means, torch.ones_like(means))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "real_beliefs", lambda *a, **k: DiagonalGaussian(means, torch.ones_like(means)))
         scores = metadreamer.diagnose(state, config, stream(0))
-    finally:
-        metadreamer.real_beliefs = original
     assert scores["imagination_reward"] < 1e-5 and scores["model_reward"] < 1e-5 and scores["imagination_state"] < 1e-5
     assert scores["neighbour_reward"] > 0.01

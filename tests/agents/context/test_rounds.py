@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from metabench_agents.context import metadreamer
+from metabench_agents.context.metadreamer import in_rounds
 from metabench_agents.context.posterior import DiagonalGaussian
 from metabench_agents.context.rounds import (
     ImaginedTasks,
@@ -17,7 +18,7 @@ from metabench_agents.context.rounds import (
 )
 from metabench_agents.context.task_decoders import Prediction
 from metabench_agents.parts.config import with_settings
-from metabench_agents.parts.run import Run
+from metabench_agents.parts.run import Run, load_checkpoint
 
 import metabench
 
@@ -183,7 +184,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     with pytest.raises(Exception, match="iteration 1"):
         metadreamer.train(ID, SMALL, seed=0, run=first)
     metadreamer.train(ID, SMALL, seed=0, run=Run(parts, show=False))
-    ours, theirs = (metadreamer.load_checkpoint(folder).tensors for folder in (whole, parts))
+    ours, theirs = (load_checkpoint(folder).tensors for folder in (whole, parts))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     timeless = [[{k: v for k, v in row.items() if k != "time/seconds"} for row in rows(f)] for f in (whole, parts)]
@@ -196,7 +197,7 @@ def test_a_model_without_skill_is_not_dreamt_in(tmp_path):
     metadreamer.train(ID, config, seed=3, run=Run(tmp_path, show=False))
     row = rows(tmp_path)[0]
     assert row["trusted"] == 0.0 and "dream_return" not in row and row["held_skill"] < 0.999
-    policy = metadreamer.load_checkpoint(tmp_path).tensors
+    policy = load_checkpoint(tmp_path).tensors
     fresh = state.network.core.state_dict()
     assert all(torch.equal(policy[f"network/core.{name}"], value) for name, value in fresh.items())
 
@@ -217,7 +218,7 @@ def test_the_policy_that_earns_most_in_the_model_stays(tmp_path):
         return {"dream_return": [1.0, 3.0, 2.0][len(made) - 1]}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadreamer, "dream_round", dreamt)
+        patch.setattr(in_rounds, "dream_round", dreamt)
         assert metadreamer.dream(state, three, (3, 0), generator) == {"dream_return": 3.0, "dream_worst": 1.0}
     kept = state.network.core.state_dict()
     assert all(torch.equal(kept[name], made[1][name]) for name in kept)
