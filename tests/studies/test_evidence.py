@@ -1,5 +1,6 @@
 """The evidence queue: what is missing, what is kept, and tables that are made of what is kept."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -108,11 +109,21 @@ def test_what_is_made_is_kept_and_becomes_the_table_of_a_page(table, tmp_path, c
         evidence.update(page.replace("small", "large"), [table], kept)
 
 
+@functools.cache
+def queue():
+    return evidence.read_queue()
+
+
+@functools.cache
+def kept_keys():
+    return evidence.kept_keys()
+
+
 @pytest.mark.parametrize("page", evidence.pages(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_tables_in_the_docs_are_those_of_what_is_kept(page):
     text = page.read_text()
-    assert evidence.update(text, evidence.read_queue()) == text, "python -m studies.evidence --pages"
-    assert set(evidence.keys_of(text)) <= evidence.kept_keys()
+    assert evidence.update(text, queue()) == text, "python -m studies.evidence --pages"
+    assert set(evidence.keys_of(text)) <= kept_keys()
     begun, ended = (len(re.findall(f"^<!-- {word}", text, re.MULTILINE)) for word in ("evidence", "end of evidence"))
     assert begun == ended == len(evidence.PLACE.findall(text)), "a marker is broken"
 

@@ -30,7 +30,7 @@ def data(tmp_path_factory):
     """Small datasets in a root of their own."""
     patch = pytest.MonkeyPatch()
     patch.setenv("METABENCH_DATA", str(tmp_path_factory.mktemp("data")))
-    generate(DatasetId.of("GridSwitch-v0", "replay"), "train", episodes=10)
+    generate(DatasetId.of("GridSwitch-v0", "replay"), "train", episodes=4)
     generate(DatasetId.of("PointRobot-v0", "mixed"), "train", episodes=4)
     yield
     patch.undo()

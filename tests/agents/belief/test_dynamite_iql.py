@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     patch = pytest.MonkeyPatch()
     patch.setenv("METABENCH_DATA", str(root))
-    generate(DatasetId.of("GridSwitch-v0", "replay"), "train", episodes=10)
+    generate(DatasetId.of("GridSwitch-v0", "replay"), "train", episodes=4)
     yield metabench.load_dataset("metabench/grid-switch/replay-v0")
     patch.undo()
 

@@ -110,7 +110,7 @@ def test_a_run_is_its_seed_and_loads_as_it_was(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", SMALL, ids=lambda m: m.NAME)
-@pytest.mark.parametrize("saves", [1, 4])
+@pytest.mark.parametrize("saves", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stopped_run_continues_to_the_same_bits(module, saves, tmp_path, monkeypatch):
     """Stopped right after its n-th checkpoint, in either phase."""
     monkeypatch.setattr("metabench_agents.parts.run.SAVE_SECONDS", -1.0)  # a checkpoint after every block
