@@ -72,8 +72,10 @@ class PlannedAgent:
     name: str
 
     def __post_init__(self) -> None:
-        self._plans: dict[tuple[int, int], Plan] = {}
         self._filter = Filter.of(self.model)
+        nodes, cells = 2 if self.sees else len(self._filter.probability), self.model.size**2
+        self._planned = np.zeros(cells**2, dtype=bool)  # by pair of candidates
+        self._actions = np.empty((cells**2, self.model.horizon, cells, nodes), dtype=np.int8)  # paged in when planned
 
     @property
     def privileged(self) -> bool:
@@ -96,17 +98,15 @@ class PlannedAgent:
                 cell == a, np.where(step.reward > 0, 0, 1), np.where(cell == b, np.where(step.reward > 0, 1, 0), -1)
             )
             node = np.where(step.first, 0, self._filter.after(belief.node, seen))
-        action = np.empty(len(cell), dtype=np.int64)
-        pairs, which = np.unique(np.stack([a, b], axis=1), axis=0, return_inverse=True)
-        for index, (first, second) in enumerate(pairs.tolist()):
-            rows = np.flatnonzero(which.ravel() == index)
-            action[rows] = self._plan_of(first, second).action[elapsed[rows], cell[rows], node[rows]]
+        pair = a * self.model.size**2 + b
+        action = self._plans_of(pair)[pair, elapsed, cell, node].astype(np.int64)
         return action, SwitchBelief(elapsed + 1, node)
 
-    def _plan_of(self, a: int, b: int) -> Plan:
-        if (a, b) not in self._plans:
-            self._plans[a, b] = self.plan(self.model, a, b)
-        return self._plans[a, b]
+    def _plans_of(self, pair: Array) -> Array:
+        for new in np.unique(pair[~self._planned[pair]]).tolist():
+            self._actions[new] = self.plan(self.model, *divmod(new, self.model.size**2)).action
+            self._planned[new] = True
+        return self._actions
 
 
 def grid_switch_model(benchmark: str, split: str) -> GridSwitchModel:
