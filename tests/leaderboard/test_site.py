@@ -177,7 +177,7 @@ def test_the_projects_own_leaderboards(tmp_path):
             assert chosen.repeats == 20 and chosen.episodes == spec.episodes
         elif chosen.id in ("dark-room", "grid-navigation-long"):  # what is learned over a long trial
             assert chosen.episodes == 100 and chosen.repeats * spec.table().size(chosen.split) >= 20
-        elif chosen.id != "metaworld-reach":  # whose evidence would be too large
+        elif not chosen.id.startswith("metaworld-"):  # whose evidence would be too large
             assert (chosen.episodes, chosen.repeats) == (spec.episodes, spec.repeats)
     build(own, boards, tmp_path / "site")
     check_pages(own, tmp_path / "site")

@@ -19,6 +19,7 @@ REPORTED = {  # agent and benchmark: the queue's table and row
     (rl2, "DarkRoom-v0"): ("dark-room-online", "rl2"),
     (rl2, "HighwayMerge-v0"): ("highway-merge-rl2", "rl2, the same view"),
     (rl2, "HopperParam-v0"): ("hopper-param-2m", "rl2"),
+    (rl2, "MetaWorld-Push-v0"): ("metaworld-push-1m", "rl2"),
     (rl2, "MetaWorld-Reach-v0"): ("metaworld-reach-1m", "rl2"),
     (rl2, "ReacherSwitch-v0"): ("reacher-switch-2m", "rl2"),
     (rl2, "ScratchItchSwitch-v0"): ("scratch-itch-switch-2m", "rl2"),

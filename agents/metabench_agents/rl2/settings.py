@@ -79,6 +79,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "DarkRoom-v0": {"frames": 10_000_000, "ppo.discount": 0.99, "ppo.entropy": 0.02},
     "HighwayMerge-v0": MERGE,
     "HopperParam-v0": CONTROL,
+    "MetaWorld-Push-v0": CONTROL | {"frames": 1_000_000, "trials": 16},
     "MetaWorld-Reach-v0": CONTROL | {"frames": 1_000_000, "trials": 16},
     "ReacherSwitch-v0": CONTROL,
     "ScratchItchSwitch-v0": CONTROL,
