@@ -377,7 +377,9 @@ def write_api(folder: Path) -> None:
     modules = [f"metabench.{name}" for name in MODULES] + [f"metabench_agents.{name}" for name in AGENTS]
     modules = [name for name in modules if importlib.util.find_spec(name)]
     for name in modules:
-        text = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        # Every algorithm offers the same Run.
+        shared = "   :exclude-members: Run\n" * name.startswith("metabench_agents.")
+        text = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{shared}```\n"
         (folder / f"{name.removeprefix('metabench.')}.md").write_text(text)
     rows = "\n".join(name.removeprefix("metabench.") for name in modules)
     (folder / "index.md").write_text(f"# API\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
