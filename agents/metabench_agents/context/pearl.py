@@ -48,7 +48,7 @@ from metabench_agents.context.replay import TaskReplay, Transitions
 from metabench_agents.parts.config import for_benchmark, read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Computing, Device, Updates, follow, learner
-from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config, named, stream
 from metabench_agents.parts.view import ViewConfig, extra_columns
 
 NAME = "pearl"
@@ -297,7 +297,7 @@ def tensors(state: PEARLState, *, with_replay: bool) -> dict[str, Tensor]:
     parts = {"network": state.network.state_dict(), "adam": state.sac.tensors()}
     if with_replay:
         parts["replay"] = state.replay.tensors()
-    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    return named(parts)
 
 
 def restore(state: PEARLState, saved: dict[str, Tensor]) -> None:
@@ -315,7 +315,6 @@ def load(path: Path) -> PEARLAgent | DecidingAgent:
     settings, saved = load_config(path), load_checkpoint(path).tensors
     config = read_config(Config, settings["config"], RENAMED)
     network = PEARLNetwork(config, make_viewed(settings["benchmark"], 1, config.view, split=config.split))
-    kept = {name.removeprefix("network/"): own for name, own in saved.items() if name.startswith("network/")}
-    network.load_state_dict(kept)  # an agent needs nothing else: published policies have nothing else
+    network.load_state_dict(by_part(saved)["network"])  # nothing else is in published policies
     agent = PEARLAgent(network, config.exploration_episodes, settings["protocol"])
     return deciding(agent, settings["benchmark"], config.view)

@@ -177,8 +177,13 @@ def unpack(
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def named(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of parts under names like `part/name`."""
+    return {f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+
+
 def by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Tensors that are named `part/name`, by part."""
+    """The inverse of `named`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")

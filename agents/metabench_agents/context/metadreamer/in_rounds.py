@@ -19,7 +19,7 @@ from metabench_agents.context.metadreamer.settings import NAME, Config, real_tas
 from metabench_agents.context.replay import TaskReplay
 from metabench_agents.context.rounds import Known as KnownTasks
 from metabench_agents.context.rounds import collect_round, dream_round, everything, fit_round
-from metabench_agents.parts.run import Run, by_part, stream
+from metabench_agents.parts.run import Run, by_part, named, stream
 from metabench_agents.parts.view import Sight, sight_of
 
 
@@ -116,7 +116,7 @@ def rounds_tensors(state: Rounds) -> dict[str, Tensor]:
         "held": state.known.held.tensors(),
         "starts": {str(task): own for task, own in enumerate(state.known.starts)},
     }
-    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    return named(parts)
 
 
 def restore_rounds(state: Rounds, saved: dict[str, Tensor]) -> None:

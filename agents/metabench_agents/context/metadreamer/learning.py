@@ -26,7 +26,7 @@ from metabench_agents.context.task_encoder import ModelDraws, model_draws, model
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.device import Device, Updates, descend, follow, learner
-from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config, stream
+from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config, named, stream
 
 
 class MetaDreamerState(NamedTuple):
@@ -261,7 +261,7 @@ def tensors(state: MetaDreamerState, beliefs: DiagonalGaussian) -> dict[str, Ten
         "replay": state.replay.tensors(),
         "last": {"starts": state.starts, "means": beliefs.mean, "variances": beliefs.variance},
     }
-    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    return named(parts)
 
 
 def restore(state: MetaDreamerState, saved: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from metabench_agents.context.task_encoder import TaskModel
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.decisions import DecidingAgent, deciding, make_viewed
 from metabench_agents.parts.features import Features
-from metabench_agents.parts.run import load_checkpoint, load_config
+from metabench_agents.parts.run import by_part, load_checkpoint, load_config
 from metabench_agents.parts.view import ViewConfig, extra_columns, sight_of
 
 
@@ -63,8 +63,7 @@ def load(path: Path) -> MetaDreamerAgent | DecidingAgent:
     view = ViewConfig() if in_rounds else config.view
     env = make_viewed(settings["benchmark"], 1, view, split=config.split)
     network = MetaDreamerNetwork(config, env)
-    kept = {name.removeprefix("network/"): own for name, own in saved.items() if name.startswith("network/")}
-    network.load_state_dict(kept)  # an agent needs nothing else: published policies have nothing else
+    network.load_state_dict(by_part(saved)["network"])  # nothing else is in published policies
     sight = sight_of(env, config.view) if in_rounds else None
     agent = MetaDreamerAgent(network, config.exploration_episodes, settings["protocol"], sight=sight)
     return agent if in_rounds else deciding(agent, settings["benchmark"], config.view)

@@ -18,7 +18,7 @@ from metabench_agents.context.offline.network import OfflineNetwork
 from metabench_agents.context.offline.playing import OfflineContextAgent, PlayingConfig, shown_contexts
 from metabench_agents.parts.config import read_config
 from metabench_agents.parts.device import Device
-from metabench_agents.parts.run import Run, load_checkpoint, load_config
+from metabench_agents.parts.run import Run, by_part, load_checkpoint, load_config
 
 
 class OfflineConfig(Protocol):
@@ -85,6 +85,5 @@ def load_agent(name: str, kind: type[Any], path: Path) -> OfflineContextAgent:
     settings, saved = load_config(path), load_checkpoint(path).tensors
     config = read_config(kind, settings["config"])
     network = OfflineNetwork(settings["benchmark"], config.encoder, config.learning)
-    kept = {key.removeprefix("network/"): value for key, value in saved.items() if key.startswith("network/")}
-    network.load_state_dict(kept)
+    network.load_state_dict(by_part(saved)["network"])
     return OfflineContextAgent(name, network, config.playing, saved, settings["protocol"])
